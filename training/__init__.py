@@ -1,0 +1,1 @@
+"""How the bundled nano model was trained; not installed with the package."""
