@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.work import Source
+from virnucpro_core.packing import how_many_fit
 from virnucpro_core.prepare import PreparedFrame, PreparedRecord
 
 CloseReason = Literal["full", "deadline", "idle", "drain"]
@@ -124,7 +125,7 @@ class Batcher:
         deadline = Deadline.after(timeout, self._clock)
         with self._changed:
             while not self._closed:
-                count, tokens, full = self._fill()
+                count, tokens, full = how_many_fit((slot.frame for slot in self._queue), self.token_budget)
                 closed_by, due_in = self._due(full) if count else (None, deadline.remaining())
                 if closed_by:
                     slots = tuple(self._queue.popleft() for _ in range(count))
@@ -165,18 +166,6 @@ class Batcher:
 
     def _started(self, job: RecordJob) -> bool:
         return self._queue[0].job is job and self._queue[0].index > 0  # frames leave in order, so only the head
-
-    def _fill(self) -> tuple[int, int, bool]:
-        """How many queued frames make the next batch, their protein tokens, and whether one more did not fit."""
-        tokens = dna_tokens = count = 0
-        for slot in self._queue:
-            frame = slot.frame
-            if max(tokens + frame.tokens, dna_tokens + len(frame.dna_ids)) > self.token_budget:
-                return count, tokens, True
-            tokens += frame.tokens
-            dna_tokens += len(frame.dna_ids)
-            count += 1
-        return count, tokens, False
 
     def _due(self, full: bool) -> tuple[CloseReason | None, float]:
         """Why the batch at the head is due now, or None and the seconds until it will be."""

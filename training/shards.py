@@ -1,9 +1,9 @@
 """Frames for training and evaluation, prepared by numpy worker processes.
 
 A shard is one batch: chunks drawn anew with the balanced sampler at random offsets, of mixed lengths, with all
-their open frames tokenised. A shard depends on (seed, its number) alone, so a run can be repeated however many
-workers there are. The reverse strand needs no augmentation of its own: a chunk and its reverse complement have
-the same six frames.
+their open frames tokenised and some of the tokens masked. A shard depends on (seed, its number) alone, so the
+data of a run can be repeated however many workers there are. The reverse strand needs no augmentation of its
+own: a chunk and its reverse complement have the same six frames.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import collections
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
@@ -22,25 +22,30 @@ import numpy.typing as npt
 
 from training.corpus import TRAIN, BalancedSampler, Corpus
 from training.metrics import Layout
+from training.noise import Masked, MaskRule, mask_tokens, mutate
+from training.train_tokenizer import SPECIALS
 from virnucpro_core.frames import open_frames
 from virnucpro_core.prepare import PreparedFrame, prepare
-from virnucpro_core.tokens import DnaTokenizer, esm2_token_ids
+from virnucpro_core.tokens import ESM2_MASK, DnaTokenizer, esm2_token_ids
 
 WAIT_SECONDS = 300.0
+CLEAN_FROM = 1 << 40  # clean shards are numbered from here, so that none repeats the draws of another shard
+DNA_MASK = SPECIALS.index("[MASK]")
+AMINO_ACIDS = (4, 24)  # first and last (exclusive) of ESM-2's ids of the twenty amino acids
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One batch of frames.
 
-    protein uint8 [residues], protein_lengths int64 [frames]; dna uint16 [tokens], dna_lengths int64 [frames]:
-    the ids of all frames one after the other, special tokens included; frame_chunk int64 [frames], sorted,
-    without gaps; chunk_label uint8 [chunks].
+    protein int32 [residues] and protein_lengths int64 [frames], dna int32 [tokens] and dna_lengths int64
+    [frames]: the ids of all frames one after the other, special tokens included, some of them masked;
+    frame_chunk int64 [frames], sorted, without gaps; chunk_label uint8 [chunks].
     """
 
-    protein: npt.NDArray[np.uint8]
+    protein: Masked
     protein_lengths: npt.NDArray[np.int64]
-    dna: npt.NDArray[np.uint16]
+    dna: Masked
     dna_lengths: npt.NDArray[np.int64]
     frame_chunk: npt.NDArray[np.int64]
     chunk_label: npt.NDArray[np.uint8]
@@ -53,7 +58,13 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How training chunks are drawn: chunks per shard, their lengths, the balance between groups."""
+    """How training chunks are drawn and disturbed.
+
+    chunks: of a shard; chunk_size: letters of a full chunk, which a share `full_share` of them is, while the
+    others have `shortest` letters or more; balance: see BalancedSampler; mutation: the highest rate at which
+    the nucleotides of a frame (not its protein) are redrawn, each frame's rate being uniform below it;
+    masked, mask_rate: see MaskRule.
+    """
 
     seed: int
     chunks: int = 512
@@ -61,6 +72,13 @@ class Sampling:
     shortest: int = 300
     full_share: float = 0.7
     balance: float = 0.5
+    mutation: float = 0.1
+    masked: float = 0.5
+    mask_rate: float = 0.15
+
+    def clean(self) -> Sampling:
+        """The same draws, undisturbed."""
+        return replace(self, mutation=0.0, masked=0.0)
 
 
 def training_shard(
@@ -68,7 +86,7 @@ def training_shard(
 ) -> Shard:
     """Shard `number`: chunks of chunk_size letters (a share of them shorter) from anywhere in a record."""
     rng = np.random.default_rng([sampling.seed, number])
-    proteins: list[npt.NDArray[np.int64]] = []
+    proteins: list[npt.NDArray[np.int32]] = []
     nucleotides: list[str] = []
     frame_chunk: list[int] = []
     labels: list[int] = []
@@ -83,15 +101,20 @@ def training_shard(
             continue
         for frame in frames:
             proteins.append(esm2_token_ids(frame.protein))
-            nucleotides.append(frame.nucleotides)
+            nucleotides.append(mutate(frame.nucleotides, sampling.mutation * rng.random(), rng))
             frame_chunk.append(len(labels))
         labels.append(int(corpus.labels[record]))
     dna = tokenizer.encode(nucleotides)
+    protein_lengths = np.array([len(ids) for ids in proteins], dtype=np.int64)
+    dna_lengths = np.array([len(ids) for ids in dna], dtype=np.int64)
+    share, rate = sampling.masked, sampling.mask_rate
+    protein_rule = MaskRule(ESM2_MASK, *AMINO_ACIDS, share, rate)
+    dna_rule = MaskRule(DNA_MASK, len(SPECIALS), tokenizer.vocabulary_size, share, rate)
     return Shard(
-        protein=np.concatenate(proteins).astype(np.uint8),
-        protein_lengths=np.array([len(ids) for ids in proteins], dtype=np.int64),
-        dna=np.concatenate(dna).astype(np.uint16),
-        dna_lengths=np.array([len(ids) for ids in dna], dtype=np.int64),
+        protein=mask_tokens(np.concatenate(proteins), protein_lengths, protein_rule, rng),
+        protein_lengths=protein_lengths,
+        dna=mask_tokens(np.concatenate(dna), dna_lengths, dna_rule, rng),
+        dna_lengths=dna_lengths,
         frame_chunk=np.array(frame_chunk, dtype=np.int64),
         chunk_label=np.array(labels, dtype=np.uint8),
     )
@@ -169,6 +192,11 @@ def _shard(number: int) -> Shard:
     return training_shard(_Worker.corpus, _Worker.sampler, _Worker.tokenizer, _Worker.sampling, number)
 
 
+def _clean_shard(number: int) -> Shard:
+    sampling = _Worker.sampling.clean()
+    return training_shard(_Worker.corpus, _Worker.sampler, _Worker.tokenizer, sampling, CLEAN_FROM + number)
+
+
 def _evaluation(records: npt.NDArray[np.int64]) -> EvaluationSet:
     return evaluation_part(_Worker.corpus, _Worker.tokenizer, _Worker.sampling.chunk_size, records)
 
@@ -199,6 +227,10 @@ class Workers:
                 pending.append(self._pool.submit(_shard, number))
                 number += 1
             yield pending.popleft().result(timeout=WAIT_SECONDS)
+
+    def clean_shards(self, count: int) -> list[Shard]:
+        """`count` shards of undisturbed training chunks."""
+        return list(self._pool.map(_clean_shard, range(count), timeout=WAIT_SECONDS))
 
     def evaluation_set(self, records: npt.NDArray[np.int64]) -> EvaluationSet:
         """All chunks of `records`, prepared in parallel, in the order of `records`."""

@@ -73,7 +73,8 @@ class _Strand:
         """The open frames of the strand's letters start..end, as frames 1, 2, 3 under these labels."""
         for first, label in enumerate(labels, start=start):
             codon = first // 3
-            residues = self._phases[first % 3][codon : codon + (end - first) // 3]
+            # A chunk of one letter ends before its third frame starts.
+            residues = self._phases[first % 3][codon : codon + max(end - first, 0) // 3]
             if _STOP in residues:
                 continue
             protein = residues.replace(_DROPPED, b"")

@@ -1,0 +1,1 @@
+"""The command line `virnucpro`, one module for each command."""

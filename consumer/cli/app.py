@@ -1,0 +1,88 @@
+"""The entry point `virnucpro`: puts the commands together and turns errors into one line and an exit code.
+
+The command modules import torch, Kafka and the rest inside their functions, so that `virnucpro --help`,
+`publish` and `watch` start quickly and never load torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from consumer.cli.demo import demo
+from consumer.cli.errors import exit_code_of, known_errors, report
+from consumer.cli.frames import frames
+from consumer.cli.predict import predict
+from consumer.cli.publish import publish
+from consumer.cli.serve import serve
+from consumer.cli.version import one_line, version
+from consumer.cli.watch import watch
+
+app = typer.Typer(
+    name="virnucpro",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    epilog="Guide to every command: docs/cli.md. Settings are environment variables VIRNUCPRO_*; "
+    "`virnucpro serve --print-config` shows them.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(one_line())
+        raise typer.Exit()
+
+
+@app.callback()
+def virnucpro(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Is a nucleotide sequence viral? VirNucPro's predictions as a Kafka service and on the command line.
+
+    Begin with `virnucpro demo`, or score your own file: `virnucpro predict reads.fasta`.
+    """
+
+
+_SCIENCE = "For a file"
+_SERVICE = "For a Kafka broker"
+_START = "To begin with"
+
+app.command(rich_help_panel=_START)(demo)
+app.command(rich_help_panel=_START)(version)
+app.command(rich_help_panel=_SCIENCE)(predict)
+app.command(rich_help_panel=_SCIENCE)(frames)
+app.command(rich_help_panel=_SERVICE)(serve)
+app.command(rich_help_panel=_SERVICE)(publish)
+app.command(rich_help_panel=_SERVICE)(watch)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code; `arguments` default to the process's own."""
+    try:
+        result = app(arguments, prog_name="virnucpro", standalone_mode=False)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "virnucpro"
+        report(f"{error.format_message().rstrip('.')} (see: {command} --help)")
+        return error.exit_code
+    except known_errors() as error:
+        report(str(error))
+        return exit_code_of(error)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """What the command `virnucpro` calls."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Builds the service from its settings, runs it, and takes it down again: the only place that knows all parts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any, TypeVar
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, Producer
+
+from consumer.admission import Admission
+from consumer.brokers import BrokerWatch, await_topics, partition_counts
+from consumer.clock import Deadline
+from consumer.delivery import AtLeastOnce
+from consumer.embedded import EmbeddedBroker
+from consumer.errors import ServiceError
+from consumer.exit_codes import ExitCode
+from consumer.health import Health
+from consumer.http import HttpServer
+from consumer.kafka_config import consumer_config, producer_config
+from consumer.ledger import Ledger
+from consumer.metrics import Metrics
+from consumer.model import load_engine, preparer, provenance
+from consumer.outgoing import OutgoingBuilder
+from consumer.pipeline import Pipeline, PipelineLimits
+from consumer.preparation import Preparation
+from consumer.service import Service
+from consumer.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+EMBEDDED_PARTITIONS = 4
+_STOP_S = 5.0
+
+Client = TypeVar("Client", Consumer, Producer)
+Announce = Callable[[str, str], None]
+"""Called once when the service is ready, with its HTTP URL and the bootstrap address of its Kafka."""
+
+
+def run_service(settings: Settings, announce: Announce) -> ExitCode:
+    """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Raises:
+        ServiceError: the service can't start or can't go on; it holds the exit code.
+        CoreError, BundleError, BackendUnavailable, SelfTestFailed: from the model.
+    """
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())
+        health, metrics = Health(), Metrics()
+        http = stack.enter_context(HttpServer(settings.http_host, settings.http_port, metrics, health))
+        bootstrap = settings.kafka_bootstrap_servers
+        if settings.embedded:
+            topics = dict.fromkeys(_topics(settings), EMBEDDED_PARTITIONS)
+            bootstrap = stack.enter_context(EmbeddedBroker(topics)).bootstrap_servers
+            log.warning("embedded broker: data is in memory only, there are no transactions", bootstrap=bootstrap)
+        health.on_ready = lambda: announce(http.url, bootstrap)
+        drained = _serve(settings.with_bootstrap(bootstrap), health, metrics, stop, stack)
+    log.info("stopped", drained=drained)
+    return ExitCode.OK if drained else ExitCode.RUNTIME
+
+
+def _serve(
+    settings: Settings, health: Health, metrics: Metrics, stop: Callable[[], bool], stack: ExitStack
+) -> bool:
+    watch = BrokerWatch(health)
+    producer = _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
+    startup = Deadline.after(settings.startup_timeout_s)
+    counts = await_topics(producer, _topics(settings), settings.kafka_bootstrap_servers, watch, startup)
+    engine = load_engine(settings)
+    stamp = provenance(engine.info)
+    metrics.describe_model(stamp, engine.info.device, engine.info.refusals)
+
+    ledger = Ledger()
+    budget = settings.token_budget or engine.default_token_budget
+    pipeline = Pipeline(
+        engine,
+        Preparation(preparer(engine), settings.max_message_bytes, settings.max_sequence_bases),
+        PipelineLimits(
+            token_budget=budget,
+            max_wait_s=settings.max_wait_ms / 1000,
+            prepare_threads=settings.prepare_threads,
+            max_records=settings.max_inflight_records,
+        ),
+        ledger.is_wanted,
+        metrics,
+    )
+    stack.callback(lambda: pipeline.stop(Deadline.after(_STOP_S)))
+    builder = OutgoingBuilder(settings.output_topic, settings.dlq_topic, settings.group_id, stamp)
+    builder.set_partition_counts(counts)
+    callbacks = {"error_cb": watch.on_error, "on_commit": lambda *report: delivery.on_commit(*report)}
+    consumer = _client(Consumer, consumer_config(settings) | callbacks)
+    stack.callback(consumer.close)
+    delivery = AtLeastOnce(consumer, producer, ledger, builder, metrics, settings.commit_interval_ms / 1000)
+
+    def assignment_changed() -> None:
+        try:
+            builder.set_partition_counts(partition_counts(producer, _topics(settings), 1.0))
+        except KafkaException as error:
+            log.warning("partition counts not refreshed", error=str(error))
+
+    service = Service(
+        consumer,
+        settings.input_topic,
+        ledger,
+        pipeline,
+        delivery,
+        Admission(settings.max_inflight_records, settings.max_inflight_bytes),
+        metrics,
+        health,
+        assignment_changed,
+        partial(watch.probe, producer),
+    )
+    log.info("serving", token_budget=budget, attention=engine.info.attention, device=engine.info.device)
+    return service.run(stop, settings.drain_timeout_s)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Gives "has a stop been asked for?"; the first SIGTERM or SIGINT asks, the second ends the process."""
+    asked = False
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(ExitCode.RUNTIME)
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _topics(settings: Settings) -> tuple[str, str, str]:
+    return settings.input_topic, settings.output_topic, settings.dlq_topic
+
+
+def _client(kind: type[Client], config: dict[str, Any]) -> Client:
+    """A Kafka client; an option that librdkafka refuses becomes one clear line."""
+    try:
+        return kind(config)
+    except KafkaException as error:
+        raise ServiceError(f"the Kafka client refuses its options: {error.args[0].str()}") from error

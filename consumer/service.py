@@ -1,0 +1,240 @@
+"""The service's loop, on the thread that owns the Kafka clients.
+
+Each turn: read what admission allows, collect what the pipeline has finished, let delivery go one step on. The
+turn never waits for work, and for Kafka at most 50 ms, so rebalances are answered at once.
+
+Partitions come and go (`_assigned`, `_revoked`, `_lost` run inside `poll`, on this thread):
+
+* assigned  a new epoch begins; nothing else changes, what runs goes on running.
+* revoked   what has not been started is dropped, what runs is finished, delivered and committed, all within
+            one deadline; what is not done by then is done again by the next owner.
+* lost      the group has given the partitions away already: nothing of them may be committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from consumer.admission import Admission
+from consumer.clock import Clock, Deadline, monotonic
+from consumer.delivery import Delivery
+from consumer.errors import KafkaFatal, ServiceError
+from consumer.health import Health
+from consumer.ledger import Ledger
+from consumer.metrics import Metrics
+from consumer.pipeline import Pipeline
+from consumer.work import Partition, RawMessage, Source
+
+log = structlog.get_logger(__name__)
+
+_IDLE_POLL_S = 0.05
+_BUSY_WAIT_S = 0.01
+_READ_AT_ONCE = 500
+_REVOKE_S = 5.0
+_REFUSED = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError._AUTHENTICATION,
+)
+
+
+class Service:
+    """Ties consumer, pipeline and delivery together; `run` returns when it was asked to stop and has drained.
+
+    Args:
+        assignment_changed: called after the assignment has changed, to look at the topics again.
+        probe: called in every turn, to look whether brokers that were down are back.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        topic: str,
+        ledger: Ledger,
+        pipeline: Pipeline,
+        delivery: Delivery,
+        admission: Admission,
+        metrics: Metrics,
+        health: Health,
+        assignment_changed: Callable[[], None],
+        probe: Callable[[], None],
+        clock: Clock = monotonic,
+    ) -> None:
+        self._consumer, self._topic = consumer, topic
+        self._ledger, self._pipeline, self._delivery = ledger, pipeline, delivery
+        self._admission, self._metrics, self._health = admission, metrics, health
+        self._assignment_changed, self._probe, self._clock = assignment_changed, probe, clock
+        self._paused = self._changed = False
+        self._last_turn = clock()
+
+    def run(self, should_stop: Callable[[], bool], drain_timeout_s: float) -> bool:
+        """Work until `should_stop`, then finish what is in flight; True if all of it was delivered.
+
+        Raises:
+            ServiceError: Kafka or a topic refuses for good.
+            DeviceLost, OutOfMemory: from the model.
+        """
+        self._consumer.subscribe(
+            [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+        while not should_stop():
+            self._turn()
+        return self._drain(Deadline.after(drain_timeout_s, self._clock))
+
+    def _turn(self) -> None:
+        level = self._admission.level(self._ledger.records, self._ledger.bytes)
+        busy = self._ledger.records > 0
+        if level == "open":
+            self._pause(False)
+            self._read(0.0 if busy else _IDLE_POLL_S)
+        elif level == "pause":
+            self._pause(True)
+            self._read(0.0)
+        if self._changed:
+            self._changed = False
+            self._assignment_changed()
+        self._collect(_BUSY_WAIT_S if busy else 0.0)
+        self._delivery.turn()
+        self._probe()
+        self._measure(level)
+
+    def _drain(self, deadline: Deadline) -> bool:
+        self._health.stopping()
+        log.info("draining", records=self._ledger.records)
+        self._pause(True)
+        self._pipeline.drain()
+        while self._ledger.records and not deadline.expired:
+            self._read(0.0)
+            self._collect(min(_BUSY_WAIT_S, deadline.remaining()))
+            self._delivery.turn()
+            self._measure("open")
+        flushed = self._delivery.flush(deadline) and not self._ledger.records
+        if not flushed:
+            log.warning("drain timed out: these records will be read again", records=self._ledger.records)
+        return flushed
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    def _read(self, timeout: float) -> None:
+        """Poll, which also serves rebalances; then take what else is here already."""
+        first = self._consumer.poll(timeout)
+        if first is None:
+            return
+        self._receive(first)
+        more = min(_READ_AT_ONCE, self._admission.room(self._ledger.records))
+        if more and not self._paused:
+            for message in self._consumer.consume(more, 0):
+                self._receive(message)
+
+    def _receive(self, message: Message) -> None:
+        if (error := message.error()) is not None:
+            self._meet(error)
+            return
+        partition = Partition(str(message.topic()), int(message.partition() or 0))
+        offset = int(message.offset() or 0)
+        if self._ledger.went_back(partition, offset):
+            log.warning("the log of a partition was cut or its offset reset", partition=str(partition), to=offset)
+            self._forget([partition])
+            self._ledger.assign([partition])
+        epoch = self._ledger.epoch(partition)
+        if epoch is None:  # read just before it was revoked; the next owner reads it again
+            return
+        kind, timestamp = message.timestamp()
+        raw = RawMessage(
+            source=Source(partition, epoch, offset),
+            key=_as_bytes(message.key()),
+            value=_as_bytes(message.value()),
+            headers=tuple((name, _as_bytes(value)) for name, value in message.headers() or ()),
+            timestamp_ms=timestamp if kind else None,
+            received_at=self._clock(),
+        )
+        self._ledger.receive(raw)
+        self._metrics.consumed.inc()
+        self._metrics.consumed_bytes.inc(raw.size)
+        self._pipeline.submit(raw)
+
+    def _meet(self, error: KafkaError) -> None:
+        """An error in place of a message: most pass by themselves, and librdkafka tries on."""
+        if error.fatal():
+            raise KafkaFatal(f"the Kafka consumer failed for good ({error.str()}): restart the service")
+        if error.code() in _REFUSED:
+            raise ServiceError(f"Kafka refuses this client ({error.str()}): check its credentials and its rights")
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise ServiceError(f"the topic {self._topic} does not exist any more: create it")
+        log.warning("Kafka error", error=error.str(), code=error.name())
+
+    def _pause(self, paused: bool) -> None:
+        if paused == self._paused:
+            return
+        self._paused = paused
+        act = self._consumer.pause if paused else self._consumer.resume
+        act(self._consumer.assignment())
+        log.info("paused" if paused else "resumed", records=self._ledger.records, bytes=self._ledger.bytes)
+
+    # ---- results ----------------------------------------------------------------------------------------------
+
+    def _collect(self, timeout: float) -> None:
+        for finished in self._pipeline.finished(timeout):
+            if self._ledger.finish(finished) is None:
+                self._metrics.records.labels("stale").inc()
+
+    def _measure(self, level: str) -> None:
+        now = self._clock()
+        gap, self._last_turn = now - self._last_turn, now
+        self._metrics.loop_gap.observe(gap)
+        if level != "open":
+            self._metrics.backpressure.labels(level).inc(gap)
+        self._metrics.inflight_records.set(self._ledger.records)
+        self._metrics.inflight_bytes.set(self._ledger.bytes)
+        self._metrics.queued_tokens.set(self._pipeline.queued_tokens)
+        oldest = self._ledger.oldest_received_at()
+        self._metrics.oldest_seconds.set(now - oldest if oldest is not None else 0)
+        self._health.turned()
+
+    # ---- assignment -------------------------------------------------------------------------------------------
+
+    def _assigned(self, consumer: Consumer, topic_partitions: list[TopicPartition]) -> None:
+        self._ledger.assign(_partitions(topic_partitions))
+        consumer.incremental_assign(topic_partitions)
+        if self._paused and topic_partitions:
+            consumer.pause(topic_partitions)
+        self._rebalanced("assigned", topic_partitions)
+        self._changed = True
+        self._health.joined()
+
+    def _revoked(self, _: Consumer, topic_partitions: list[TopicPartition]) -> None:
+        partitions = _partitions(topic_partitions)
+        deadline = Deadline.after(_REVOKE_S, self._clock)
+        self._ledger.revoking(partitions)
+        self._pipeline.discard()
+        while self._pipeline.has_started(partitions) and not deadline.expired:
+            self._collect(min(_IDLE_POLL_S, deadline.remaining()))
+        self._collect(0.0)
+        self._delivery.flush(deadline)
+        self._forget(partitions)
+        self._rebalanced("revoked", topic_partitions)
+
+    def _lost(self, _: Consumer, topic_partitions: list[TopicPartition]) -> None:
+        self._forget(_partitions(topic_partitions))
+        self._rebalanced("lost", topic_partitions)
+
+    def _forget(self, partitions: list[Partition]) -> None:
+        self._delivery.forget(partitions)
+        self._ledger.drop(partitions)
+        self._pipeline.discard()
+
+    def _rebalanced(self, event: str, topic_partitions: list[TopicPartition]) -> None:
+        self._metrics.rebalances.labels(event).inc()
+        self._metrics.assigned.set(len(self._ledger.assigned))
+        log.info(f"partitions {event}", partitions=[tp.partition for tp in topic_partitions])
+
+
+def _partitions(topic_partitions: list[TopicPartition]) -> list[Partition]:
+    return [Partition(tp.topic, tp.partition) for tp in topic_partitions]
+
+
+def _as_bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
