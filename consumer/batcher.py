@@ -101,7 +101,8 @@ class Batcher:
         return self._tokens
 
     def put(self, job: RecordJob, timeout: float) -> bool:
-        """Queue all frames of a record; False if the backlog had no room within `timeout` seconds.
+        """Queue all frames of a record; False if closed, or if the backlog had no room
+        within `timeout` seconds.
 
         A record is taken whole, however large, once the backlog is below its bound: memory is bounded by
         the backlog plus one record.
@@ -113,7 +114,8 @@ class Batcher:
                     f"nucleotide tokens, over the token budget of {self.token_budget}"
                 )
         with self._changed:
-            if not self._changed.wait_for(lambda: self._tokens < self._backlog or self._closed, timeout):
+            self._changed.wait_for(lambda: self._tokens < self._backlog or self._closed, timeout)
+            if self._tokens >= self._backlog or self._closed:
                 return False
             self._queue.extend(Slot(job, index) for index in range(len(job.prepared.frames)))
             self._tokens += job.prepared.tokens

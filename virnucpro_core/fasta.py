@@ -10,7 +10,8 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 import dnaio
@@ -19,10 +20,10 @@ STDIN = "-"
 
 _READ_AHEAD = 64 * 1024
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
-_OPENERS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
-    b"\x1f\x8b": lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file)),
-    b"BZh": lambda file: cast(BinaryIO, bz2.BZ2File(file)),
-    b"\xfd7zXZ\x00": lambda file: cast(BinaryIO, lzma.LZMAFile(file)),
+_OPENERS: dict[bytes, Callable[[BinaryIO], io.BufferedIOBase]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 """How to decompress, by the first bytes of the file: what a file is called says nothing about what is in it."""
 
@@ -57,12 +58,15 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     name = "standard input" if path == STDIN else path
     number = 0
     try:
-        with ExitStack() as stack:
-            for number, record in enumerate(_reader(path, name, stack), start=1):
-                identifier, _, description = record.name.strip().partition(" ")
-                if not identifier:
-                    raise SequenceFileError(f"{name}: record {number} has no name: give it one after its > or @")
-                yield identifier, description.strip() or None, record.sequence.replace(" ", "")
+        with _opened(path) as file:
+            for number, record in enumerate(_reader(file, name), start=1):
+                words = record.name.split(maxsplit=1)
+                if not words:
+                    raise SequenceFileError(
+                        f"{name}: record {number} has no name: give it one after its > or @"
+                    )
+                description = words[1].rstrip() if len(words) > 1 else None
+                yield words[0], description, record.sequence.replace(" ", "")
     except EOFError as error:
         raise SequenceFileError(
             f"{name} ends in the middle of its compressed data: it is truncated, copy or download it again"
@@ -75,54 +79,56 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
         raise SequenceFileError(
             f"{name} is damaged after record {number} ({_one_line(error)}): repair the file or make it again"
         ) from error
-    except (zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise SequenceFileError(
-            f"{name} has damaged compressed data ({_one_line(error)}): copy or download it again"
-        ) from error
-    except OSError as error:
+    except (zlib.error, lzma.LZMAError, OSError) as error:
         raise SequenceFileError(f"{name} cannot be read: {_cause_and_cure(error)}") from error
     if number == 0:
         raise SequenceFileError(f"{name} has no records: give a FASTA or FASTQ file with at least one")
 
 
-def _reader(path: str, name: str, stack: ExitStack) -> Iterator[_Record]:
-    """The records of the opened and decompressed file; `stack` closes what was opened."""
-    file: BinaryIO = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
-    raw = io.BufferedReader(cast(io.RawIOBase, file), _READ_AHEAD)
-    stack.callback(raw.detach)  # leaves closing to whoever opened the file, and standard input open
-    start = raw.peek(1)
-    if not start:
-        raise SequenceFileError(f"{name} is empty: give a FASTA or FASTQ file with at least one record")
+def _opened(path: str) -> AbstractContextManager[BinaryIO]:
+    if path == STDIN:
+        return nullcontext(sys.stdin.buffer)
+    return Path(path).open("rb", buffering=_READ_AHEAD)
+
+
+def _reader(opened: BinaryIO, name: str) -> Iterator[_Record]:
+    """The records of an open file, decompressed where it is compressed."""
+    # Standard input is not wrapped once more: the outer buffer would wait until it is full.
+    file = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, opened))
+    start = file.peek(1)
     if start.startswith(_ZSTANDARD):
-        raise SequenceFileError(f"{name} is compressed with Zstandard, which is not read: decompress it with zstd -d")
-    text = raw
+        raise SequenceFileError(
+            f"{name} is compressed with Zstandard, which is not read: decompress it with zstd -d"
+        )
     for magic, decompress in _OPENERS.items():
         if start.startswith(magic):
-            unpacked = stack.enter_context(decompress(cast(BinaryIO, raw)))
-            text = io.BufferedReader(cast(io.RawIOBase, unpacked), _READ_AHEAD)
-            start = text.peek(1)
+            file = io.BufferedReader(cast(io.RawIOBase, decompress(file)), _READ_AHEAD)
+            start = file.peek(1)
+            break
+    if not start:
+        raise SequenceFileError(f"{name} is empty: give a FASTA or FASTQ file with at least one record")
+    if start.startswith(b"@"):
+        return cast("Iterator[_Record]", iter(dnaio.FastqReader(file, sequence_class=_Record)))
     start = start.lstrip()
-    if not start or start.startswith((b">", b"#")):
-        reader: object = dnaio.FastaReader(cast(BinaryIO, _Unclosable(text)), sequence_class=_Record)
-    elif start.startswith(b"@"):
-        reader = dnaio.FastqReader(cast(BinaryIO, _Unclosable(text)), sequence_class=_Record)
-    else:
+    if start and not start.startswith((b">", b"#")):
         raise SequenceFileError(
             f"{name} is neither FASTA nor FASTQ: it starts with {start[:20]!r} instead of > or @; "
             "give a file of nucleotide sequences"
         )
-    return iter(cast("Iterator[_Record]", reader))
+    return cast("Iterator[_Record]", iter(dnaio.FastaReader(file, sequence_class=_Record)))
 
 
-def _cause_and_cure(error: OSError) -> str:
-    match error.errno:
+def _cause_and_cure(error: Exception) -> str:
+    match getattr(error, "errno", None):
+        case None:  # not the operating system's: a decompressor's
+            return f"its compressed data is damaged ({_one_line(error)}); copy or download it again"
         case errno.ENOENT:
             return "there is no such file; check the path"
         case errno.EISDIR:
             return "it is a directory; name a file in it"
         case errno.EACCES | errno.EPERM:
             return "permission denied; make it readable for this user"
-    return f"{error.strerror or _one_line(error)}; check the file and its disk"
+    return f"{_one_line(error)}; check the file and its disk"
 
 
 def _one_line(error: Exception) -> str:

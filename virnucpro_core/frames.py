@@ -60,7 +60,7 @@ class OpenFrame:
 class _Strand:
     """One strand of a whole record, translated in its three phases."""
 
-    __slots__ = ("bases", "_phases")
+    __slots__ = ("_phases", "bases")
 
     def __init__(self, bases: bytes) -> None:
         self.bases = bases

@@ -70,7 +70,9 @@ def prepare(record_id: str, sequence: str, chunk_size: int, tokenizer: DnaTokeni
     """
     spans = chunk_spans(len(sequence), chunk_size)
     found = [
-        (chunk, frame) for chunk, frames in enumerate(open_frames_by_span(sequence, spans)) for frame in frames
+        (chunk, frame)
+        for chunk, frames in enumerate(open_frames_by_span(sequence, spans))
+        for frame in frames
     ]
     nucleotides = tokenizer.encode([frame.nucleotides for _, frame in found])
     return PreparedRecord(

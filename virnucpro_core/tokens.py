@@ -50,7 +50,9 @@ def esm2_token_ids(protein: str) -> NDArray[np.int32]:
     residues[:] = _ESM2_IDS[letters]
     if residues.size and residues.min() == _UNKNOWN:
         position = int(residues.argmin())
-        raise ValueError(f"{protein[position]!a} at residue {position + 1} is not a letter of the ESM-2 alphabet")
+        raise ValueError(
+            f"{protein[position]!a} at residue {position + 1} is not a letter of the ESM-2 alphabet"
+        )
     return ids
 
 

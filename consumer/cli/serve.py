@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli.errors import UserError
-
 V1_HELP = "Use the v1.0-compatible standard attention; the same as VIRNUCPRO_V1_ATTENTION=1."
 
 
@@ -40,20 +38,9 @@ def serve(
 
     logs.configure(settings.log_level, settings.log_format)
 
-    from consumer.errors import ServiceError
-    from consumer.exit_codes import ExitCode
     from consumer.runtime import run_service
-    from virnucpro_core.errors import CoreError, DeviceLost
 
-    try:
-        code = run_service(settings, _announce)
-    except ServiceError as error:
-        raise UserError(str(error), error.exit_code) from error
-    except DeviceLost as error:
-        raise UserError(f"{error}; restart the service", ExitCode.DEVICE_LOST) from error
-    except CoreError as error:
-        raise UserError(str(error), ExitCode.RUNTIME) from error
-    raise typer.Exit(code)
+    raise typer.Exit(run_service(settings, _announce))
 
 
 def _announce(http: str, bootstrap: str) -> None:

@@ -1,0 +1,49 @@
+"""Backpressure: hold first, pause when that lasts, open again at half."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.admission import Admission
+from tests.factories import FakeClock
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def admission(clock) -> Admission:
+    return Admission(max_records=100, max_bytes=1000, hold_s=1.0, clock=clock)
+
+
+@pytest.mark.parametrize(("records", "size"), [(100, 0), (0, 1000), (150, 5000)])
+def test_a_full_budget_holds_and_then_pauses(admission, clock, records, size):
+    assert admission.level(99, 999) == "open"
+    assert admission.level(records, size) == "hold"
+    clock.advance(0.9)
+    assert admission.level(records, size) == "hold"
+    clock.advance(0.2)
+    assert admission.level(records, size) == "pause"
+
+
+def test_it_opens_at_half_not_below_the_top(admission):
+    admission.level(100, 0)
+    assert admission.level(51, 0) == "hold"
+    assert admission.level(50, 501) == "hold"
+    assert admission.level(50, 500) == "open"
+    assert admission.level(99, 0) == "open"
+
+
+def test_a_second_hold_gets_its_own_time(admission, clock):
+    admission.level(100, 0)
+    clock.advance(5)
+    assert admission.level(100, 0) == "pause"
+    assert admission.level(0, 0) == "open"
+    assert admission.level(100, 0) == "hold"
+
+
+def test_room_never_goes_below_zero(admission):
+    assert admission.room(30) == 70
+    assert admission.room(130) == 0
