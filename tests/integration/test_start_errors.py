@@ -1,0 +1,82 @@
+"""A service that cannot start says why in one line, with the cure, and no traceback."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from schemas import SequenceRecord, decode_prediction, encode_record
+from tests.integration.harness import broker_process, produce, read, serving, virnucpro
+
+
+def refusal(code: int, **variables: str) -> str:
+    done = virnucpro("serve", **variables)
+    text = done.stderr.decode()
+    assert done.returncode == code, text
+    assert "Traceback" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("virnucpro: error:")]
+    return line
+
+
+def test_a_port_in_use():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        line = refusal(1, VIRNUCPRO_HTTP_PORT=port)
+    assert port in line
+    assert "VIRNUCPRO_HTTP_PORT" in line
+
+
+def test_an_unreachable_broker():
+    line = refusal(
+        1,
+        VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1",
+        VIRNUCPRO_DELIVERY="at_least_once",
+        VIRNUCPRO_STARTUP_TIMEOUT_S="2",
+    )
+    assert "127.0.0.1:1" in line
+    assert "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS" in line
+
+
+def test_a_missing_topic(tmp_path):
+    with broker_process(tmp_path / "broker.log") as bootstrap:
+        line = refusal(
+            1,
+            VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS=bootstrap,
+            VIRNUCPRO_DELIVERY="at_least_once",
+            VIRNUCPRO_INPUT_TOPIC="nowhere",
+        )
+    assert "nowhere" in line
+    assert "create it" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VIRNUCPRO_V1_ATTENTION", "maybe"),
+        ("VIRNUCPRO_DELIVERY", "exactly_once"),
+        ("VIRNUCPRO_TOKEN_BUDGET", "many"),
+        ("VIRNUCPRO_NONSENSE", "1"),
+        ("VIRNUCPRO_KAFKA_ENABLE_AUTO_COMMIT", "true"),
+    ],
+)
+def test_a_setting_that_cannot_be(name, value):
+    assert name in refusal(2, **{name: value})
+
+
+def test_a_model_that_does_not_exist():
+    assert "no-such-model" in refusal(1, VIRNUCPRO_MODEL="no-such-model")
+
+
+def test_a_budget_too_small_for_a_frame():
+    assert "VIRNUCPRO_TOKEN_BUDGET" in refusal(1, VIRNUCPRO_TOKEN_BUDGET="100")
+
+
+def test_the_v1_variable_is_stamped_on_each_prediction(tmp_path):
+    with serving(tmp_path / "serve.log", VIRNUCPRO_V1_ATTENTION="1") as serve:
+        produce(serve.bootstrap, [{"value": encode_record(SequenceRecord("r", "ACGTACGTACGTACG"))}])
+        (message,) = read(serve.bootstrap, "predictions", lambda found: len(found) >= 1)
+        assert decode_prediction(message.value()).provenance.attention == "v1"
+        assert serve.metric("vnp_model_info", attention="v1") == 1

@@ -1,0 +1,243 @@
+"""Where the segments of a packed batch lie: checked and laid out on the host once, moved to the device once.
+
+Everything that a forward needs to know about lengths is derived here from the host's copy of `cu_seqlens`, so
+that no forward ever asks the device for a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+WIDTH_STEP = 32
+"""Padded segments are as wide as their own length rounded up to this: never as wide as a neighbour wants."""
+PADDED_TOKENS = 4096
+"""Most tokens, padding included, of one padded sub-batch (one segment may be larger): bounds the memory."""
+_MIN_ROWS = {"cpu": 32}
+_MIN_ROWS_ELSEWHERE = 256
+"""Fewer rows make a matrix library choose other kernels, with other bits, so small batches get padding rows."""
+
+
+def to_device(array: NDArray[np.int32] | NDArray[np.int64], device: torch.device) -> Tensor:
+    """The array on the device; from pinned memory, so that the host does not wait for the copy."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Bucket:
+    """Segments of one padded width.
+
+    Attributes:
+        gather: int64 [segments, width], the packed row behind each padded place. Padding repeats the segment's
+            own first row, so that not even a neighbour's NaN can reach it.
+        valid: bool [segments, width], False on padding.
+    """
+
+    gather: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PaddedPlan:
+    """How to pad packed rows into `buckets`, and back.
+
+    Attributes:
+        buckets: by rising width, each of at most `PADDED_TOKENS` places unless it is a single segment.
+        restore: int64 [rows], for each packed row its place in the buckets' places, concatenated.
+    """
+
+    buckets: tuple[Bucket, ...]
+    restore: Tensor
+
+    def repack(self, padded: list[Tensor]) -> Tensor:
+        """[rows, ...] from one [segments, width, ...] tensor per bucket."""
+        return torch.cat([part.flatten(0, 1) for part in padded]).index_select(0, self.restore)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLayout:
+    """The segments of one packed batch. Make it with `PackedLayout.build`.
+
+    Attributes:
+        lengths: int64 [segments], on the host.
+        total: tokens.
+        rows: tokens and padding rows; the padding rows form one more segment at the end.
+        device: where the tensors are.
+        cu_seqlens: int32 [segments + 1, or + 2 with padding rows], on the device.
+        max_seqlen: the longest segment, the padding rows' included.
+        positions: int64 [rows], each row's place in its segment, on the device.
+        segment_ids: int64 [rows], each row's segment, on the device.
+    """
+
+    lengths: NDArray[np.int64]
+    total: int
+    rows: int
+    device: torch.device
+    cu_seqlens: Tensor = field(repr=False)
+    max_seqlen: int
+    positions: Tensor = field(repr=False)
+    segment_ids: Tensor = field(repr=False)
+
+    @classmethod
+    def build(
+        cls,
+        cu_seqlens: NDArray[np.int32] | Tensor,
+        total: int,
+        device: torch.device | str,
+        min_rows: int | None = None,
+    ) -> PackedLayout:
+        """Check `cu_seqlens` and lay the batch out.
+
+        Args:
+            cu_seqlens: int32 [segments + 1] on the host: 0, l1, l1 + l2, ..., `total`.
+            total: number of packed tokens.
+            device: where the forward will run.
+            min_rows: pad to this many rows; by default what the device needs for the same bits at any size.
+
+        Raises:
+            ValueError: `cu_seqlens` is not as described; the message says in what.
+        """
+        device = torch.device(device)
+        lengths = _checked_lengths(cu_seqlens, total)
+        if min_rows is None:
+            min_rows = _MIN_ROWS.get(device.type, _MIN_ROWS_ELSEWHERE)
+        rows = max(total, min_rows)
+        every = np.append(lengths, rows - total) if rows > total else lengths
+        starts = np.concatenate([[0], np.cumsum(every)])
+        segment_ids = np.repeat(np.arange(len(every)), every)
+        positions = np.arange(rows) - starts[segment_ids]
+        moved = to_device(np.concatenate([starts, positions, segment_ids]), device)
+        bounds, positions_there, segments_there = moved.split([len(starts), rows, rows])
+        return cls(
+            lengths=lengths,
+            total=total,
+            rows=rows,
+            device=device,
+            cu_seqlens=bounds.to(torch.int32),
+            max_seqlen=int(every.max()),
+            positions=positions_there,
+            segment_ids=segments_there,
+        )
+
+    @property
+    def segments(self) -> int:
+        """Number of segments, without the padding rows."""
+        return len(self.lengths)
+
+    @property
+    def token_bounds(self) -> Tensor:
+        """int32 [segments + 1], on the device: `cu_seqlens` without the padding rows."""
+        return self.cu_seqlens[: self.segments + 1]
+
+    @cached_property
+    def padded(self) -> PaddedPlan:
+        """The plan for computations that need padded segments; made and moved on first use."""
+        every = np.append(self.lengths, self.rows - self.total) if self.rows > self.total else self.lengths
+        starts = np.cumsum(every) - every
+        widths = -(-every // WIDTH_STEP) * WIDTH_STEP
+        order = np.argsort(widths, kind="stable")
+        restore = np.empty(self.rows, dtype=np.int64)
+        gathers, shapes, place = [], [], 0
+        for width in np.unique(widths):
+            group = order[widths[order] == width]
+            step = max(1, PADDED_TOKENS // int(width))
+            for first in range(0, len(group), step):
+                members = group[first : first + step]
+                offsets = np.arange(width)
+                valid = offsets < every[members, None]
+                gather = starts[members, None] + np.where(valid, offsets, 0)
+                restore[gather[valid]] = place + np.flatnonzero(valid)
+                gathers.append(gather.ravel())
+                shapes.append((len(members), int(width)))
+                place += gather.size
+        moved = to_device(np.concatenate([*gathers, every[order], restore]), self.device)
+        *parts, lengths, back = moved.split([*(len(gather) for gather in gathers), len(every), self.rows])
+        buckets, first = [], 0
+        for part, (count, width) in zip(parts, shapes, strict=True):
+            valid_there = torch.arange(width, device=self.device) < lengths[first : first + count, None]
+            buckets.append(Bucket(part.view(count, width), valid_there))
+            first += count
+        return PaddedPlan(tuple(buckets), back)
+
+
+def _checked_lengths(cu_seqlens: NDArray[np.int32] | Tensor, total: int) -> NDArray[np.int64]:
+    if isinstance(cu_seqlens, Tensor):
+        if cu_seqlens.device.type != "cpu":
+            raise ValueError("cu_seqlens must be on the host: pass the CPU tensor, or a PackedLayout built from it")
+        if cu_seqlens.dtype != torch.int32:
+            raise ValueError(f"cu_seqlens must be int32, not {cu_seqlens.dtype}")
+        cu_seqlens = cu_seqlens.numpy()
+    if cu_seqlens.dtype != np.int32:
+        raise ValueError(f"cu_seqlens must be int32, not {cu_seqlens.dtype}")
+    if cu_seqlens.ndim != 1 or len(cu_seqlens) < 2:
+        raise ValueError(f"cu_seqlens must be [segments + 1] with at least one segment, not {cu_seqlens.shape}")
+    if cu_seqlens[0] != 0:
+        raise ValueError(f"cu_seqlens must start at 0, not {cu_seqlens[0]}")
+    lengths: NDArray[np.int64] = np.diff(cu_seqlens.astype(np.int64))
+    if (lengths < 0).any():
+        raise ValueError(f"cu_seqlens must increase, but falls after entry {int(np.argmax(lengths < 0))}")
+    if (lengths == 0).any():
+        raise ValueError(f"segment {int(np.argmax(lengths == 0))} has length 0")
+    if cu_seqlens[-1] != total:
+        raise ValueError(f"cu_seqlens ends at {cu_seqlens[-1]}, but there are {total} tokens")
+    return lengths
+
+
+def packed_inputs(
+    input_ids: Tensor,
+    cu_seqlens: Tensor | PackedLayout,
+    max_seqlen: int,
+    vocabulary: int,
+    pad_id: int,
+    device: torch.device,
+    min_rows: int | None = None,
+) -> tuple[Tensor, PackedLayout]:
+    """Check a packed batch on the host and bring it to the device.
+
+    Args:
+        input_ids: int32 or int64 [tokens]. On the host they are checked against the vocabulary; ids that are
+            on the device already cannot be without waiting for it, and are the caller's responsibility.
+        cu_seqlens: int32 [segments + 1] on the host, or the layout built from it.
+        max_seqlen: the longest segment, or more.
+        vocabulary: number of ids.
+        pad_id: the id of padding rows.
+        device: where the forward runs.
+        min_rows: as in `PackedLayout.build`; of no effect on a layout that is given.
+
+    Returns:
+        ids [rows] and the layout, both on the device.
+
+    Raises:
+        ValueError: an argument is not as described; the message says which.
+    """
+    if input_ids.dtype not in (torch.int32, torch.int64) or input_ids.ndim != 1:
+        raise ValueError(f"input_ids must be int32 or int64 [tokens], not {input_ids.dtype} {list(input_ids.shape)}")
+    total = len(input_ids)
+    if isinstance(cu_seqlens, PackedLayout):
+        layout = cu_seqlens
+        if layout.total != total:
+            raise ValueError(f"the layout is of {layout.total} tokens, but there are {total}")
+        if layout.device.type != device.type:
+            raise ValueError(f"the layout is on {layout.device}, but the model is on {device}")
+    else:
+        layout = PackedLayout.build(cu_seqlens, total, device, min_rows)
+    longest = int(layout.lengths.max())
+    if max_seqlen < longest:
+        raise ValueError(f"max_seqlen is {max_seqlen}, but the longest segment has {longest} tokens")
+    if input_ids.device.type == "cpu":
+        ids = input_ids.numpy()
+        outside = (ids < 0) | (ids >= vocabulary)
+        if outside.any():
+            at = int(np.argmax(outside))
+            raise ValueError(f"input_ids[{at}] is {ids[at]}, outside the vocabulary of {vocabulary}")
+        input_ids = to_device(ids, device)
+    return F.pad(input_ids, (0, layout.rows - total), value=pad_id), layout
