@@ -18,7 +18,7 @@ MERGES = [("A", "C"), ("G", "T"), ("AC", "GT"), ("A", "A"), ("AA", "A"), ("T", "
 
 
 def write_tokenizer(path: Path) -> Path:
-    """Write `tokenizer.json`: a BPE of a few merges, `[CLS] $A [SEP]`, a truncation and a padding to be undone."""
+    """Write `tokenizer.json`: a few merges, `[CLS] $A [SEP]`, a truncation and a padding to be undone."""
     words = [*SPECIALS, *"ACGT", *("".join(pair) for pair in MERGES)]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(BPE(vocabulary, MERGES, unk_token="[UNK]"))

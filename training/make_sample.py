@@ -1,9 +1,10 @@
 """Makes the sample that `virnucpro demo` scores: real RefSeq sequences of the validation split.
 
-    python -m training.make_sample --manifest manifest.tsv --out consumer/data virus.fasta.gz nonvirus.fasta.gz
+    python -m training.make_sample --manifest manifest.tsv --out DIR virus.fasta.gz nonvirus.fasta.gz
 
 The choice knows nothing of any model's score. Taken is what comes from a repository under a permissive
-licence, has a RefSeq accession, and is of the validation split, which no weight of the bundled model has seen:
+licence, has a RefSeq accession, and is of the validation split, which no weight of the bundled model has
+seen:
 
 * 20 viral records of 300 to 6000 bases, whole: the three of `NAMED`, then one of each further family, then a
   second one of some families, drawn with a fixed seed;
@@ -71,7 +72,9 @@ def choose_viruses(rows: list[dict[str, str]], rng: np.random.Generator) -> list
     candidates = [
         row
         for row in rows
-        if row["label"] == "virus" and row["id"].startswith("NC_") and shortest <= int(row["length"]) <= longest
+        if row["label"] == "virus"
+        and row["id"].startswith("NC_")
+        and shortest <= int(row["length"]) <= longest
     ]
     chosen = [row for row in candidates if row["id"] in NAMED]
     families = defaultdict(list)
@@ -142,7 +145,12 @@ def make_sample(paths: list[Path], manifest: Path, seed: int) -> list[Entry]:
     rng = np.random.default_rng(seed)
     viruses = [
         Entry(
-            row["id"], "virus", organism_of(row), sequences[row["id"]], row["source_repo"], row["repo_licence"]
+            row["id"],
+            "virus",
+            organism_of(row),
+            sequences[row["id"]],
+            row["source_repo"],
+            row["repo_licence"],
         )
         for row in choose_viruses(rows, rng)
     ]
@@ -157,18 +165,29 @@ def write_sample(entries: Iterable[Entry], folder: Path) -> None:
     """sample.fasta, 70 letters a line, and sample_truth.tsv, in the same order."""
     with (folder / "sample.fasta").open("w", encoding="ascii") as fasta:
         for entry in entries:
-            fasta.write(f">{entry.id} {entry.organism}\n" + "\n".join(textwrap.wrap(entry.sequence, 70)) + "\n")
+            fasta.write(
+                f">{entry.id} {entry.organism}\n" + "\n".join(textwrap.wrap(entry.sequence, 70)) + "\n"
+            )
     with (folder / "sample_truth.tsv").open("w", encoding="utf-8", newline="") as truth:
         writer = csv.writer(truth, delimiter="\t", lineterminator="\n")
         writer.writerow(["id", "label", "organism", "length", "source", "licence"])
         for entry in entries:
-            row = [entry.id, entry.label, entry.organism, len(entry.sequence), entry.repository, entry.licence]
+            row = [
+                entry.id,
+                entry.label,
+                entry.organism,
+                len(entry.sequence),
+                entry.repository,
+                entry.licence,
+            ]
             writer.writerow(row)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("fasta", nargs="+", type=Path, help="FASTA files, .gz or not")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder that takes the two files")

@@ -25,7 +25,7 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], io.BufferedIOBase]] = {
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
-"""How to decompress, by the first bytes of the file: what a file is called says nothing about what is in it."""
+"""How to decompress, by the first bytes of a file: its name says nothing about what is in it."""
 
 
 class SequenceFileError(ValueError):

@@ -86,8 +86,8 @@ class _Waiting:
         if not count:
             frame = self._frames[0][1]
             raise ValueError(
-                f"a frame of {frame.tokens} protein and {len(frame.dna_ids)} nucleotide tokens is over the token "
-                f"budget of {self._token_budget}: raise the budget"
+                f"a frame of {frame.tokens} protein and {len(frame.dna_ids)} nucleotide tokens is over the "
+                f"token budget of {self._token_budget}: raise the budget"
             )
         batch = [self._frames.popleft() for _ in range(count)]
         self._protein_tokens -= protein_tokens

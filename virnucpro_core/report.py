@@ -144,7 +144,7 @@ def _virnucpro(frames: TextIO, chunks: TextIO) -> Iterator[Write]:
 
 @contextmanager
 def _complete_files(*paths: Path) -> Iterator[tuple[TextIO, ...]]:
-    """Open files that take their names only when the block ends well; pipes and devices are written directly."""
+    """Open files that take their names when the block ends well; pipes and devices are written directly."""
     targets = [path.resolve() for path in paths]
     drafts = [
         path.with_name(f".{path.name}.{os.getpid()}.part") if _is_plain(path) else path for path in targets

@@ -42,7 +42,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def virnucpro(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Is a nucleotide sequence viral? VirNucPro's predictions as a Kafka service and on the command line.
@@ -68,7 +69,11 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code; `arguments` default to the process's own."""
     try:
         result = app(arguments, prog_name="virnucpro", standalone_mode=False)
+    except SystemExit:  # typer's answer to a reader that closed the pipe, or a signal handler's
+        raise
     except TyperException as error:
+        if not error.format_message():  # no command was named, and the help has been printed
+            return error.exit_code
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "virnucpro"
         report(f"{error.format_message().rstrip('.')} (see: {command} --help)")

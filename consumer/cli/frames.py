@@ -31,8 +31,8 @@ def frames(
     Each line has the keys record, chunk, frame, nucleotides (what DNABERT-S reads) and protein (what ESM-2
     reads). A chunk without an open frame has one line with `"frame": null`.
 
-    A record that can't be scored (empty, or with letters that are no nucleotide codes) is named on stderr, the
-    others go on, and the exit code is 1.
+    A record that can't be scored (empty, or with letters that are no nucleotide codes) is named on stderr,
+    the others go on, and the exit code is 1.
 
     Example: `virnucpro frames reads.fasta --expected-length 300 | jq .protein`
     """

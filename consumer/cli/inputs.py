@@ -80,7 +80,14 @@ def meter(doing: str, size: Size | None) -> Iterator[Meter]:
         yield Meter(None, None)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     of_all = f" of {size.records:,}" if size else ""
     columns = (

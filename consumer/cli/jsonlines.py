@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import Message
 
@@ -55,7 +55,7 @@ def dead_letter_json(message: Message, letter: DeadLetter) -> dict[str, Any]:
 def coordinates(message: Message) -> dict[str, Any]:
     """Topic, partition, offset, timestamp, key and headers (in order; a name may stand twice)."""
     kind, timestamp = message.timestamp()
-    headers: Iterable[tuple[str, str | bytes | None]] = message.headers() or ()
+    headers = cast("Iterable[tuple[str, str | bytes | None]]", message.headers() or ())  # never a dict here
     return {
         "topic": message.topic(),
         "partition": message.partition(),

@@ -32,8 +32,8 @@ def client_settings(bootstrap: str | None) -> Settings:
     settings = load_settings(os.environ, delivery="at_least_once", **overrides)
     if settings.embedded:
         raise UserError(
-            "no broker is named: start `virnucpro serve` and pass the address that it prints with --bootstrap "
-            "(or in VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS)",
+            "no broker is named: start `virnucpro serve` and pass the address that it prints "
+            "with --bootstrap, or in VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS",
             ExitCode.USAGE,
         )
     return settings
@@ -59,9 +59,10 @@ def await_topics(
         except KafkaException as error:
             client.poll(0)  # brings the error callback, which knows the cause
             if deadline.expired:
+                why = watch.why() or f" ({error.args[0].str()})"
                 raise UserError(
-                    f"no Kafka broker answers at {bootstrap} within {timeout:.0f} s"
-                    f"{watch.why() or f' ({error.args[0].str()})'}: check the address, and that the broker is up"
+                    f"no Kafka broker answers at {bootstrap} within {timeout:.0f} s{why}: "
+                    "check the address, and that the broker is up"
                 ) from error
     for topic in topics:
         if topic not in counts:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
+from consumer.cli.serve import V1_HELP
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from virnucpro_core.models.engine import Engine
 
 ReportFormat = Literal["tsv", "jsonl", "virnucpro"]
-V1_ATTENTION_HELP = "Use the standard attention of VirNucPro 1.0; the same as VIRNUCPRO_V1_ATTENTION=true."
 
 
 def predict(
@@ -26,32 +27,35 @@ def predict(
     ],
     form: Annotated[
         ReportFormat,
-        typer.Option("--format", help="One row a record, the whole result as JSON lines, or VirNucPro's two files."),
+        typer.Option(
+            "--format", help="A row a record, whole results as JSON lines, or VirNucPro's two files."
+        ),
     ] = "tsv",
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="File to write, or the folder for virnucpro. [default: stdout; for virnucpro reads_merged beside "
-            "reads.fasta]",
+            help="File to write, or the folder for virnucpro. [default: stdout; for virnucpro a folder "
+            "reads_merged beside reads.fasta]",
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Name or folder of the model bundle. [default: VIRNUCPRO_MODEL, or nano]")
+        str | None,
+        typer.Option(help="Name or folder of a model bundle. [default: VIRNUCPRO_MODEL, or nano]"),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: VIRNUCPRO_DEVICE, or the first GPU]")
     ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"] | None,
-        typer.Option(help="Number format. [default: VIRNUCPRO_PRECISION, or fp16 on a GPU and fp32 on a CPU]"),
+        typer.Option(help="Number format. [default: VIRNUCPRO_PRECISION, or fp16 on a GPU, fp32 on a CPU]"),
     ] = None,
     attention_backend: Annotated[
         Literal["auto", "flash_attn", "varlen", "sdpa"] | None,
-        typer.Option(help="Attention kernels. [default: VIRNUCPRO_ATTENTION_BACKEND, or the fastest that works]"),
+        typer.Option(help="Attention kernels. [default: VIRNUCPRO_ATTENTION_BACKEND, or the fastest]"),
     ] = None,
-    v1_attention: Annotated[bool, typer.Option("--v1-attention", help=V1_ATTENTION_HELP)] = False,
+    v1_attention: Annotated[bool, typer.Option("--v1-attention", help=V1_HELP)] = False,
 ) -> None:
     """Score the sequences of a file: VirNucPro's answers, without a Kafka broker.
 
@@ -140,14 +144,16 @@ def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextI
         if form != "virnucpro":
             return sys.stdout
         if fasta == STDIN:
-            raise UserError("the virnucpro format writes two files: name a folder with --output", ExitCode.USAGE)
+            raise UserError(
+                "the virnucpro format writes two files: name a folder with --output", ExitCode.USAGE
+            )
         return Path(fasta.split(".fa")[0] + "_merged")
     if form == "virnucpro" and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: name a folder with --output for the virnucpro format")
     if form != "virnucpro" and output.is_dir():
         raise UserError(f"{output} is a folder: name a file with --output for the format {form}")
     if form != "virnucpro" and not output.parent.is_dir():
-        raise UserError(f"the folder {output.parent} does not exist: make it, or write elsewhere with --output")
+        raise UserError(f"the folder {output.parent} does not exist: make it, or name another with --output")
     return output
 
 
@@ -164,4 +170,6 @@ def _write(form: ReportFormat, target: Path | TextIO, results: Iterator[RecordRe
         raise
     except OSError as error:
         where = "the output" if target is sys.stdout else str(target)
-        raise UserError(f"cannot write {where}: {error.strerror}; check the folder's rights and the disk") from error
+        raise UserError(
+            f"cannot write {where}: {error.strerror}; check the folder's rights and the disk"
+        ) from error

@@ -28,7 +28,8 @@ def publish(
         str | None, typer.Option(help="Topic to write to. [default: VIRNUCPRO_INPUT_TOPIC, or sequences]")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, metavar="N", help="Records a second. [default: as fast as it goes]")
+        float | None,
+        typer.Option(min=0.001, metavar="N", help="Records a second. [default: no limit]"),
     ] = None,
     timeout: Annotated[
         float,
@@ -38,8 +39,8 @@ def publish(
     """Publish sequence files to Kafka; the record id is the key of its message.
 
     Files are read through once before anything is sent, so that a damaged one sends nothing (standard input
-    and pipes are sent as they come). Client options such as VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured. The
-    exit code is 0 when the broker has confirmed every record.
+    and pipes are sent as they come). Client options such as VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured.
+    The exit code is 0 when the broker has confirmed every record.
 
     Example: `virnucpro publish reads.fasta.gz --bootstrap 127.0.0.1:40001 --rate 100`
     """
@@ -83,7 +84,8 @@ def _send(publisher: Publisher, paths: list[str], size: Size | None, target: str
         publisher.finish()
     if publisher.failed:
         raise UserError(
-            f"{publisher.failed} of {publisher.sent} records were not delivered: {'; '.join(publisher.failures)}"
+            f"{publisher.failed} of {publisher.sent} records were not delivered: "
+            f"{'; '.join(publisher.failures)}"
         )
     seconds = time.monotonic() - began_at
     print(

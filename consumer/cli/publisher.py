@@ -88,8 +88,8 @@ class Publisher:
         waiting = self.waiting
         self._producer.purge()
         raise UserError(
-            f"the broker took no record for {self._stall_s:.0f} s{self._why()}: {self.delivered} records were "
-            f"delivered, {waiting} were not; look at the broker, then publish again"
+            f"the broker took no record for {self._stall_s:.0f} s{self._why()}: {self.delivered} records "
+            f"were delivered, {waiting} were not; look at the broker, then publish again"
         )
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
@@ -97,12 +97,13 @@ class Publisher:
         if error is None:
             self.delivered += 1
         else:
-            key = message.key() or b""
-            self._refused(key if isinstance(key, str) else key.decode(), error)
+            self._refused((message.key() or b"").decode(), error)
 
     def _refused(self, record_id: str, error: KafkaError) -> None:
         if error.fatal():
-            raise UserError(f"the Kafka client failed for good ({error.str()}): publish again from {record_id!r} on")
+            raise UserError(
+                f"the Kafka client failed for good ({error.str()}): publish again from {record_id!r} on"
+            )
         self.failed += 1
         if len(self.failures) < _EXAMPLES:
             too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE

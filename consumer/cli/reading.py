@@ -73,7 +73,9 @@ class Reader:
             KafkaError.TOPIC_AUTHORIZATION_FAILED,
             KafkaError.UNKNOWN_TOPIC_OR_PART,
         ):
-            raise UserError(f"the topic cannot be read ({error.str()}){self._why()}: check its name and your rights")
+            raise UserError(
+                f"the topic cannot be read ({error.str()}){self._why()}: check its name and your rights"
+            )
         return None
 
 
@@ -90,12 +92,11 @@ class Show(Protocol):
         """Nothing has come for a moment."""
 
 
-def follow(
-    reader: Reader, dlq_topic: str | None, show: Show, until_idle: float | None, count: int | None
-) -> int:
-    """Show messages until there were `count`, or none came for `until_idle` seconds; returns how many there were.
+def follow(reader: Reader, dlq_topic: str, show: Show, until_idle: float | None, count: int | None) -> int:
+    """Show messages until there were `count`, or none came for `until_idle` seconds; returns how many.
 
-    A message that is no prediction is told on stderr and passed over.
+    What comes from `dlq_topic` is read as dead letters, all else as predictions; a message that is neither is
+    told on stderr and passed over.
     """
     seen = 0
     idle = None if until_idle is None else Deadline.after(until_idle)
@@ -108,8 +109,7 @@ def follow(
             continue
         if until_idle is not None:
             idle = Deadline.after(until_idle)
-        value = message.value()
-        data = value.encode() if isinstance(value, str) else value
+        data = message.value()
         try:
             if message.topic() == dlq_topic:
                 show.dead_letter(message, decode_dead_letter(data))

@@ -1,7 +1,7 @@
-"""Predictions as rows for people: an aligned table that grows while they arrive, and a line that counts below it.
+"""Predictions as rows for people: an aligned table that grows while they arrive, and a line that counts.
 
-Rows scroll and stay; on a terminal they are coloured and the counting line moves with them, elsewhere the same
-rows are plain text.
+Rows scroll and stay; on a terminal they are coloured and the counting line moves with them, elsewhere the
+same rows are plain text.
 """
 
 from __future__ import annotations
@@ -54,13 +54,15 @@ class Rows:
     """A table of rows that are printed one by one.
 
     Args:
-        console: where to.
-        columns: the last one may be wider than its width.
+        console: where to; a terminal's width cuts the rows.
+        columns: long text is cut to its width, numbers and the last column are not.
     """
 
     def __init__(self, console: Console, columns: tuple[Column, ...]) -> None:
         self._console, self._columns = console, columns
-        self._live = Live(console=console, transient=True, refresh_per_second=8) if console.is_terminal else None
+        self._live = (
+            Live(console=console, transient=True, refresh_per_second=8) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Rows:
         self._print([Text(heading, "bold") for heading, _, _ in self._columns])
@@ -87,8 +89,9 @@ class Rows:
         line = Text()
         last = len(cells) - 1
         for number, (cell, (_, width, justify)) in enumerate(zip(cells, self._columns, strict=True)):
-            if number < last or justify == "right":
+            if justify == "left" and number < last:
                 cell.truncate(width, overflow="ellipsis")
+            if number < last and len(cell) < width:
                 cell.align(justify, width)
             line.append_text(cell).append(_GAP if number < last else "")
         if self._console.is_terminal:

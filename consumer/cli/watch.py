@@ -24,10 +24,11 @@ def watch(
     ] = False,
     start: Annotated[
         Literal["beginning", "now"],
-        typer.Option("--from", help="Begin with the first message that there is, or with what comes from now on."),
+        typer.Option("--from", help="Begin with the first message that there is, or with what comes now."),
     ] = "beginning",
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line: the whole prediction and where it was found.")
+        bool,
+        typer.Option("--json", help="A JSON object a line: the whole prediction, and where it was found."),
     ] = False,
     until_idle: Annotated[
         float | None,
@@ -40,10 +41,10 @@ def watch(
         float, typer.Option(min=0.1, metavar="S", help="Seconds to wait for the broker's first answer.")
     ] = 10.0,
 ) -> None:
-    """Watch predictions arrive. Nothing is committed: any number of people can watch, and nobody is disturbed.
+    """Watch predictions arrive. Nothing is committed: any number of people can watch, nobody is disturbed.
 
-    Ends by itself with --count or --until-idle, otherwise with Ctrl-C. The exit code is 0, but 1 when --count was
-    not reached before --until-idle.
+    Ends by itself with --count or --until-idle, otherwise with Ctrl-C. The exit code is 0, but 1 when --count
+    was not reached before --until-idle.
 
     Example: `virnucpro watch --bootstrap 127.0.0.1:40001 --json --count 100 | jq -r '[.id, .verdict] | @tsv'`
     """
@@ -68,7 +69,7 @@ def watch(
         partitions = await_topics(consumer, topics, address, watched, timeout)
         reader = Reader(consumer, partitions, start, watched.why)
         show: Show = JsonLines() if as_json else stack.enter_context(WatchTable())
-        seen = follow(reader, settings.dlq_topic if dlq else None, show, until_idle, count)
+        seen = follow(reader, settings.dlq_topic, show, until_idle, count)
     if count is not None and seen < count:
         raise UserError(
             f"{seen} of {count} messages had come when nothing more came for {until_idle:g} s: "

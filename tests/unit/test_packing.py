@@ -45,7 +45,8 @@ def test_the_batch_is_the_longest_that_neither_model_finds_over_the_budget(
     def fits(count: int) -> bool:
         chosen = frames[:count]
         return (
-            sum(len(f.protein_ids) for f in chosen) <= budget and sum(len(f.dna_ids) for f in chosen) <= budget
+            sum(len(f.protein_ids) for f in chosen) <= budget
+            and sum(len(f.dna_ids) for f in chosen) <= budget
         )
 
     count, protein_tokens, more = how_many_fit(iter(frames), budget)

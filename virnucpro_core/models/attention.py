@@ -151,7 +151,7 @@ class Sdpa(Backend):
         return None
 
     def bind(self, layout: PackedLayout, dtype: torch.dtype, slopes: Tensor | None = None) -> Attention:
-        plan = layout.padded
+        plan = layout.padded_rows
         # Rounded to 16 bits a bias is up to 0.03 off, and the kernels want mask and values of one type.
         inner = torch.float32 if slopes is not None else dtype
         masks = [_mask(bucket.valid, inner, slopes) for bucket in plan.buckets]

@@ -52,14 +52,14 @@ class PaddedPlan:
 
     Attributes:
         buckets: by rising width, each of at most `PADDED_TOKENS` places unless it is a single segment.
-        restore: int64 [rows], for each packed row its place in the buckets' places, concatenated.
+        restore: int64 [packed], for each packed row its place in the buckets' places, concatenated.
     """
 
     buckets: tuple[Bucket, ...]
     restore: Tensor
 
     def repack(self, padded: list[Tensor]) -> Tensor:
-        """[rows, ...] from one [segments, width, ...] tensor per bucket."""
+        """[packed, ...] from one [segments, width, ...] tensor per bucket."""
         return torch.cat([part.flatten(0, 1) for part in padded]).index_select(0, self.restore)
 
 
@@ -139,47 +139,59 @@ class PackedLayout:
         return self.cu_seqlens[: self.segments + 1]
 
     @cached_property
-    def padded(self) -> PaddedPlan:
-        """The plan for computations that need padded segments; made and moved on first use."""
-        every = np.append(self.lengths, self.rows - self.total) if self.rows > self.total else self.lengths
-        starts = np.cumsum(every) - every
-        widths = -(-every // WIDTH_STEP) * WIDTH_STEP
-        order = np.argsort(widths, kind="stable")
-        restore = np.empty(self.rows, dtype=np.int64)
-        gathers, shapes, place = [], [], 0
-        for width in np.unique(widths):
-            group = order[widths[order] == width]
-            step = max(1, PADDED_TOKENS // int(width))
-            for first in range(0, len(group), step):
-                members = group[first : first + step]
-                offsets = np.arange(width)
-                valid = offsets < every[members, None]
-                gather = starts[members, None] + np.where(valid, offsets, 0)
-                restore[gather[valid]] = place + np.flatnonzero(valid)
-                gathers.append(gather.ravel())
-                shapes.append((len(members), int(width)))
-                place += gather.size
-        moved = to_device(np.concatenate([*gathers, every[order], restore]), self.device)
-        *parts, lengths, back = moved.split([*(len(gather) for gather in gathers), len(every), self.rows])
-        buckets, first = [], 0
-        for part, (count, width) in zip(parts, shapes, strict=True):
-            valid_there = torch.arange(width, device=self.device) < lengths[first : first + count, None]
-            buckets.append(Bucket(part.view(count, width), valid_there))
-            first += count
-        return PaddedPlan(tuple(buckets), back)
+    def padded_rows(self) -> PaddedPlan:
+        """How to pad all rows, the padding rows' segment included; made and moved on first use."""
+        if self.rows == self.total:
+            return self.padded_tokens
+        return _plan(np.append(self.lengths, self.rows - self.total), self.device)
+
+    @cached_property
+    def padded_tokens(self) -> PaddedPlan:
+        """How to pad the tokens, without the padding rows; made and moved on first use."""
+        return _plan(self.lengths, self.device)
+
+
+def _plan(lengths: NDArray[np.int64], device: torch.device) -> PaddedPlan:
+    starts = np.cumsum(lengths) - lengths
+    widths = -(-lengths // WIDTH_STEP) * WIDTH_STEP
+    restore = np.empty(lengths.sum(), dtype=np.int64)
+    gathers, members, place = [], [], 0
+    for width in np.unique(widths):
+        group = np.flatnonzero(widths == width)
+        step = max(1, PADDED_TOKENS // int(width))
+        for first in range(0, len(group), step):
+            chosen = group[first : first + step]
+            offsets = np.arange(width)
+            valid = offsets < lengths[chosen, None]
+            gather = starts[chosen, None] + np.where(valid, offsets, 0)
+            restore[gather[valid]] = place + np.flatnonzero(valid)
+            gathers.append(gather)
+            members.append(chosen)
+            place += gather.size
+    parts = [part.ravel() for part in (*gathers, *(lengths[chosen] for chosen in members), restore)]
+    moved = to_device(np.concatenate(parts), device).split([part.size for part in parts])
+    buckets = []
+    for gather, there, its_lengths in zip(gathers, moved, moved[len(gathers) :], strict=False):
+        valid_there = torch.arange(gather.shape[1], device=device) < its_lengths[:, None]
+        buckets.append(Bucket(there.view(gather.shape), valid_there))
+    return PaddedPlan(tuple(buckets), moved[-1])
 
 
 def _checked_lengths(cu_seqlens: NDArray[np.int32] | Tensor, total: int) -> NDArray[np.int64]:
     if isinstance(cu_seqlens, Tensor):
         if cu_seqlens.device.type != "cpu":
-            raise ValueError("cu_seqlens must be on the host: pass the CPU tensor, or a PackedLayout built from it")
+            raise ValueError(
+                "cu_seqlens must be on the host: pass the CPU tensor, or a PackedLayout built from it"
+            )
         if cu_seqlens.dtype != torch.int32:
             raise ValueError(f"cu_seqlens must be int32, not {cu_seqlens.dtype}")
         cu_seqlens = cu_seqlens.numpy()
     if cu_seqlens.dtype != np.int32:
         raise ValueError(f"cu_seqlens must be int32, not {cu_seqlens.dtype}")
     if cu_seqlens.ndim != 1 or len(cu_seqlens) < 2:
-        raise ValueError(f"cu_seqlens must be [segments + 1] with at least one segment, not {cu_seqlens.shape}")
+        raise ValueError(
+            f"cu_seqlens must be [segments + 1] with at least one segment, not {cu_seqlens.shape}"
+        )
     if cu_seqlens[0] != 0:
         raise ValueError(f"cu_seqlens must start at 0, not {cu_seqlens[0]}")
     lengths: NDArray[np.int64] = np.diff(cu_seqlens.astype(np.int64))
@@ -220,7 +232,9 @@ def packed_inputs(
         ValueError: an argument is not as described; the message says which.
     """
     if input_ids.dtype not in (torch.int32, torch.int64) or input_ids.ndim != 1:
-        raise ValueError(f"input_ids must be int32 or int64 [tokens], not {input_ids.dtype} {list(input_ids.shape)}")
+        raise ValueError(
+            f"input_ids must be int32 or int64 [tokens], not {input_ids.dtype} {list(input_ids.shape)}"
+        )
     total = len(input_ids)
     if isinstance(cu_seqlens, PackedLayout):
         layout = cu_seqlens

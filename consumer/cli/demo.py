@@ -1,0 +1,221 @@
+"""`virnucpro demo`: the main job end to end on this machine, with real sequences and a broker in memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from consumer.cli.serve import V1_HELP
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+    from consumer.cli.demo_service import ServiceProcess
+    from consumer.cli.reading import Reader
+    from consumer.cli.sample import Truth
+    from consumer.cli.table import Column, Rows
+    from schemas import DeadLetter, Prediction
+
+INPUT, OUTPUT, DLQ = "sequences", "predictions", "sequences.dlq"
+PARTITIONS = 4
+SILENCE_S = 60.0
+_METRICS_S = 5.0
+
+_COLUMNS: tuple[Column, ...] = (
+    ("record", 27, "left"),
+    ("length", 6, "right"),
+    ("verdict", 7, "left"),
+    ("score", 5, "right"),
+    ("viral chunks", 12, "right"),
+    ("known truth", 13, "left"),
+    ("organism", 20, "left"),
+)
+
+NEXT = """
+Where to go next
+  Score your own file:      virnucpro predict reads.fasta
+  Run the service:          virnucpro serve
+  ... and use it from another terminal, with the address that it prints:
+                            virnucpro publish reads.fasta --bootstrap HOST:PORT
+                            virnucpro watch --bootstrap HOST:PORT
+  See what is scored:       virnucpro frames reads.fasta
+  Every command:            docs/cli.md        What the sample is: consumer/data/README.md
+"""
+
+
+def demo(
+    v1_attention: Annotated[bool, typer.Option("--v1-attention", help=V1_HELP)] = False,
+) -> None:
+    """See the whole service at work: real sequences in, predictions out, beside what they are known to be.
+
+    Starts the service on a broker in memory with the small bundled model, publishes the bundled sample and
+    shows the predictions as they arrive. Needs no Kafka, no GPU and no network, and leaves nothing behind.
+
+    Example: `virnucpro demo`
+    """
+    from rich.console import Console
+
+    from consumer.cli.demo_service import ServiceProcess
+    from consumer.cli.sample import sample_truth
+    from consumer.cli.table import Rows
+    from consumer.embedded import EmbeddedBroker
+
+    if v1_attention:
+        os.environ["VIRNUCPRO_V1_ATTENTION"] = "true"
+    console = Console(highlight=False)
+    truth = sample_truth()
+    with ExitStack() as stack:
+        stack.enter_context(_ending_in_order())
+        broker = stack.enter_context(EmbeddedBroker(dict.fromkeys((INPUT, OUTPUT, DLQ), PARTITIONS)))
+        address = broker.bootstrap_servers
+        console.print(f"A Kafka broker in memory is at {address}. The service starts and loads its model ...")
+        service = stack.enter_context(ServiceProcess(address))
+        service.wait_until_ready()
+        console.print(
+            f"The service is ready; its metrics are at {service.http}/metrics. Publishing the sample ...\n"
+        )
+        reader = _open_reader(stack, address)
+        began_at = time.monotonic()
+        bases = _publish_sample(address)
+        with Rows(console, _COLUMNS) as rows:
+            score = Score(truth, rows)
+            _collect(reader, service, score)
+        seconds = time.monotonic() - began_at
+        tokens = _tokens(service, len(truth))
+    console.print(
+        f"\n{len(truth)} records, {bases:,} bases, {tokens:,} tokens in {seconds:.1f} s. {score.summary()}"
+    )
+    console.print(
+        "The sample is of the validation split: the model has not learned from it. "
+        "How good the bundled model is, and what it is for, says the README.",
+        style="dim",
+    )
+    console.print(NEXT, end="")
+
+
+class Score:
+    """Shows each prediction beside the known truth, and counts the right ones."""
+
+    def __init__(self, truth: dict[str, Truth], rows: Rows) -> None:
+        self._truth, self._rows = truth, rows
+        self._right: Counter[str] = Counter()
+        self._answered: set[str] = set()
+        rows.status(self._progress())
+
+    @property
+    def complete(self) -> bool:
+        """Has every record its answer? One that comes twice, which at_least_once allows, counts once."""
+        return len(self._answered) == len(self._truth)
+
+    def prediction(self, _: Message, prediction: Prediction) -> None:
+        from rich.text import Text
+
+        from consumer.cli.table import prediction_cells
+
+        if prediction.id in self._answered:
+            return
+        self._answered.add(prediction.id)
+        truth = self._truth[prediction.id]
+        right = prediction.verdict == truth.label
+        self._right[truth.label] += right
+        mark = Text(f"{truth.label}, {'right' if right else 'wrong'}", "green" if right else "red")
+        self._rows.add([*prediction_cells(prediction), mark, Text(truth.organism, "dim")])
+        self._rows.status(self._progress())
+
+    def dead_letter(self, _: Message, letter: DeadLetter) -> None:
+        from consumer.cli.errors import UserError
+
+        raise UserError(f"a record of the sample was refused ({letter.reason.value}: {letter.detail})")
+
+    def idle(self) -> None:
+        self._rows.status(self._progress())
+
+    def summary(self) -> str:
+        """`Right: 36 of 40 (virus 18 of 20, others 18 of 20).`"""
+        of = Counter(truth.label for truth in self._truth.values())
+        each = ", ".join(f"{label} {self._right[label]} of {of[label]}" for label in ("virus", "others"))
+        return f"Right: {self._right.total()} of {of.total()} ({each})."
+
+    def _progress(self) -> str:
+        return f"{len(self._answered)} of {len(self._truth)} records"
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does: the service is taken down first."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _collect(reader: Reader, service: ServiceProcess, score: Score) -> None:
+    """Show predictions until every record has one; raises UserError when the service ends or falls silent."""
+    from consumer.cli.errors import UserError
+    from consumer.cli.reading import follow
+
+    silent_since = time.monotonic()
+    while not score.complete:
+        if follow(reader, DLQ, score, until_idle=0.2, count=1):
+            silent_since = time.monotonic()
+            continue
+        service.check()
+        if time.monotonic() - silent_since > SILENCE_S:
+            raise UserError(
+                f"no prediction came for {SILENCE_S:.0f} s: run `virnucpro serve` to see what it logs"
+            )
+
+
+def _open_reader(stack: ExitStack, address: str) -> Reader:
+    from confluent_kafka import Consumer
+
+    from consumer.cli.reading import Reader, reader_config
+
+    consumer = Consumer(reader_config({"bootstrap.servers": address, "log_level": 0}))
+    stack.callback(consumer.close)
+    return Reader(consumer, {OUTPUT: PARTITIONS, DLQ: PARTITIONS}, "beginning")
+
+
+def _publish_sample(address: str) -> int:
+    """Publish the sample as `virnucpro publish` does; returns how many bases it has."""
+    from confluent_kafka import Producer
+
+    from consumer.cli.publisher import Publisher
+    from consumer.cli.sample import sample_fasta
+    from consumer.kafka_config import publisher_config
+    from schemas import SequenceRecord
+    from virnucpro_core.fasta import read_sequences
+
+    publisher = Publisher(Producer(publisher_config(address, {})), INPUT, SILENCE_S)
+    bases = 0
+    with sample_fasta() as path:
+        for record_id, description, sequence in read_sequences(str(path)):
+            publisher.publish(SequenceRecord(record_id, sequence, description))
+            bases += len(sequence)
+    publisher.finish()
+    return bases
+
+
+def _tokens(service: ServiceProcess, records: int) -> int:
+    """What the service counts: once the broker has confirmed, which may be just after the reader saw it."""
+    totals = service.totals()
+    until = time.monotonic() + _METRICS_S
+    while totals.get("vnp_records_total", 0) < records and time.monotonic() < until:
+        time.sleep(0.05)
+        totals = service.totals()
+    return int(totals.get("vnp_tokens_total", 0))

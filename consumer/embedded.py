@@ -1,0 +1,157 @@
+"""A Kafka broker inside this process, for demos, laptops and tests: librdkafka's own mock cluster.
+
+It is part of the librdkafka that the confluent-kafka wheel brings, and speaks the real protocol on a loopback
+port, so clients in other processes reach it too. What it is not:
+
+* **Nothing is kept.** All data is in memory and gone with the process, and of each partition only about the
+  newest 5 MiB are held: a publisher far ahead of the readers overwrites what they have not read.
+* **No transactions.** It acknowledges them and ignores them, so it can't give exactly-once delivery.
+* No authentication, no TLS, one broker.
+
+`python -m consumer.embedded --topic sequences:4 --topic predictions:4` runs one in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
+from types import TracebackType
+
+from confluent_kafka import cimpl
+
+from consumer.errors import ServiceError
+from consumer.exit_codes import ExitCode
+
+_PRODUCER = 0  # rd_kafka_type_t
+_ERROR_BYTES = 512
+_REBALANCE_DELAY_MS = 0  # a real broker's 3 s of waiting for more members would only delay every start
+
+
+class EmbeddedBroker:
+    """A broker that runs from the beginning to the end of the `with` block.
+
+    Close the clients of this process before leaving the block: afterwards they would retry for ever.
+
+    Args:
+        topics: partitions of each topic. Others are made with 4 partitions when a client asks for them.
+
+    Raises:
+        ServiceError: this installation of confluent-kafka has no mock cluster, or a topic can't be made.
+    """
+
+    def __init__(self, topics: Mapping[str, int]) -> None:
+        self._topics = dict(topics)
+        self._open: ExitStack | None = None
+        self._address = ""
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """`127.0.0.1:PORT`, for any process on this machine."""
+        if self._open is None:
+            raise RuntimeError("the embedded broker runs only inside its with block")
+        return self._address
+
+    def __enter__(self) -> EmbeddedBroker:
+        library = _library()
+        with ExitStack() as stack:
+            handle = _client_handle(library)
+            stack.callback(library.rd_kafka_destroy, handle)
+            cluster = library.rd_kafka_mock_cluster_new(handle, 1)
+            if not cluster:
+                raise ServiceError("the embedded broker can't listen on 127.0.0.1: is the loopback interface up?")
+            stack.callback(library.rd_kafka_mock_cluster_destroy, cluster)
+            library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, _REBALANCE_DELAY_MS)
+            for topic, partitions in self._topics.items():
+                error = library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1)
+                if error:
+                    reason = library.rd_kafka_err2str(error).decode()
+                    raise ServiceError(
+                        f"the embedded broker refuses the topic {topic!r} with {partitions} partitions ({reason}): "
+                        "give it another name, and at least 1 partition"
+                    )
+            self._address = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            stack, self._open = self._open, None
+            stack.close()
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """The librdkafka that confluent-kafka itself uses, with the types of what is called here.
+
+    Opening the extension module finds it wherever a wheel put it, or on the system for a build from source:
+    a symbol is looked up in the dependencies too.
+    """
+    library = ctypes.CDLL(cimpl.__file__)
+    text, pointer, number = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int
+    signatures = {
+        "rd_kafka_conf_new": (pointer, []),
+        "rd_kafka_conf_set_log_cb": (None, [pointer, pointer]),
+        "rd_kafka_new": (pointer, [number, pointer, text, ctypes.c_size_t]),
+        "rd_kafka_destroy": (None, [pointer]),
+        "rd_kafka_err2str": (text, [number]),
+        "rd_kafka_mock_cluster_new": (pointer, [pointer, number]),
+        "rd_kafka_mock_cluster_destroy": (None, [pointer]),
+        "rd_kafka_mock_cluster_bootstraps": (text, [pointer]),
+        "rd_kafka_mock_topic_create": (number, [pointer, text, number, number]),
+        "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [pointer, ctypes.c_int32]),
+    }
+    for name, (result, arguments) in signatures.items():
+        try:
+            function = getattr(library, name)
+        except AttributeError as error:
+            raise ServiceError(
+                f"this installation of confluent-kafka has no embedded broker ({name} is missing): install its wheel, "
+                "or set VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS to a real broker"
+            ) from error
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def _client_handle(library: ctypes.CDLL) -> int:
+    """The librdkafka client that hosts the cluster; it is never used as one."""
+    conf = library.rd_kafka_conf_new()
+    # Without this it writes raw lines to stderr, among the log's JSON.
+    library.rd_kafka_conf_set_log_cb(conf, None)
+    reason = ctypes.create_string_buffer(_ERROR_BYTES)
+    handle: int | None = library.rd_kafka_new(_PRODUCER, conf, reason, _ERROR_BYTES)
+    if handle is None:
+        raise ServiceError(f"the embedded broker can't start: {reason.value.decode()}")
+    return handle
+
+
+def _topic(text: str) -> tuple[str, int]:
+    name, _, partitions = text.partition(":")
+    if not name or not partitions.isdecimal() or int(partitions) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:PARTITIONS, for example sequences:4")
+    return name, int(partitions)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a broker until SIGTERM or SIGINT; one line of JSON on stdout tells when it is ready, and where."""
+    parser = argparse.ArgumentParser(prog="python -m consumer.embedded", description="An in-memory Kafka broker.")
+    parser.add_argument("--topic", action="append", type=_topic, default=[], metavar="NAME:PARTITIONS")
+    topics = dict(parser.parse_args(arguments).topic)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with EmbeddedBroker(topics) as broker:
+        print(json.dumps({"event": "ready", "bootstrap": broker.bootstrap_servers}), flush=True)
+        stop.wait()
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

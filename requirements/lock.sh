@@ -1,0 +1,21 @@
+#!/bin/sh
+# Resolves the dependencies of pyproject.toml for every platform and Python into requirements/*.txt, with hashes.
+#
+#   requirements/lock.sh UV [further arguments for uv pip compile, for example --upgrade]
+#
+# Committed files must hold no address of an index and no path of a machine; versions that are in them already
+# are kept unless --upgrade is said.
+set -eu
+cd "$(dirname "$0")/.."
+uv=$1
+shift
+unset PIP_FIND_LINKS UV_FIND_LINKS
+
+compile() {
+    "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+        --custom-compile-command "make lock" "$@" >/dev/null
+}
+
+compile pyproject.toml --output-file requirements/run.txt "$@"
+compile pyproject.toml --extra dev --constraints requirements/run.txt --output-file requirements/dev.txt "$@"
+compile requirements/uv.in --output-file requirements/uv.txt "$@"

@@ -1,0 +1,40 @@
+"""VirNucPro's classifier: one hidden layer over a frame's features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CLASSES = ("others", "virus")
+_TILE = 64
+"""Rows of one evaluation: always the same number, so that no batch size makes a library choose other kernels."""
+
+
+class Head(nn.Module):
+    """Linear, BatchNorm1d, ReLU, Dropout, Linear: features [frames, in_dim] -> logits [frames, 2], in fp32.
+
+    Args:
+        in_dim: DNABERT-S's and ESM-2's dimensions together.
+        hidden: width of the hidden layer.
+        dropout: share of hidden values dropped in training.
+    """
+
+    def __init__(self, in_dim: int, hidden: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(in_dim, hidden)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden, len(CLASSES))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits in the order of `CLASSES`. In evaluation a row's bits do not depend on the other rows."""
+        if self.training:
+            return self._logits(features)
+        frames = len(features)
+        padded = F.pad(features, (0, 0, 0, -frames % _TILE))
+        return torch.cat([self._logits(tile) for tile in padded.split(_TILE)])[:frames]
+
+    def _logits(self, features: Tensor) -> Tensor:
+        out: Tensor = self.output(self.dropout(F.relu(self.norm(self.hidden(features)))))
+        return out

@@ -1,0 +1,195 @@
+"""DNABERT-S over packed sequences: a BERT with ALiBi instead of position embeddings, and gated feed-forwards.
+
+The modules are named as in the published checkpoint, so that its weights load without renaming.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from virnucpro_core.models.attention import AUTO, Attention, Choice, choose_backend, compute_dtype
+from virnucpro_core.models.layout import PackedLayout, packed_inputs
+
+_NORM_EPS = 1e-12
+_INIT_STD = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class DnabertSConfig:
+    """The shape of a model; the published one is 12 layers x 768, 12 heads, intermediate 3072, 4096 tokens."""
+
+    layers: int
+    dim: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    token_types: int = 2
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """ALiBi's slope of each head.
+
+    A power of two gives 2^(-8/n), 2^(-16/n), ...; any other count takes those of the power of two below it,
+    then every second one of the power of two above.
+    """
+    below = 2 ** int(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (head + 1) / below) for head in range(below)]
+    above = [2.0 ** (-4.0 * (head + 1) / below) for head in range(2 * below)]
+    return slopes + above[0::2][: heads - below]
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocabulary, config.dim)
+        self.token_type_embeddings = nn.Embedding(config.token_types, config.dim)
+        self.LayerNorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.LayerNorm(self.word_embeddings(ids) + self.token_type_embeddings.weight[0])
+        return out
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.Wqkv = nn.Linear(config.dim, 3 * config.dim)
+
+    def forward(self, x: Tensor, attend: Attention) -> Tensor:
+        q, k, v = self.Wqkv(x).view(len(x), 3, self.heads, -1).unbind(1)
+        return attend(q, k, v).reshape(x.shape)
+
+
+class _AttentionOutput(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.dim, config.dim)
+        self.LayerNorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
+
+    def forward(self, attended: Tensor, x: Tensor) -> Tensor:
+        out: Tensor = self.LayerNorm(self.dense(attended) + x)
+        return out
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.self = _SelfAttention(config)
+        self.output = _AttentionOutput(config)
+
+    def forward(self, x: Tensor, attend: Attention) -> Tensor:
+        out: Tensor = self.output(self.self(x, attend), x)
+        return out
+
+
+class _GatedFeedForward(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.gated_layers = nn.Linear(config.dim, 2 * config.intermediate, bias=False)
+        self.wo = nn.Linear(config.intermediate, config.dim)
+        self.layernorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, values = self.gated_layers(x).chunk(2, dim=-1)
+        out: Tensor = self.layernorm(self.wo(F.gelu(gate) * values) + x)
+        return out
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.attention = _Attention(config)
+        self.mlp = _GatedFeedForward(config)
+
+    def forward(self, x: Tensor, attend: Attention) -> Tensor:
+        out: Tensor = self.mlp(self.attention(x, attend))
+        return out
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.layers))
+
+    def forward(self, x: Tensor, attend: Attention) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, attend)
+        return x
+
+
+class DnabertS(nn.Module):
+    """DNABERT-S with a packed forward, newly initialised as BERT is.
+
+    Args:
+        config: the shape.
+        backend: "auto", or the name of the only attention back-end that may serve.
+    """
+
+    def __init__(self, config: DnabertSConfig, backend: str = AUTO) -> None:
+        super().__init__()
+        self.config = config
+        self.backend_name = backend
+        self.embeddings = _Embeddings(config)
+        self.encoder = _Encoder(config)
+        self._choices: dict[tuple[torch.device, torch.dtype], Choice] = {}
+        self._slopes: dict[torch.device, Tensor] = {}
+        self.apply(_initialise)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.embeddings.word_embeddings.weight.device
+
+    def choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
+        """The attention back-end for this device and precision.
+
+        Raises:
+            BackendUnavailable: none can serve, or not the one that was asked for by name.
+        """
+        key = (device, dtype)
+        if key not in self._choices:
+            head_dim = self.config.dim // self.config.heads
+            self._choices[key] = choose_backend(self.backend_name, device, dtype, head_dim, alibi=True)
+        return self._choices[key]
+
+    def forward_packed(self, input_ids: Tensor, cu_seqlens: Tensor | PackedLayout, max_seqlen: int) -> Tensor:
+        """Last hidden states of sequences laid end to end.
+
+        Args:
+            input_ids: int32 or int64 [tokens], special tokens included; checked if on the host.
+            cu_seqlens: int32 [sequences + 1] on the host: 0, l1, l1 + l2, ..., tokens; or the `PackedLayout`
+                built from it, on the model's device.
+            max_seqlen: tokens of the longest sequence, or more.
+
+        Returns:
+            [tokens, dim]. A sequence's rows do not depend on the others.
+
+        Raises:
+            ValueError: an argument is not as described; the message says which.
+            BackendUnavailable: no attention back-end can serve, or not the one asked for by name.
+        """
+        ids, layout = packed_inputs(input_ids, cu_seqlens, max_seqlen, self.config.vocabulary, 0, self.device)
+        dtype = compute_dtype(self.embeddings.word_embeddings.weight)
+        attend = self.choice(self.device, dtype).backend.bind(layout, dtype, self._slopes_on(self.device))
+        out: Tensor = self.encoder(self.embeddings(ids), attend)
+        return out[: layout.total]
+
+    def _slopes_on(self, device: torch.device) -> Tensor:
+        """float32 [heads]; no buffer, because a buffer would be rounded when the model is cast."""
+        if device not in self._slopes:
+            with torch.inference_mode(False):
+                self._slopes[device] = torch.tensor(alibi_slopes(self.config.heads), device=device)
+        return self._slopes[device]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=_INIT_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
