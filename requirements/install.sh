@@ -37,18 +37,19 @@ index=$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null) || in
 
 "$venv/bin/python" -m pip install --quiet --require-hashes -r requirements/uv.txt
 
-torch_only_on_gpu=$(mktemp)
-trap 'rm -f "$torch_only_on_gpu"' EXIT
+left_out=$(mktemp)
+trap 'rm -f "$left_out"' EXIT
 if [ -n "${TORCH_INDEX:-}" ]; then
     # Another build of the same version has other hashes, so torch itself goes first and unchecked.
     torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/dev.txt)
     "$venv/bin/uv" pip install --quiet --no-deps --default-index "$TORCH_INDEX" "$torch"
-    sed -n 's/^\(\(nvidia-\|cuda-\|triton\)[a-z0-9-]*\)==.*/\1/p' requirements/dev.txt >"$torch_only_on_gpu"
+    sed -n 's/^\(\(nvidia-\|cuda-\|triton\)[a-z0-9-]*\)==.*/\1/p' requirements/dev.txt >"$left_out"
 elif [ "${CPU_ONLY:-}" = 1 ]; then
     # torch loads all the others when it is imported.
     printf '%s\n' triton nvidia-cusolver nvidia-nvjitlink nvidia-cuda-cccl nvidia-nvtx cuda-bindings \
-        >"$torch_only_on_gpu"
+        >"$left_out"
 fi
-"$venv/bin/uv" pip install --require-hashes --compile-bytecode --excludes "$torch_only_on_gpu" \
-    -r requirements/dev.txt
+set -- --require-hashes --compile-bytecode -r requirements/dev.txt
+[ ! -s "$left_out" ] || set -- "$@" --excludes "$left_out"
+"$venv/bin/uv" pip install "$@"
 "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .

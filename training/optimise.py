@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-Module = TypeVar("Module", bound=nn.Module)
-Batch = TypeVar("Batch")
+from training.network import Network
+from virnucpro_core.models.classifier import Head
 
 
 def learning_rate(peak: float, progress: float, step: int, warm_up: int) -> float:
@@ -32,7 +31,7 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 class MovingAverage:
     """An exponential moving average of a network's weights, in a copy of it that never trains."""
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._decay = decay
         self._updates = 0
@@ -46,21 +45,17 @@ class MovingAverage:
 
 
 @torch.no_grad()
-def recalibrate(network: nn.Module, run: Callable[[Batch], object], batches: Iterable[Batch]) -> None:
-    """Set BatchNorm's statistics to the mean over clean training batches, for the weights as they are.
+def recalibrate(head: Head, features: Iterable[Tensor]) -> None:
+    """Set BatchNorm's statistics to their mean over batches of clean training features [frames, dim].
 
-    The statistics gathered in training belong to other weights (those of every step before, not the average)
-    and to disturbed input. Everything but BatchNorm stays in evaluation mode, so no dropout acts.
+    The statistics gathered in training belong to other weights (those of the steps before, not the average's)
+    and to disturbed input. No dropout acts here.
     """
-    network.eval()
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over all batches
-        norm.train()
-    for batch in batches:
-        run(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    momentum = head.norm.momentum
+    head.norm.reset_running_stats()
+    head.norm.momentum = None  # the plain mean over all batches
+    head.norm.train()
+    for batch in features:
+        head.norm(head.hidden(batch))
+    head.norm.momentum = momentum
+    head.eval()

@@ -33,7 +33,7 @@ def fasta(tmp_path):
 def expected_lines(size: int) -> list[dict[str, str | None]]:
     lines: list[dict[str, str | None]] = []
     for name, sequence in ODD.items():
-        for chunk in reference_impl.chunks(name, sequence, size):
+        for chunk in reference_impl.process(name, sequence, size):
             for frame in chunk.frames:
                 lines.append(
                     {

@@ -58,7 +58,7 @@ class ESM2WithFlashAttention(nn.Module):
         self.num_layers: int = model.num_layers
         self.dim: int = model.embed_dim
         self.heads: int = model.attention_heads
-        self._choices: dict[tuple[torch.device, torch.dtype], Choice] = {}
+        self._choices: dict[tuple[torch.device, torch.dtype], Choice | None] = {}
         self._merged: list[tuple[Tensor, Tensor]] = []
         for buffer in self._inverse_frequencies():
             if buffer.dtype != torch.float32:
@@ -75,18 +75,24 @@ class ESM2WithFlashAttention(nn.Module):
         device: torch.device = self.model.embed_tokens.weight.device
         return device
 
-    def choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
-        """The attention back-end for this device and precision.
+    def choice(self, device: torch.device, dtype: torch.dtype) -> Choice | None:
+        """The attention back-end for this device and precision; None if only the standard path can serve.
 
         Raises:
-            BackendUnavailable: none can serve, or not the one that was asked for by name.
+            BackendUnavailable: the one that was asked for by name cannot serve.
         """
         key = (device, dtype)
         if key not in self._choices:
-            self._choices[key] = choose_backend(
-                self.backend_name, device, dtype, self.dim // self.heads, alibi=False
-            )
+            self._choices[key] = self._choose(device, dtype)
         return self._choices[key]
+
+    def _choose(self, device: torch.device, dtype: torch.dtype) -> Choice | None:
+        try:
+            return choose_backend(self.backend_name, device, dtype, self.dim // self.heads, alibi=False)
+        except BackendUnavailable:
+            if self.backend_name != AUTO:
+                raise
+            return None
 
     def forward(self, tokens: Tensor, repr_layers: Sequence[int] = ()) -> dict[str, Any]:
         """fair-esm's own forward on padded `tokens` [batch, length], int64; its own result."""
@@ -128,15 +134,12 @@ class ESM2WithFlashAttention(nn.Module):
         ids, layout = packed_inputs(
             input_ids, cu_seqlens, max_seqlen, self.model.alphabet_size, self.model.padding_idx, self.device
         )
-        if self.takes_v1_path(v1_compatible):
+        choice = (
+            None if self.takes_v1_path(v1_compatible) else self.choice(self.device, self._compute_dtype())
+        )
+        if choice is None:
             return self._forward_packed_fallback(ids, layout, layers)
-        try:
-            backend = self.choice(self.device, self._compute_dtype()).backend
-        except BackendUnavailable:
-            if self.backend_name != AUTO:
-                raise
-            return self._forward_packed_fallback(ids, layout, layers)
-        return self._forward_packed(ids, layout, layers, backend)
+        return self._forward_packed(ids, layout, layers, choice.backend)
 
     def takes_v1_path(self, v1_compatible: bool = False) -> bool:
         """Is the standard path asked for?"""

@@ -1,0 +1,99 @@
+"""The commands for a laptop start without torch, and every command explains itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from consumer.cli.app import run
+from virnucpro_core import __version__
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("serve", "publish", "watch", "predict", "frames", "demo", "version")
+HEAVY = ("torch", "esm", "safetensors", "tokenizers")
+
+_THEN_LIST_MODULES = """
+import json, sys
+from consumer.cli.app import run
+code = run(json.loads(sys.argv[1]))
+print(json.dumps({"code": code, "modules": sorted(sys.modules)}), file=sys.stderr)
+"""
+
+
+def imported_by(*arguments: str) -> tuple[int, set[str], str]:
+    """Exit code, modules and stderr of a command line in a fresh process."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VIRNUCPRO_")}
+    done = subprocess.run(
+        [sys.executable, "-c", _THEN_LIST_MODULES, json.dumps(arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    report = json.loads(done.stderr.splitlines()[-1])
+    return report["code"], set(report["modules"]), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["version"], 0),
+        *(([command, "--help"], 0) for command in COMMANDS),
+        (["publish", "no-such-file.fasta", "--bootstrap", "127.0.0.1:1"], 1),
+        (["watch", "--bootstrap", "127.0.0.1:1", "--timeout", "0.3"], 1),
+        (["frames", "consumer/data/sample.fasta"], 0),
+        (["serve", "--print-config"], 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_starts_without_torch(arguments, code):
+    exit_code, modules, stderr = imported_by(*arguments)
+    assert exit_code == code, stderr
+    assert not modules.intersection(HEAVY)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_an_example(command, capsys):
+    assert run([command, "--help"]) == 0
+    assert f"virnucpro {command}" in capsys.readouterr().out.split("Usage:")[1].split("\n", 1)[1]
+
+
+def test_help_lists_every_command(capsys):
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f" {command} " in out for command in COMMANDS)
+
+
+def test_no_command_shows_the_help_and_is_a_usage_error(capsys):
+    assert run([]) == 2
+    out, err = capsys.readouterr()
+    assert "Usage: virnucpro" in out + err
+    assert "error" not in err
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"virnucpro-stream {__version__}\n"
+    assert run(["version"]) == 0
+    assert capsys.readouterr().out.startswith(f"virnucpro-stream {__version__}\npython ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["publish"], ["frames", "x", "--nonsense"], ["watch", "--count", "0"], ["watch", "--from", "2"]],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, capsys):
+    assert run(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("virnucpro: error: ")
+    assert line.endswith(" --help)")

@@ -1,0 +1,86 @@
+"""The start-up self-test: the chosen attention path against fair-esm's own forward, on the loaded weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from virnucpro_core.errors import CoreError
+from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
+from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.pooling import mean_of_residues
+from virnucpro_core.packing import pack
+from virnucpro_core.tokens import esm2_token_ids
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+"""Largest relative L2 distance of a token's or a protein's representation, by the model's type."""
+
+_LETTERS = "LAGVSERTIDPKQNFYMHWC"
+_LENGTHS = (3, 166, 17, 98, 31, 1, 64)
+
+
+class SelfTestFailed(CoreError):
+    """The chosen path does not give fair-esm's numbers; the message has the figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestResult:
+    """Largest relative L2 distance over all tokens, and over the proteins' pooled vectors; the limit of both."""
+
+    per_token: float
+    pooled: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Written so that NaN fails."""
+        return self.per_token <= self.tolerance and self.pooled <= self.tolerance
+
+
+def test_proteins() -> list[str]:
+    """A few proteins of unequal lengths, always the same."""
+    rng = np.random.default_rng(20)
+    return ["".join(rng.choice(list(_LETTERS), size=length)) for length in _LENGTHS]
+
+
+def compare_with_fair_esm(model: ESM2WithFlashAttention) -> SelfTestResult:
+    """Run the test proteins packed together through the chosen path, and one by one through fair-esm's forward."""
+    packed = pack([esm2_token_ids(protein) for protein in test_proteins()])
+    layout = PackedLayout.build(packed.cu_seqlens, len(packed.ids), model.device)
+    ids = torch.from_numpy(packed.ids)
+    last = model.num_layers
+    with torch.inference_mode():
+        chosen = model.forward_packed(ids, layout, packed.max_seqlen)["representations"][last]
+        alone = [
+            model(protein[None].to(model.device, torch.int64), (last,))["representations"][last][0]
+            for protein in ids.split(layout.lengths.tolist())
+        ]
+        expected = torch.cat(alone)
+        per_token = _relative_l2(chosen, expected)
+        pooled = _relative_l2(mean_of_residues(chosen, layout), mean_of_residues(expected, layout))
+    return SelfTestResult(per_token, pooled, TOLERANCE[model.model.embed_tokens.weight.dtype])
+
+
+def run_self_test(model: ESM2WithFlashAttention) -> SelfTestResult:
+    """Compare, and refuse what is over the tolerance.
+
+    Raises:
+        SelfTestFailed: with the figures.
+    """
+    result = compare_with_fair_esm(model)
+    if not result.passed:
+        raise SelfTestFailed(
+            "self-test failed: the chosen attention path is off fair-esm's own forward by "
+            f"{result.per_token:.3g} per token and {result.pooled:.3g} pooled (relative L2), "
+            f"allowed {result.tolerance:.0e}"
+        )
+    return result
+
+
+def _relative_l2(actual: Tensor, expected: Tensor) -> float:
+    actual, expected = actual.double(), expected.double()
+    distances = (actual - expected).norm(dim=1) / expected.norm(dim=1)
+    return float(distances.max())
