@@ -20,16 +20,13 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
 from types import TracebackType
-
-from confluent_kafka import cimpl
 
 from consumer.errors import ServiceError
 from consumer.exit_codes import ExitCode
+from consumer.librdkafka import ERROR_BYTES, library
 
 _PRODUCER = 0  # rd_kafka_type_t
-_ERROR_BYTES = 512
 _REBALANCE_DELAY_MS = 0  # a real broker's 3 s of waiting for more members would only delay every start
 
 
@@ -42,7 +39,7 @@ class EmbeddedBroker:
         topics: partitions of each topic. Others are made with 4 partitions when a client asks for them.
 
     Raises:
-        ServiceError: this installation of confluent-kafka has no mock cluster, or a topic can't be made.
+        ServiceError: this build of confluent-kafka hides the mock cluster, or a topic can't be made.
     """
 
     def __init__(self, topics: Mapping[str, int]) -> None:
@@ -58,24 +55,26 @@ class EmbeddedBroker:
         return self._address
 
     def __enter__(self) -> EmbeddedBroker:
-        library = _library()
+        kafka = library()
         with ExitStack() as stack:
-            handle = _client_handle(library)
-            stack.callback(library.rd_kafka_destroy, handle)
-            cluster = library.rd_kafka_mock_cluster_new(handle, 1)
+            handle = _client_handle(kafka)
+            stack.callback(kafka.rd_kafka_destroy, handle)
+            cluster = kafka.rd_kafka_mock_cluster_new(handle, 1)
             if not cluster:
-                raise ServiceError("the embedded broker can't listen on 127.0.0.1: is the loopback interface up?")
-            stack.callback(library.rd_kafka_mock_cluster_destroy, cluster)
-            library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, _REBALANCE_DELAY_MS)
+                raise ServiceError(
+                    "the embedded broker can't listen on 127.0.0.1: is the loopback interface up?"
+                )
+            stack.callback(kafka.rd_kafka_mock_cluster_destroy, cluster)
+            kafka.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, _REBALANCE_DELAY_MS)
             for topic, partitions in self._topics.items():
-                error = library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1)
+                error = kafka.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1)
                 if error:
-                    reason = library.rd_kafka_err2str(error).decode()
+                    reason = kafka.rd_kafka_err2str(error).decode()
                     raise ServiceError(
                         f"the embedded broker refuses the topic {topic!r} with {partitions} partitions ({reason}): "
                         "give it another name, and at least 1 partition"
                     )
-            self._address = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+            self._address = kafka.rd_kafka_mock_cluster_bootstraps(cluster).decode()
             self._open = stack.pop_all()
         return self
 
@@ -87,46 +86,13 @@ class EmbeddedBroker:
             stack.close()
 
 
-@cache
-def _library() -> ctypes.CDLL:
-    """The librdkafka that confluent-kafka itself uses, with the types of what is called here.
-
-    Opening the extension module finds it wherever a wheel put it, or on the system for a build from source:
-    a symbol is looked up in the dependencies too.
-    """
-    library = ctypes.CDLL(cimpl.__file__)
-    text, pointer, number = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int
-    signatures = {
-        "rd_kafka_conf_new": (pointer, []),
-        "rd_kafka_conf_set_log_cb": (None, [pointer, pointer]),
-        "rd_kafka_new": (pointer, [number, pointer, text, ctypes.c_size_t]),
-        "rd_kafka_destroy": (None, [pointer]),
-        "rd_kafka_err2str": (text, [number]),
-        "rd_kafka_mock_cluster_new": (pointer, [pointer, number]),
-        "rd_kafka_mock_cluster_destroy": (None, [pointer]),
-        "rd_kafka_mock_cluster_bootstraps": (text, [pointer]),
-        "rd_kafka_mock_topic_create": (number, [pointer, text, number, number]),
-        "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, [pointer, ctypes.c_int32]),
-    }
-    for name, (result, arguments) in signatures.items():
-        try:
-            function = getattr(library, name)
-        except AttributeError as error:
-            raise ServiceError(
-                f"this installation of confluent-kafka has no embedded broker ({name} is missing): install its wheel, "
-                "or set VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS to a real broker"
-            ) from error
-        function.restype, function.argtypes = result, arguments
-    return library
-
-
-def _client_handle(library: ctypes.CDLL) -> int:
+def _client_handle(kafka: ctypes.CDLL) -> int:
     """The librdkafka client that hosts the cluster; it is never used as one."""
-    conf = library.rd_kafka_conf_new()
+    conf = kafka.rd_kafka_conf_new()
     # Without this it writes raw lines to stderr, among the log's JSON.
-    library.rd_kafka_conf_set_log_cb(conf, None)
-    reason = ctypes.create_string_buffer(_ERROR_BYTES)
-    handle: int | None = library.rd_kafka_new(_PRODUCER, conf, reason, _ERROR_BYTES)
+    kafka.rd_kafka_conf_set_log_cb(conf, None)
+    reason = ctypes.create_string_buffer(ERROR_BYTES)
+    handle: int | None = kafka.rd_kafka_new(_PRODUCER, conf, reason, ERROR_BYTES)
     if handle is None:
         raise ServiceError(f"the embedded broker can't start: {reason.value.decode()}")
     return handle
@@ -141,7 +107,9 @@ def _topic(text: str) -> tuple[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a broker until SIGTERM or SIGINT; one line of JSON on stdout tells when it is ready, and where."""
-    parser = argparse.ArgumentParser(prog="python -m consumer.embedded", description="An in-memory Kafka broker.")
+    parser = argparse.ArgumentParser(
+        prog="python -m consumer.embedded", description="An in-memory Kafka broker."
+    )
     parser.add_argument("--topic", action="append", type=_topic, default=[], metavar="NAME:PARTITIONS")
     topics = dict(parser.parse_args(arguments).topic)
     stop = threading.Event()

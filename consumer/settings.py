@@ -13,28 +13,32 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
 
-from consumer.kafka_options import option_name, option_refused, option_value_shown
+from consumer.environment import (
+    KAFKA_PREFIX,
+    PREFIX,
+    SettingsError,
+    client_options,
+    masked_option,
+    option_variable,
+    ours,
+)
 
-PREFIX = "VIRNUCPRO_"
-KAFKA_PREFIX = "VIRNUCPRO_KAFKA_"
+__all__ = ["EMBEDDED", "Settings", "SettingsError", "load_settings"]
+
 EMBEDDED = "embedded"
-
-_SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-# Kubernetes puts the addresses of the Services of a namespace into every pod, so one that is called virnucpro
-# or virnucpro-kafka gives variables with our prefix. They are no settings.
-_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
-_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+_SHOWN_LETTERS = 60
+_SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 
 
-class SettingsError(ValueError):
-    """The settings can't be used; one line for each problem, naming its variable and what that takes."""
+def _refuse(message: str) -> PydanticCustomError:
+    """An error whose message is a whole sentence; any other one is told by what its variable takes."""
+    return PydanticCustomError("refused", "{message}", {"message": message})
 
 
 def _switch(value: object) -> object:
-    """The one way to write yes and no; a bool from Python passes."""
     if isinstance(value, str):
         if value.lower() not in _SWITCH:
             raise ValueError("no switch")
@@ -42,16 +46,42 @@ def _switch(value: object) -> object:
     return value
 
 
-def _topic(name: str) -> str:
+def _topic(name: str, info: ValidationInfo) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
         raise ValueError("no topic name")
+    for other in ("input_topic", "output_topic"):
+        if other != info.field_name and info.data.get(other) == name:
+            raise _refuse(
+                f"{_variable(other)} and {_variable(str(info.field_name))} are both {name}: name two topics"
+            )
     return name
 
 
-def _no_registry(value: str | None) -> str | None:
-    if value is not None:
-        raise ValueError("not built")
-    return value
+def _delivery(wanted: str, info: ValidationInfo) -> str:
+    if wanted == "exactly_once":
+        embedded = info.data.get("kafka_bootstrap_servers") == EMBEDDED
+        why = (
+            ", and the embedded broker has no transactions"
+            if embedded
+            else " (the default with a real broker)"
+        )
+        raise _refuse(
+            f"VIRNUCPRO_DELIVERY=exactly_once is not built yet{why}: set VIRNUCPRO_DELIVERY=at_least_once"
+        )
+    return wanted
+
+
+def _default_delivery(data: dict[str, Any]) -> str:
+    return "at_least_once" if data.get("kafka_bootstrap_servers", EMBEDDED) == EMBEDDED else "exactly_once"
+
+
+def _registry(url: str | None) -> str | None:
+    if url is not None:
+        raise _refuse(
+            "VIRNUCPRO_SCHEMA_REGISTRY_URL can't be used: a schema registry is not built yet, unset it "
+            "(predictions are in Avro single-object encoding; Confluent framing is read without a registry)"
+        )
+    return url
 
 
 Switch = Annotated[bool, BeforeValidator(_switch)]
@@ -63,58 +93,58 @@ AttentionBackend = Literal["auto", "flash_attn", "varlen", "sdpa"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
-_A_TOPIC = "a topic name: up to 249 of A-Z a-z 0-9 . _ -"
-_A_SWITCH = "1, true, yes or on; or 0, false, no or off"
-
-
-def _setting(default: Any, takes: str, **limits: Any) -> Any:
-    """A field whose description is what the variable takes, as error messages say it."""
-    if callable(default):
-        return Field(default_factory=default, description=takes, **limits)
-    return Field(default, description=takes, **limits)
+_TOPIC = "a topic name: 1 to 249 of A-Z a-z 0-9 . _ -"
+_YES_NO = "1, true, yes or on; or 0, false, no or off"
+_MILLISECONDS = "a whole number of milliseconds, 0 to 60000"
 
 
 class Settings(BaseModel):
-    """All settings of the service; the variable of a field is its name in capitals after `VIRNUCPRO_`."""
+    """All settings. The variable of a field is its name in capitals after `VIRNUCPRO_`; a field's description is
+    what the variable takes. Building one directly checks it too, and raises pydantic's ValidationError.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    kafka_bootstrap_servers: Name = _setting(EMBEDDED, "host:port, several with commas, or embedded")
+    kafka_bootstrap_servers: Name = Field(EMBEDDED, description="host:port, several with commas, or embedded")
     kafka: dict[str, str] = Field(default_factory=dict, description="further options of the Kafka client")
-    input_topic: Topic = _setting("sequences", _A_TOPIC)
-    output_topic: Topic = _setting("predictions", _A_TOPIC)
-    dlq_topic: Topic = _setting("sequences.dlq", _A_TOPIC)
-    group_id: Name = _setting("virnucpro", "the name of a consumer group")
-    instance_id: Name = _setting(socket.gethostname, "a name that no other member of the group has")
-    delivery: Delivery = _setting("exactly_once", "exactly_once or at_least_once")
-    schema_registry_url: Annotated[str | None, AfterValidator(_no_registry)] = _setting(
-        None, "nothing yet: a schema registry is not built yet, so leave it unset"
+    input_topic: Topic = Field("sequences", description=_TOPIC)
+    output_topic: Topic = Field("predictions", description=_TOPIC)
+    dlq_topic: Topic = Field("sequences.dlq", description=_TOPIC)
+    group_id: Name = Field("virnucpro", description="the name of a consumer group")
+    instance_id: Name = Field(
+        default_factory=socket.gethostname, description="a name that no other member of the group has"
+    )
+    delivery: Annotated[Delivery, AfterValidator(_delivery)] = Field(
+        default_factory=_default_delivery, validate_default=True, description="exactly_once or at_least_once"
+    )
+    schema_registry_url: Annotated[str | None, AfterValidator(_registry)] = Field(
+        None, description="nothing yet"
     )
 
-    model: Name = _setting("nano", "nano, or the path of a model bundle")
-    device: str = _setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    precision: Precision = _setting("auto", "auto, fp32, fp16 or bf16")
-    v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = _setting(None, _A_SWITCH)
-    attention_backend: AttentionBackend = _setting("auto", "auto, flash_attn, varlen or sdpa")
-    self_test: Switch = _setting(True, _A_SWITCH)
+    model: Name = Field("nano", description="nano, or the path of a model bundle")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Precision = Field("auto", description="auto, fp32, fp16 or bf16")
+    v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = Field(None, description=_YES_NO)
+    attention_backend: AttentionBackend = Field("auto", description="auto, flash_attn, varlen or sdpa")
+    self_test: Switch = Field(True, description=_YES_NO)
 
-    token_budget: int | None = _setting(None, "a whole number of tokens in a batch, 1 or more", ge=1)
-    max_wait_ms: int = _setting(50, "a whole number of milliseconds, 0 to 60000", ge=0, le=60_000)
-    prepare_threads: int = _setting(1, "a whole number of threads, 1 to 64", ge=1, le=64)
-    max_sequence_bases: int = _setting(1_000_000, "a whole number of bases, 1 or more", ge=1)
-    max_message_bytes: int = _setting(
-        4_194_304, "a whole number of bytes, 1000 to 900000000", ge=1000, le=900_000_000
+    token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
+    max_wait_ms: int = Field(50, ge=0, le=60_000, description=_MILLISECONDS)
+    prepare_threads: int = Field(1, ge=1, le=64, description="a whole number of threads, 1 to 64")
+    max_sequence_bases: int = Field(1_000_000, ge=1, description="a whole number of bases, 1 or more")
+    max_message_bytes: int = Field(
+        4 << 20, ge=1000, le=900_000_000, description="a whole number of bytes, 1000 to 900000000"
     )
-    max_inflight_records: int = _setting(2000, "a whole number of records, 1 or more", ge=1)
-    max_inflight_bytes: int = _setting(67_108_864, "a whole number of bytes, 1 or more", ge=1)
-    commit_interval_ms: int = _setting(100, "a whole number of milliseconds, 0 to 60000", ge=0, le=60_000)
-    startup_timeout_s: float = _setting(30.0, "a number of seconds, more than 0", gt=0)
-    drain_timeout_s: float = _setting(25.0, "a number of seconds, 0 or more", ge=0)
+    max_inflight_records: int = Field(2000, ge=1, description="a whole number of records, 1 or more")
+    max_inflight_bytes: int = Field(64 << 20, ge=1, description="a whole number of bytes, 1 or more")
+    commit_interval_ms: int = Field(100, ge=0, le=60_000, description=_MILLISECONDS)
+    startup_timeout_s: float = Field(30.0, gt=0, description="a number of seconds, more than 0")
+    drain_timeout_s: float = Field(25.0, ge=0, description="a number of seconds, 0 or more")
 
-    http_host: Name = _setting("0.0.0.0", "an address of this machine; 0.0.0.0 is all of them")
-    http_port: int = _setting(8080, "a port, 1 to 65535, or 0 for any free one", ge=0, le=65_535)
-    log_level: LogLevel = _setting("info", "debug, info, warning or error")
-    log_format: LogFormat = _setting("auto", "auto, console or json")
+    http_host: Name = Field("0.0.0.0", description="an address of this machine; 0.0.0.0 is all of them")
+    http_port: int = Field(8080, ge=0, le=65_535, description="a port, 1 to 65535, or 0 for any free one")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    log_format: LogFormat = Field("auto", description="auto, console or json")
 
     @property
     def embedded(self) -> bool:
@@ -126,16 +156,69 @@ class Settings(BaseModel):
         return self.model_copy(update={"kafka_bootstrap_servers": bootstrap_servers})
 
     def masked(self) -> dict[str, Any]:
-        """Variable -> value in effect, secrets masked; None where a default depends on the device or bundle."""
-        shown = {variable(name): getattr(self, name) for name in type(self).model_fields if name != "kafka"}
-        options = {variable("kafka_" + _suffix(name)): option_value_shown(name, value) for name, value in self.kafka.items()}
-        return dict(sorted((shown | options).items()))
+        """Variable -> value in effect, secrets masked; a token budget of None is the device's own."""
+        shown = {_variable(name): getattr(self, name) for name in _fields()}
+        shown[_variable("v1_attention")] = bool(self.v1_attention)
+        options = {option_variable(name): masked_option(name, value) for name, value in self.kafka.items()}
+        return shown | options
 
 
-def variable(field: str) -> str:
-    """The environment variable of a field."""
+def load_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
+    """The settings that an environment gives.
+
+    Args:
+        environment: variables; those without our prefix are ignored.
+        overrides: fields that win over their variables.
+
+    Raises:
+        SettingsError: one line for each problem.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for name, value in ours(environment).items():
+        field = name.removeprefix(PREFIX).lower()
+        if field in _fields() and name == _variable(field):
+            values[field] = value
+        elif not name.startswith(KAFKA_PREFIX):
+            problems.append(_unknown(name))
+    try:
+        values["kafka"] = client_options(environment)
+    except SettingsError as error:
+        problems += str(error).splitlines()
+    values |= overrides
+    # Said outright, since pydantic computes no default from other fields while one of those is wrong.
+    values.setdefault("delivery", _default_delivery(values))
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        problems += [_told(detail) for detail in error.errors()]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def _variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def _suffix(option: str) -> str:
-    return option.replace(".", "_")
+def _fields() -> list[str]:
+    """The fields that have one variable each."""
+    return [name for name in Settings.model_fields if name != "kafka"]
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name.upper(), map(_variable, _fields()), n=1, cutoff=0.8)
+    return f"{name} is no setting: " + (
+        f"did you mean {near[0]}?" if near else "unset it, or see docs/settings.md"
+    )
+
+
+def _told(detail: ErrorDetails) -> str:
+    if detail["type"] == "refused":
+        return detail["msg"]
+    field = str(detail["loc"][0])
+    if field not in Settings.model_fields:
+        return _unknown(_variable(field))
+    value = str(detail["input"])
+    shown = value if len(value) <= _SHOWN_LETTERS else value[:_SHOWN_LETTERS] + "..."
+    return f"{_variable(field)}={shown} is refused: it takes {Settings.model_fields[field].description}"

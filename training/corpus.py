@@ -97,7 +97,8 @@ class BalancedSampler:
         for label in present:
             of_label = labels[records] == label
             names = groups[records]
-            sizes = {str(n): lengths[records[of_label & (names == n)]].sum() for n in np.unique(names[of_label])}
+            present_names = np.unique(names[of_label])
+            sizes = {str(n): lengths[records[of_label & (names == n)]].sum() for n in present_names}
             total = sum(float(size) ** exponent for size in sizes.values())
             for name, size in sizes.items():
                 members = of_label & (names == name)
@@ -113,9 +114,7 @@ class BalancedSampler:
         return self.records[np.minimum(places, len(self.records) - 1)]
 
 
-def hold_out(
-    keys: Sequence[str], sizes: Sequence[int], share: float, rng: np.random.Generator
-) -> set[str]:
+def hold_out(keys: Sequence[str], sizes: Sequence[int], share: float, rng: np.random.Generator) -> set[str]:
     """Keys (families, genera) that together hold about `share` of the bases.
 
     A key with more than a third of the share's bases is never taken (it would be the whole slice), nor is

@@ -47,5 +47,5 @@ def classification_loss(logits: Tensor, frame_chunk: Tensor, chunk_label: Tensor
 
 
 def masked_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of hidden tokens: logits [hidden, vocabulary], targets int64 [hidden]; 0 without any."""
+    """Mean cross-entropy of hidden tokens: logits [hidden, vocabulary], targets int64 [hidden]; 0 for none."""
     return F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1)

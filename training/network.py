@@ -1,4 +1,4 @@
-"""The three models as one network that trains: the service's own modules, and a head for masked nucleotides."""
+"""The three models as one network that trains: the service's modules, and a head for masked nucleotides."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from training.shards import Shard
 from virnucpro_core.models.classifier import Head
-from virnucpro_core.models.dnabert_s import DnabertS, DnabertSConfig
+from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PackedLayout, to_device
+from virnucpro_core.models.manifest import DnabertSConfig, Esm2Config, HeadConfig
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
 from virnucpro_core.packing import PackedTokens, pack_frames
 from virnucpro_core.prepare import PreparedFrame
 
-ESM2_LAYERS, ESM2_DIM, ESM2_HEADS = 4, 192, 6
+ESM2 = Esm2Config(layers=4, dim=192, heads=6)
 DNA_LAYERS, DNA_DIM, DNA_HEADS, DNA_INTERMEDIATE = 4, 128, 4, 512
-HEAD_HIDDEN = 128
+HEAD = HeadConfig(hidden=128)
 SCORED_TOGETHER = 1024  # frames of one evaluation batch
 
 
@@ -84,29 +85,30 @@ class Network(nn.Module):
 
     def __init__(self, vocabulary: int, dropout: float) -> None:
         super().__init__()
-        model = esm.ESM2(ESM2_LAYERS, ESM2_DIM, ESM2_HEADS)
+        model = esm.ESM2(ESM2.layers, ESM2.dim, ESM2.heads)
         model.apply(_initialise)
         self.esm2 = ESM2WithFlashAttention(model)
-        self.dnabert_s = DnabertS(DnabertSConfig(DNA_LAYERS, DNA_DIM, DNA_HEADS, DNA_INTERMEDIATE, vocabulary))
+        config = DnabertSConfig(DNA_LAYERS, DNA_DIM, DNA_HEADS, DNA_INTERMEDIATE, vocabulary)
+        self.dnabert_s = DnabertS(config)
         self.dna_lm = nn.Sequential(nn.Linear(DNA_DIM, DNA_DIM), nn.GELU(), nn.LayerNorm(DNA_DIM))
         self.dna_lm_bias = nn.Parameter(torch.zeros(vocabulary))
         self.dropout = nn.Dropout(dropout)
-        self.head = Head(ESM2_DIM + DNA_DIM, HEAD_HIDDEN, dropout)
+        self.head = Head(ESM2.dim + DNA_DIM, HEAD.hidden, dropout)
         # Of no use to training: the contact head is never trained, and is no part of a bundle.
         model.contact_head.requires_grad_(False)
 
     def encode(self, protein: Tokens, dna: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Features float32 [frames, DNA_DIM + ESM2_DIM], and the hidden states of both models' tokens."""
+        """Features float32 [frames, DNA_DIM + ESM2.dim], and the hidden states of both models' tokens."""
         last = self.esm2.num_layers
         with torch.autocast("cuda", torch.bfloat16, enabled=protein.ids.is_cuda):
             hidden = self.esm2.forward_packed(protein.ids, protein.layout, protein.layout.max_seqlen)
             of_protein = hidden["representations"][last]
             of_dna = self.dnabert_s.forward_packed(dna.ids, dna.layout, dna.layout.max_seqlen)
-        pooled = frame_features(mean_of_tokens(of_dna, dna.layout), mean_of_residues(of_protein, protein.layout))
-        return pooled, of_protein.float(), of_dna.float()
+        means = mean_of_tokens(of_dna, dna.layout), mean_of_residues(of_protein, protein.layout)
+        return frame_features(*means), of_protein.float(), of_dna.float()
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits float32 [frames, 2], and of the hidden tokens [hidden, alphabet] and [hidden, vocabulary]."""
+        """Logits float32 [frames, 2], and those of hidden tokens: [hidden, alphabet], [hidden, vocabulary]."""
         pooled, of_protein, of_dna = self.encode(batch.protein, batch.dna)
         proteins = self.esm2.model.lm_head(of_protein.index_select(0, batch.protein_positions))
         words = self.dnabert_s.embeddings.word_embeddings.weight
@@ -117,9 +119,8 @@ class Network(nn.Module):
     def score(self, frames: Sequence[PreparedFrame], device: torch.device) -> npt.NDArray[np.float32]:
         """Scores of prepared frames, float32 [frames, 2]; for the dev split, in training's precision."""
         self.eval()
-        parts = [
-            torch.softmax(self.head(self.encode(protein, dna)[0]), dim=1) for protein, dna in _batches(frames, device)
-        ]
+        pooled = (self.encode(protein, dna)[0] for protein, dna in _batches(frames, device))
+        parts = [torch.softmax(self.head(features), dim=1) for features in pooled]
         scores: npt.NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return scores
 
@@ -131,7 +132,7 @@ def _batches(frames: Sequence[PreparedFrame], device: torch.device) -> Iterator[
 
 
 def _initialise(module: nn.Module) -> None:
-    """As BERT is; fair-esm's own start, embeddings of unit size, is far too loud for its tied output layer."""
+    """As BERT is; fair-esm's own start, embeddings of unit size, is too loud for its tied output layer."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 _BASES = np.frombuffer(b"ACGT", dtype=np.uint8)
-_MASKED, _RANDOM = 0.8, 0.1  # BERT's shares; the remaining tenth keeps its token and is predicted all the same
+_MASKED, _RANDOM = 0.8, 0.1  # BERT's shares; the remaining tenth keeps its token and is predicted too
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Parts of the training loop: the learning rate, the moving average of the weights, BatchNorm's statistics."""
+"""Parts of the training loop: learning rate, moving average of the weights, BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Move towards `network`; the first updates weigh more, so that the random start is soon forgotten."""
+        """Move towards `network`; the first updates weigh more, so that the start is soon forgotten."""
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)

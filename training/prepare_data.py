@@ -78,7 +78,9 @@ def build(paths: list[Path], manifest: Path, share: float, seed: int) -> Corpus:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("fasta", nargs="+", type=Path, help="FASTA files, .gz or not")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder; genomes.npz is written into it")
@@ -92,8 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
         records = corpus.records_of(split)
         for label, name in enumerate(LABELS):
             chosen = records[corpus.labels[records] == label]
-            groups = len(set(corpus.groups[chosen]))
-            print(f"{split:10} {name:6} {len(chosen):5} records {corpus.lengths[chosen].sum():9} bp {groups:3} groups")
+            groups, bases = len(set(corpus.groups[chosen])), corpus.lengths[chosen].sum()
+            print(f"{split:10} {name:6} {len(chosen):5} records {bases:9} bp {groups:3} groups")
         print(f"{split:10} ids sha256 {ids_digest([str(i) for i in corpus.ids[records]])}")
     print(f"wrote {target} ({target.stat().st_size / 2**20:.1f} MiB)")
     return 0

@@ -1,9 +1,9 @@
 """Frames for training and evaluation, prepared by numpy worker processes.
 
-A shard is one batch: chunks drawn anew with the balanced sampler at random offsets, of mixed lengths, with all
-their open frames tokenised and some of the tokens masked. A shard depends on (seed, its number) alone, so the
-data of a run can be repeated however many workers there are. The reverse strand needs no augmentation of its
-own: a chunk and its reverse complement have the same six frames.
+A shard is one batch: chunks drawn anew with the balanced sampler at random offsets, of mixed lengths, with
+all their open frames tokenised and some of the tokens masked. A shard depends on (seed, its number) alone, so
+the data of a run can be repeated however many workers there are. The reverse strand needs no augmentation of
+its own: a chunk and its reverse complement have the same six frames.
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ def join(parts: list[EvaluationSet]) -> EvaluationSet:
     return EvaluationSet(
         [frame for part in parts for frame in part.frames],
         Layout(
-            np.concatenate([part.layout.frame_chunk + shift for part, shift in zip(parts, shifts, strict=False)]),
+            np.concatenate(
+                [part.layout.frame_chunk + shift for part, shift in zip(parts, shifts[:-1], strict=True)]
+            ),
             np.concatenate([part.layout.chunk_record for part in parts]),
         ),
         sum(part.chunks for part in parts),

@@ -61,10 +61,12 @@ def train_tokenizer(pieces: Iterator[str], vocabulary: int) -> Tokenizer:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of genomes.npz; takes tokenizer.json")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of genomes.npz")
     parser.add_argument("--vocabulary", type=int, default=1024)
-    parser.add_argument("--pieces", type=int, default=30000, help="stretches of the training split to learn from")
+    parser.add_argument("--pieces", type=int, default=30000, help="stretches to learn from")
     parser.add_argument("--piece-bases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)

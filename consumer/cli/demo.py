@@ -64,6 +64,7 @@ def demo(
     """
     from rich.console import Console
 
+    from consumer import logs
     from consumer.cli.demo_service import ServiceProcess
     from consumer.cli.sample import sample_truth
     from consumer.cli.table import Rows
@@ -71,6 +72,7 @@ def demo(
 
     if v1_attention:
         os.environ["VIRNUCPRO_V1_ATTENTION"] = "true"
+    logs.configure("critical", "auto")  # the broker's clients here; the service has a log of its own
     console = Console(highlight=False)
     truth = sample_truth()
     with ExitStack() as stack:
@@ -185,8 +187,10 @@ def _open_reader(stack: ExitStack, address: str) -> Reader:
     from confluent_kafka import Consumer
 
     from consumer.cli.reading import Reader, reader_config
+    from consumer.settings import load_settings
 
-    consumer = Consumer(reader_config({"bootstrap.servers": address, "log_level": 0}))
+    settings = load_settings({}, kafka_bootstrap_servers=address, delivery="at_least_once")
+    consumer = Consumer(reader_config(settings))
     stack.callback(consumer.close)
     return Reader(consumer, {OUTPUT: PARTITIONS, DLQ: PARTITIONS}, "beginning")
 

@@ -36,17 +36,23 @@ def known_errors() -> tuple[type[BaseException], ...]:
 
     Called when something was raised, not before, so that a command imports only what it uses itself.
     """
+    from consumer.environment import SettingsError
     from consumer.errors import ServiceError
-    from consumer.settings import SettingsError
     from virnucpro_core.errors import CoreError
     from virnucpro_core.fasta import SequenceFileError
+    from virnucpro_core.models.manifest import BundleError
 
-    return (UserError, ServiceError, SettingsError, CoreError, SequenceFileError)
+    errors = (UserError, ServiceError, SettingsError, CoreError, BundleError, SequenceFileError)
+    if "torch" not in sys.modules:
+        return errors
+    from virnucpro_core.models.attention import BackendUnavailable
+
+    return (*errors, BackendUnavailable)
 
 
 def exit_code_of(error: BaseException) -> int:
     """The exit code that goes with one of the `known_errors`."""
-    from consumer.settings import SettingsError
+    from consumer.environment import SettingsError
     from virnucpro_core.errors import DeviceLost
 
     if isinstance(error, SettingsError):

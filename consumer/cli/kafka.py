@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 
+from consumer import logs
 from consumer.brokers import BrokerWatch, partition_counts
 from consumer.cli.errors import UserError
 from consumer.clock import Deadline
@@ -19,6 +20,8 @@ _ASK_S = 2.0
 
 def client_settings(bootstrap: str | None) -> Settings:
     """The service's settings, for a command that only talks to its topics.
+
+    The Kafka client's own log is silent unless VIRNUCPRO_LOG_LEVEL asks for it: the one line of an error says it.
 
     Args:
         bootstrap: address given on the command line; None takes VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS.
@@ -36,6 +39,9 @@ def client_settings(bootstrap: str | None) -> Settings:
             "with --bootstrap, or in VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS",
             ExitCode.USAGE,
         )
+    logs.configure(
+        settings.log_level if "VIRNUCPRO_LOG_LEVEL" in os.environ else "critical", settings.log_format
+    )
     return settings
 
 

@@ -48,7 +48,7 @@ def publish(
 
     from consumer.brokers import BrokerWatch
     from consumer.cli.inputs import measure
-    from consumer.cli.kafka import await_topics, client_settings, quiet
+    from consumer.cli.kafka import await_topics, client_settings
     from consumer.cli.publisher import Publisher
     from consumer.health import Health
     from consumer.kafka_config import publisher_config
@@ -58,7 +58,7 @@ def publish(
     address = settings.kafka_bootstrap_servers
     watch = BrokerWatch(Health())
     size = measure(fasta)
-    producer = Producer(quiet(publisher_config(address, settings.kafka)) | {"error_cb": watch.on_error})
+    producer = Producer(publisher_config(address, settings.kafka) | {"error_cb": watch.on_error})
     await_topics(producer, [topic], address, watch, timeout)
     publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why)
     _send(publisher, fasta, size, f"{address}, topic {topic}")

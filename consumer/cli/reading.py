@@ -10,6 +10,8 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 
 from consumer.cli.errors import UserError, warn
 from consumer.clock import Deadline
+from consumer.kafka_config import consumer_config
+from consumer.settings import Settings
 from schemas import DeadLetter, MalformedMessage, Prediction, decode_dead_letter, decode_prediction
 
 _POLL_S = 0.2
@@ -17,20 +19,11 @@ _POLL_S = 0.2
 Start = Literal["beginning", "now"]
 
 
-def reader_config(common: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a consumer that leaves no trace: it joins no group and commits nothing.
-
-    Args:
-        common: how to reach the broker.
-    """
-    return {
-        **common,
-        "group.id": f"virnucpro-watch-{uuid.uuid4()}",  # required by the client, never joined
-        "enable.auto.commit": False,
-        "isolation.level": "read_committed",
-        "auto.offset.reset": "earliest",
-        "fetch.wait.max.ms": 100,
-        "allow.auto.create.topics": False,
+def reader_config(settings: Settings) -> dict[str, Any]:
+    """Options of a consumer that leaves no trace: it joins no group and commits nothing."""
+    return consumer_config(settings) | {
+        "client.id": "virnucpro-watch",
+        "group.id": f"virnucpro-watch-{uuid.uuid4()}",  # the client insists on one; it is never joined
     }
 
 

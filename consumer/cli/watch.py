@@ -53,18 +53,17 @@ def watch(
     from consumer.brokers import BrokerWatch
     from consumer.cli.errors import UserError
     from consumer.cli.jsonlines import JsonLines
-    from consumer.cli.kafka import await_topics, client_settings, quiet
+    from consumer.cli.kafka import await_topics, client_settings
     from consumer.cli.reading import Reader, follow, reader_config
     from consumer.cli.table import WatchTable
     from consumer.health import Health
-    from consumer.kafka_config import common_config
 
     settings = client_settings(bootstrap)
     address = settings.kafka_bootstrap_servers
     topics = [topic or settings.output_topic, *([settings.dlq_topic] if dlq else [])]
     watched = BrokerWatch(Health())
     with ExitStack() as stack:
-        consumer = Consumer(quiet(reader_config(common_config(settings))) | {"error_cb": watched.on_error})
+        consumer = Consumer(reader_config(settings) | {"error_cb": watched.on_error})
         stack.callback(consumer.close)
         partitions = await_topics(consumer, topics, address, watched, timeout)
         reader = Reader(consumer, partitions, start, watched.why)

@@ -63,7 +63,10 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     child = subprocess.Popen(
-        [sys.executable, "-m", "consumer.cli.app", "frames", str(pipe)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "consumer.cli.app", "frames", str(pipe)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with pipe.open("w"):  # opens once the command reads
         child.send_signal(2)

@@ -9,6 +9,7 @@ import pytest
 from consumer.cli.app import run
 from tests import reference_impl
 
+KEYS = ("record", "chunk", "frame", "nucleotides", "protein")
 ODD = {
     "empty_of_frames": "TAACTAACTAA",
     "short": "AC",
@@ -34,20 +35,11 @@ def expected_lines(size: int) -> list[dict[str, str | None]]:
     lines: list[dict[str, str | None]] = []
     for name, sequence in ODD.items():
         for chunk in reference_impl.process(name, sequence, size):
-            for frame in chunk.frames:
-                lines.append(
-                    {
-                        "record": name,
-                        "chunk": chunk.name,
-                        "frame": frame.name,
-                        "nucleotides": frame.nucleotides,
-                        "protein": frame.protein,
-                    }
-                )
-            if not chunk.frames:
-                lines.append(
-                    {"record": name, "chunk": chunk.name, "frame": None, "nucleotides": None, "protein": None}
-                )
+            found = [(frame.name, frame.nucleotides, frame.protein) for frame in chunk.frames]
+            lines += [
+                dict(zip(KEYS, (name, chunk.name, *values), strict=True))
+                for values in found or [(None, None, None)]
+            ]
     return lines
 
 
@@ -57,7 +49,7 @@ def test_frames_are_those_of_the_plain_implementation(fasta, capsys, size):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == expected_lines(size)
     assert any(line["frame"] is None for line in lines)
-    assert [list(line) for line in lines[:1]] == [["record", "chunk", "frame", "nucleotides", "protein"]]
+    assert [list(line) for line in lines[:1]] == [list(KEYS)]
 
 
 def test_another_chunk_size_is_refused(fasta, capsys):

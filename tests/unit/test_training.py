@@ -106,9 +106,7 @@ def test_hold_out_takes_whole_keys_of_a_bounded_size(
     assert "" not in taken
     assert taken <= set(keys)
     assert held <= share * sum(sizes) * 4 / 3
-    left = [
-        sum(size for other, size in members if other == key) for key in set(keys) - taken if key
-    ]
+    left = [sum(size for other, size in members if other == key) for key in set(keys) - taken if key]
     assert held >= share * sum(sizes) or all(size > share * sum(sizes) / 3 for size in left)
 
 
@@ -228,7 +226,8 @@ class TestShards:
         corpus = make_corpus()
         sampler = BalancedSampler(corpus.records_of(TRAIN), corpus.labels, corpus.groups, corpus.lengths)
         first, again, other = (
-            training_shard(corpus, sampler, tokenizer, Sampling(seed=5, chunks=6), number) for number in (3, 3, 4)
+            training_shard(corpus, sampler, tokenizer, Sampling(seed=5, chunks=6), number)
+            for number in (3, 3, 4)
         )
         assert np.array_equal(first.protein.ids, again.protein.ids)
         assert np.array_equal(first.dna.ids, again.dna.ids)

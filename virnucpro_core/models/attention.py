@@ -70,7 +70,7 @@ def _fused_kernel_refusal(device: torch.device, dtype: torch.dtype, head_dim: in
 
 @cache
 def _flash_attn() -> tuple[Callable[..., Any] | None, str]:
-    """flash-attn 2's function, or why it is not there. The package name alone proves nothing: FA4 shares it."""
+    """flash-attn 2's function, or why it is not there; the package alone proves nothing, FA4 shares its name."""
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError as error:
@@ -80,7 +80,7 @@ def _flash_attn() -> tuple[Callable[..., Any] | None, str]:
 
 @cache
 def _varlen_attn() -> tuple[Callable[..., Any] | None, dict[str, Any], str]:
-    """torch's function with the options that keep its bits independent of the batch, or why it is not there."""
+    """torch's function, the options that make its bits independent of the batch, or why it is not there."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError as error:
@@ -163,8 +163,9 @@ class Sdpa(Backend):
             outputs = []
             with _fixed_kernel() if on_cuda else nullcontext():
                 for bucket, mask in zip(plan.buckets, masks, strict=True):
-                    padded = [_pad(x, bucket.gather) for x in (q, k, v)]
-                    outputs.append(F.scaled_dot_product_attention(*padded, attn_mask=mask).transpose(1, 2))
+                    query, key, value = (_pad(x, bucket.gather) for x in (q, k, v))
+                    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+                    outputs.append(out.transpose(1, 2))
             return plan.repack(outputs).to(out_dtype)
 
         return attend
@@ -178,7 +179,7 @@ def _fixed_kernel() -> AbstractContextManager[None]:
 
 def _pad(x: Tensor, gather: Tensor) -> Tensor:
     """[rows, heads, size] -> [segments, heads, width, size]."""
-    return x.index_select(0, gather.flatten()).unflatten(0, gather.shape).transpose(1, 2)
+    return x.index_select(0, gather.flatten()).view(*gather.shape, *x.shape[1:]).transpose(1, 2)
 
 
 def _mask(valid: Tensor, dtype: torch.dtype, slopes: Tensor | None) -> Tensor:
@@ -223,6 +224,16 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
         refusals[backend.name] = reason
     reasons = "; ".join(f"{refused}: {reason}" for refused, reason in refusals.items())
     raise BackendUnavailable(f"no attention back-end can serve: {reasons}")
+
+
+def packed_choice(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Choice | None:
+    """As `choose_backend` for ESM-2, but None when "auto" finds nothing: then its standard path serves."""
+    try:
+        return choose_backend(name, device, dtype, head_dim, alibi=False)
+    except BackendUnavailable:
+        if name != AUTO:
+            raise
+        return None
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:

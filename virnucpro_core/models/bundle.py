@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from virnucpro_core.models.manifest import (
     ROLES,
     BundleError,
-    DnabertSArchitecture,
-    Esm2Architecture,
+    DnabertSConfig,
+    Esm2Config,
     FileEntry,
-    HeadArchitecture,
+    HeadConfig,
     Manifest,
 )
 from virnucpro_core.tokens import DnaTokenizer
@@ -56,7 +56,7 @@ class Bundle:
     Attributes:
         path: its folder.
         manifest: what it says about itself.
-        sha256: of manifest.json, in hex; as that holds the sha256 of every file, it stands for the whole model.
+        sha256: of manifest.json, in hex; that holds the sha256 of every file, so it stands for them all.
     """
 
     __slots__ = ("manifest", "path", "sha256")
@@ -128,9 +128,9 @@ def write_bundle(
     id: str,
     description: str,
     expected_length: int,
-    esm2: Esm2Architecture,
-    dnabert_s: DnabertSArchitecture,
-    head: HeadArchitecture,
+    esm2: Esm2Config,
+    dnabert_s: DnabertSConfig,
+    head: HeadConfig,
     licence: str,
     tensors: Mapping[str, Mapping[str, Tensor]],
     tokenizer: str | Path,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 CLASSES = ("others", "virus")
 _TILE = 64
-"""Rows of one evaluation: always the same number, so that no batch size makes a library choose other kernels."""
+"""Rows of one evaluation, always as many: with another number a library may take other kernels."""
 
 
 class Head(nn.Module):
@@ -33,7 +33,7 @@ class Head(nn.Module):
             return self._logits(features)
         frames = len(features)
         padded = F.pad(features, (0, 0, 0, -frames % _TILE))
-        return torch.cat([self._logits(tile) for tile in padded.split(_TILE)])[:frames]
+        return torch.cat([self._logits(tile) for tile in torch.split(padded, _TILE)])[:frames]
 
     def _logits(self, features: Tensor) -> Tensor:
         out: Tensor = self.output(self.dropout(F.relu(self.norm(self.hidden(features)))))

@@ -6,29 +6,21 @@ The modules are named as in the published checkpoint, so that its weights load w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro_core.models.attention import AUTO, Attention, Choice, choose_backend, compute_dtype
-from virnucpro_core.models.layout import PackedLayout, packed_inputs
+from virnucpro_core.models.inputs import packed_inputs
+from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.manifest import DnabertSConfig
+
+__all__ = ["DnabertS", "DnabertSConfig", "alibi_slopes"]
 
 _NORM_EPS = 1e-12
+_TOKEN_TYPES = 2  # only the first is ever used
 _INIT_STD = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class DnabertSConfig:
-    """The shape of a model; the published one is 12 layers x 768, 12 heads, intermediate 3072, 4096 tokens."""
-
-    layers: int
-    dim: int
-    heads: int
-    intermediate: int
-    vocabulary: int
-    token_types: int = 2
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -46,8 +38,8 @@ def alibi_slopes(heads: int) -> list[float]:
 class _Embeddings(nn.Module):
     def __init__(self, config: DnabertSConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocabulary, config.dim)
-        self.token_type_embeddings = nn.Embedding(config.token_types, config.dim)
+        self.word_embeddings = nn.Embedding(config.vocab, config.dim)
+        self.token_type_embeddings = nn.Embedding(_TOKEN_TYPES, config.dim)
         self.LayerNorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -174,7 +166,7 @@ class DnabertS(nn.Module):
             ValueError: an argument is not as described; the message says which.
             BackendUnavailable: no attention back-end can serve, or not the one asked for by name.
         """
-        ids, layout = packed_inputs(input_ids, cu_seqlens, max_seqlen, self.config.vocabulary, 0, self.device)
+        ids, layout = packed_inputs(input_ids, cu_seqlens, max_seqlen, self.config.vocab, 0, self.device)
         dtype = compute_dtype(self.embeddings.word_embeddings.weight)
         attend = self.choice(self.device, dtype).backend.bind(layout, dtype, self._slopes_on(self.device))
         out: Tensor = self.encoder(self.embeddings(ids), attend)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from virnucpro_core.errors import CoreError, DeviceLost, NotFinite, OutOfMemory
-from virnucpro_core.models.attention import AUTO, BackendUnavailable, choose_backend
+from virnucpro_core.errors import NotFinite
+from virnucpro_core.models.attention import AUTO
 from virnucpro_core.models.bundle import Bundle
 from virnucpro_core.models.classifier import CLASSES, Head
-from virnucpro_core.models.dnabert_s import DnabertS, DnabertSConfig
+from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.esm2_weights import build_esm2
 from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.placement import Placement, device_errors
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
 from virnucpro_core.models.self_test import SelfTestResult, run_self_test
 from virnucpro_core.models.weights import fill
@@ -27,15 +27,10 @@ from virnucpro_core.packing import PackedTokens, pack_frames
 from virnucpro_core.prepare import PreparedFrame
 from virnucpro_core.tokens import DnaTokenizer
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _TOKEN_BUDGET_CPU = 4096
 _TOKEN_BUDGET_GPU = 16384
-_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_DEVICE_MESSAGES = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
-
-
-class EngineError(CoreError):
-    """The engine cannot be set up as asked; the one-line message says why."""
+_STANDARD = "fair-esm"
+"""Stamped as ESM-2's attention back-end when its own forward computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,7 @@ class EngineInfo:
         attention_backend, dna_attention_backend: what serves ESM-2 and DNABERT-S.
         precision: "fp32", "fp16" or "bf16".
         device: as torch names it, with its product name on a GPU.
-        refusals: attention back-ends that were tried before and why they do not serve, by "model: name".
+        refusals: attention back-ends that would come first and why they do not serve, by "model: name".
         self_test: the figures of the start-up self-test, None if it was off.
     """
 
@@ -94,44 +89,32 @@ class Engine:
         v1_attention: bool | None = None,
         self_test: bool = True,
     ) -> None:
-        self._device = _device(device)
-        name, dtype = _precision(precision, self._device)
-        self.tokenizer: DnaTokenizer = bundle.tokenizer()
         manifest = bundle.manifest
-        dna_config = DnabertSConfig(
-            manifest.dnabert_s.layers,
-            manifest.dnabert_s.dim,
-            manifest.dnabert_s.heads,
-            manifest.dnabert_s.intermediate,
-            manifest.dnabert_s.vocab,
-        )
-        if attention_backend != AUTO:
-            head_dim = manifest.esm2.dim // manifest.esm2.heads
-            choose_backend(attention_backend, self._device, dtype, head_dim, alibi=False)
-        dna_backend, refusals = _dna_backend(attention_backend, self._device, dtype, dna_config)
-        with _device_errors(self._device), torch.inference_mode(False), torch.no_grad():
-            model = build_esm2(manifest.esm2, bundle.tensors("esm2"), self._device, dtype)
+        place = Placement.resolve(device, precision, attention_backend, manifest)
+        self._device = place.device
+        self.tokenizer: DnaTokenizer = bundle.tokenizer()
+        with device_errors(place.device), torch.inference_mode(False), torch.no_grad():
+            model = build_esm2(manifest.esm2, bundle.tensors("esm2"), place.device, place.dtype)
             self.esm2 = ESM2WithFlashAttention(model, attention_backend, v1_attention)
             with torch.device("meta"):
-                dnabert_s, head = (
-                    DnabertS(dna_config, dna_backend),
-                    Head(manifest.feature_dim, manifest.head.hidden),
-                )
-            self.dnabert_s = fill("dnabert_s", dnabert_s, bundle.tensors("dnabert_s"), self._device, dtype)
-            self.head = fill("head", head, bundle.tensors("head"), self._device, torch.float32)
-            choice = self.esm2.choice(self._device, dtype)
+                dnabert_s = DnabertS(manifest.dnabert_s, place.dna_backend)
+                head = Head(manifest.feature_dim, manifest.head.hidden)
+            self.dnabert_s = fill(
+                "dnabert_s", dnabert_s, bundle.tensors("dnabert_s"), place.device, place.dtype
+            )
+            self.head = fill("head", head, bundle.tensors("head"), place.device, torch.float32)
             result = run_self_test(self.esm2) if self_test else None
-        v1 = self.esm2.takes_v1_path() or choice is None
+        v1 = self.esm2.takes_v1_path() or place.esm2_backend is None
         self.info = EngineInfo(
             model_id=manifest.id,
             model_sha256=bundle.sha256,
             expected_length=manifest.expected_length,
             attention="v1" if v1 else "packed",
-            attention_backend="fair-esm" if v1 or choice is None else choice.backend.name,
-            dna_attention_backend=dna_backend,
-            precision=name,
-            device=_device_name(self._device),
-            refusals={f"esm2: {refused}": why for refused, why in choice.refusals.items()} | refusals,
+            attention_backend=_STANDARD if v1 or place.esm2_backend is None else place.esm2_backend,
+            dna_attention_backend=place.dna_backend,
+            precision=place.precision,
+            device=place.device_name,
+            refusals=place.refusals,
             self_test=result,
         )
 
@@ -158,7 +141,7 @@ class Engine:
         """
         if not frames:
             return np.empty((0, len(CLASSES)), dtype=np.float32)
-        with _device_errors(self._device), torch.inference_mode():
+        with device_errors(self._device), torch.inference_mode():
             features = self._features(frames)
             scores = torch.softmax(self.head(features), dim=1)
             # An infinite feature can still give finite scores, and they would mean nothing.
@@ -169,7 +152,7 @@ class Engine:
         """The classifier's input, float32 [frames, DNABERT-S dim + ESM-2 dim]; raises as `score` does."""
         if not frames:
             return np.empty((0, self.head.hidden.in_features), dtype=np.float32)
-        with _device_errors(self._device), torch.inference_mode():
+        with device_errors(self._device), torch.inference_mode():
             return _finite(self._features(frames), "features")
 
     def _features(self, frames: Sequence[PreparedFrame]) -> Tensor:
@@ -186,51 +169,6 @@ class Engine:
         return PackedLayout.build(tokens.cu_seqlens, len(tokens.ids), self._device)
 
 
-def _device(name: str) -> torch.device:
-    if name == AUTO:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise EngineError(f"there is no device {name!r}: use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise EngineError(
-                f"device {name!r} is not there: torch sees {count} CUDA devices; use auto or cpu"
-            )
-        return torch.device("cuda", device.index or 0)
-    return device
-
-
-def _device_name(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _precision(name: str, device: torch.device) -> tuple[str, torch.dtype]:
-    if name == AUTO:
-        name = "fp16" if device.type == "cuda" else "fp32"
-    if name not in PRECISIONS:
-        raise EngineError(f"there is no precision {name!r}: use auto, {', '.join(PRECISIONS)}")
-    if name == "fp16" and device.type == "cpu":
-        raise EngineError("precision fp16 needs a GPU: on a CPU use fp32 or bf16")
-    return name, PRECISIONS[name]
-
-
-def _dna_backend(
-    name: str, device: torch.device, dtype: torch.dtype, config: DnabertSConfig
-) -> tuple[str, dict[str, str]]:
-    """The back-end for DNABERT-S, and what was refused. The one asked for, unless it has no ALiBi."""
-    head_dim = config.dim // config.heads
-    try:
-        choice = choose_backend(name, device, dtype, head_dim, alibi=True)
-        refusals = choice.refusals
-    except BackendUnavailable as error:
-        choice = choose_backend(AUTO, device, dtype, head_dim, alibi=True)
-        refusals = {name: str(error)}
-    return choice.backend.name, {f"dnabert_s: {refused}": why for refused, why in refusals.items()}
-
-
 def _finite(values: Tensor, what: str) -> NDArray[np.float32]:
     result: NDArray[np.float32] = values.float().cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(result).all(axis=1))
@@ -239,19 +177,3 @@ def _finite(values: Tensor, what: str) -> NDArray[np.float32]:
             f"{what} of {bad.size} of {len(result)} frames are not finite, the first is frame {bad[0]}"
         )
     return result
-
-
-@contextmanager
-def _device_errors(device: torch.device) -> Iterator[None]:
-    """Turn torch's errors of memory and device into the core's."""
-    try:
-        yield
-    except RuntimeError as error:
-        message = " ".join(str(error).split())[:300]
-        if any(sign in message for sign in _MEMORY_MESSAGES):
-            if device.type == "cuda":
-                torch.cuda.empty_cache()  # a smaller batch needs other blocks than the ones held back
-            raise OutOfMemory(message) from error
-        if any(sign in message for sign in _DEVICE_MESSAGES):
-            raise DeviceLost(message) from error
-        raise

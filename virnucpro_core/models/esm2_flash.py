@@ -3,17 +3,11 @@
 `ESM2WithFlashAttention` wraps fair-esm's `ESM2` and adds `forward_packed`, which computes the same
 representations for proteins laid end to end. The standard path, fair-esm's own forward on padded sub-batches,
 stays at hand as `v1_compatible`.
-
-The query, key and value projections are one matrix per layer. The wrapped model's three projections become
-views of it, so there is no second copy. They stay the parameters: an optimizer's in-place step, or
-`load_state_dict`, changes the merged matrix with them. Where gradients are wanted the three are concatenated
-anew instead, so that each gets its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import esm
@@ -25,12 +19,14 @@ from virnucpro_core.models.attention import (
     AUTO,
     Attention,
     Backend,
-    BackendUnavailable,
     Choice,
-    choose_backend,
     compute_dtype,
+    packed_choice,
 )
-from virnucpro_core.models.layout import WIDTH_STEP, PackedLayout, packed_inputs
+from virnucpro_core.models.inputs import packed_inputs
+from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.projections import MergedProjections
+from virnucpro_core.models.rotary import RotaryTables
 
 _KEPT_IN_TRAINING = 1 - 0.15 * 0.8
 """ESM-2 was trained with masked tokens zeroed; without masks the embeddings are scaled down to match."""
@@ -59,15 +55,8 @@ class ESM2WithFlashAttention(nn.Module):
         self.dim: int = model.embed_dim
         self.heads: int = model.attention_heads
         self._choices: dict[tuple[torch.device, torch.dtype], Choice | None] = {}
-        self._merged: list[tuple[Tensor, Tensor]] = []
-        for buffer in self._inverse_frequencies():
-            if buffer.dtype != torch.float32:
-                raise ValueError(
-                    f"the model's inv_freq was cast to {buffer.dtype}: wrap the model before casting it"
-                )
-            if not torch.equal(buffer, self._inverse_frequencies()[0]):
-                raise ValueError("the model's layers differ in inv_freq")
-        self._merge_projections()
+        self._rotary = RotaryTables([layer.self_attn.rot_emb for layer in model.layers])
+        self._projections = MergedProjections(layer.self_attn for layer in model.layers)
 
     @property
     def device(self) -> torch.device:
@@ -83,20 +72,12 @@ class ESM2WithFlashAttention(nn.Module):
         """
         key = (device, dtype)
         if key not in self._choices:
-            self._choices[key] = self._choose(device, dtype)
+            self._choices[key] = packed_choice(self.backend_name, device, dtype, self.dim // self.heads)
         return self._choices[key]
-
-    def _choose(self, device: torch.device, dtype: torch.dtype) -> Choice | None:
-        try:
-            return choose_backend(self.backend_name, device, dtype, self.dim // self.heads, alibi=False)
-        except BackendUnavailable:
-            if self.backend_name != AUTO:
-                raise
-            return None
 
     def forward(self, tokens: Tensor, repr_layers: Sequence[int] = ()) -> dict[str, Any]:
         """fair-esm's own forward on padded `tokens` [batch, length], int64; its own result."""
-        with self._fair_esm_rotary_tables(tokens.shape[1]):
+        with self._rotary.lent_to_fair_esm(tokens.shape[1], self._compute_dtype()):
             result: dict[str, Any] = self.model(tokens, repr_layers=repr_layers)
         return result
 
@@ -151,7 +132,7 @@ class ESM2WithFlashAttention(nn.Module):
         """The packed path. ids [rows]."""
         dtype = self._compute_dtype()
         attend = backend.bind(layout, dtype)
-        cos, sin = self._packed_rotary_tables(layout, dtype)
+        cos, sin = self._rotary.packed(layout, dtype)
         x = self._embed(ids, layout)
         kept = {0: x} if 0 in layers else {}
         for number, layer in enumerate(self.model.layers, start=1):
@@ -193,10 +174,10 @@ class ESM2WithFlashAttention(nn.Module):
         return x.masked_fill(masked[:, None], 0.0) * _KEPT_IN_TRAINING / (1 - share).to(x.dtype)
 
     def _layer(
-        self, x: Tensor, layer: nn.Module, index: int, attend: Attention, cos: Tensor, sin: Tensor
+        self, x: Tensor, layer: Any, index: int, attend: Attention, cos: Tensor, sin: Tensor
     ) -> Tensor:
         """One pre-norm transformer layer, [rows, dim] -> [rows, dim]."""
-        weight, bias = self._projections(index)
+        weight, bias = self._projections.of_layer(index)
         qkv = F.linear(layer.self_attn_layer_norm(x), weight, bias).view(len(x), 3, self.heads, -1)
         first, second = qkv[:, :2].chunk(2, dim=-1)
         rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
@@ -205,90 +186,13 @@ class ESM2WithFlashAttention(nn.Module):
         out: Tensor = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
         return out
 
-    def _packed_rotary_tables(self, layout: PackedLayout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin [rows, 1, 1, head size / 2] of each row's position, for all layers of a forward."""
-        angles = self._angles(-(-layout.max_seqlen // WIDTH_STEP) * WIDTH_STEP)
-        places = layout.positions
-        cos, sin = (table.to(dtype).index_select(0, places) for table in (angles.cos(), angles.sin()))
-        return cos[:, None, None], sin[:, None, None]
-
-    @contextmanager
-    def _fair_esm_rotary_tables(self, length: int) -> Iterator[None]:
-        """Give fair-esm's layers their tables for this length, computed in fp32 and cast to the model's type.
-
-        Left to themselves they would compute them in the model's type, far off in 16 bits, and keep them
-        when it changes.
-        """
-        angles = self._angles(length)
-        emb = torch.cat((angles, angles), dim=-1)
-        dtype = self._compute_dtype()
-        cos, sin = emb.cos().to(dtype)[None], emb.sin().to(dtype)[None]
-        rotary = [layer.self_attn.rot_emb for layer in self.model.layers]
-        for module in rotary:
-            module._seq_len_cached, module._cos_cached, module._sin_cached = length, cos, sin
-        try:
-            yield
-        finally:
-            for module in rotary:
-                module._seq_len_cached = module._cos_cached = module._sin_cached = None
-
-    def _angles(self, length: int) -> Tensor:
-        """float32 [length, head size / 2]: position times inverse frequency, computed as fair-esm does."""
-        inverse = self._inverse_frequencies()[0]
-        if inverse.dtype != torch.float32:
-            raise ValueError(
-                f"the wrapped model's inv_freq was cast to {inverse.dtype}; cast the wrapper instead"
-            )
-        with torch.autocast(inverse.device.type, enabled=False):
-            return torch.einsum(
-                "i,j->ij", torch.arange(length, device=inverse.device).type_as(inverse), inverse
-            )
-
-    def _inverse_frequencies(self) -> list[Tensor]:
-        return [layer.self_attn.rot_emb.inv_freq for layer in self.model.layers]
-
     def _compute_dtype(self) -> torch.dtype:
         return compute_dtype(self.model.embed_tokens.weight)
 
-    def _projections(self, index: int) -> tuple[Tensor, Tensor]:
-        """The merged projection of a layer: weight [3 dim, dim] and bias [3 dim], in the order q, k, v."""
-        parts = self._parts(index)
-        if torch.is_grad_enabled() and any(part.weight.requires_grad for part in parts):
-            return torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
-        weight, bias = self._merged[index]
-        step = self.dim * weight.element_size()
-        for number, part in enumerate(parts):
-            # Somebody may have replaced a parameter's memory; a stale matrix would give wrong numbers silently.
-            if (
-                part.weight.data_ptr() != weight.data_ptr() + number * self.dim * step
-                or part.bias.data_ptr() != bias.data_ptr() + number * step
-            ):
-                self._merged[index] = self._merge(index)
-                break
-        return self._merged[index]
-
-    def _parts(self, index: int) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-        attention = self.model.layers[index].self_attn
-        return attention.q_proj, attention.k_proj, attention.v_proj
-
-    def _merge_projections(self) -> None:
-        self._merged = [self._merge(index) for index in range(self.num_layers)]
-
-    def _merge(self, index: int) -> tuple[Tensor, Tensor]:
-        parts = self._parts(index)
-        with torch.inference_mode(False), torch.no_grad():
-            weight = torch.cat([part.weight.detach() for part in parts])
-            bias = torch.cat([part.bias.detach() for part in parts])
-            for part, its_weight, its_bias in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
-                part.weight.data, part.bias.data = its_weight, its_bias
-        return weight, bias
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ESM2WithFlashAttention:
         """Move or cast the model, but leave `inv_freq` in fp32, and merge the projections again."""
-        kept = self._inverse_frequencies()
-        super()._apply(fn, recurse)
-        for layer, buffer in zip(self.model.layers, kept, strict=True):
-            rotary = layer.self_attn.rot_emb
-            rotary.inv_freq = buffer.to(rotary.inv_freq.device)
-        self._merge_projections()
+        kept = self._rotary.frequencies
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._rotary.restore(kept)
+        self._projections.merge()
         return self

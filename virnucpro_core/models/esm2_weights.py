@@ -11,7 +11,7 @@ import esm
 import torch
 from torch import Tensor, nn
 
-from virnucpro_core.models.manifest import Esm2Architecture
+from virnucpro_core.models.manifest import Esm2Config
 from virnucpro_core.models.weights import WeightsError, fill, weights_of
 
 _HEADS = ("lm_head.", "contact_head.")
@@ -25,20 +25,20 @@ class _NoLanguageHead(nn.Module):
 
 
 def build_esm2(
-    architecture: Esm2Architecture, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    config: Esm2Config, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> esm.ESM2:
     """fair-esm's model with these weights, in evaluation mode, without its two heads.
 
     Args:
-        architecture: its shape.
+        config: its shape.
         tensors: by fair-esm's names; `inv_freq` among them, and kept in fp32.
         device, dtype: where the weights go, and what they are cast to.
 
     Raises:
-        WeightsError: the weights are not those of this architecture.
+        WeightsError: the weights are not of this shape.
     """
     with torch.device("meta"):
-        model = esm.ESM2(architecture.layers, architecture.dim, architecture.heads)
+        model = esm.ESM2(config.layers, config.dim, config.heads)
     model.lm_head = _NoLanguageHead()
     del model.contact_head
     return fill("esm2", model, tensors, device, dtype)

@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +20,7 @@ PADDED_TOKENS = 4096
 """Most tokens, padding included, of one padded sub-batch (one segment may be larger): bounds the memory."""
 _MIN_ROWS = {"cpu": 32}
 _MIN_ROWS_ELSEWHERE = 256
-"""Fewer rows make a matrix library choose other kernels, with other bits, so small batches get padding rows."""
+"""With fewer rows a matrix library takes other kernels, with other bits: small batches get padding rows."""
 
 
 def to_device(array: NDArray[np.int32] | NDArray[np.int64], device: torch.device) -> Tensor:
@@ -37,8 +36,8 @@ class Bucket:
     """Segments of one padded width.
 
     Attributes:
-        gather: int64 [segments, width], the packed row behind each padded place. Padding repeats the segment's
-            own first row, so that not even a neighbour's NaN can reach it.
+        gather: int64 [segments, width], the packed row behind each padded place. Padding repeats the
+            segment's own first row, so that not even a neighbour's NaN can reach it.
         valid: bool [segments, width], False on padding.
     """
 
@@ -116,7 +115,7 @@ class PackedLayout:
         segment_ids = np.repeat(np.arange(len(every)), every)
         positions = np.arange(rows) - starts[segment_ids]
         moved = to_device(np.concatenate([starts, positions, segment_ids]), device)
-        bounds, positions_there, segments_there = moved.split([len(starts), rows, rows])
+        bounds, positions_there, segments_there = torch.split(moved, [len(starts), rows, rows])
         return cls(
             lengths=lengths,
             total=total,
@@ -169,7 +168,7 @@ def _plan(lengths: NDArray[np.int64], device: torch.device) -> PaddedPlan:
             members.append(chosen)
             place += gather.size
     parts = [part.ravel() for part in (*gathers, *(lengths[chosen] for chosen in members), restore)]
-    moved = to_device(np.concatenate(parts), device).split([part.size for part in parts])
+    moved = torch.split(to_device(np.concatenate(parts), device), [part.size for part in parts])
     buckets = []
     for gather, there, its_lengths in zip(gathers, moved, moved[len(gathers) :], strict=False):
         valid_there = torch.arange(gather.shape[1], device=device) < its_lengths[:, None]
@@ -194,7 +193,8 @@ def _checked_lengths(cu_seqlens: NDArray[np.int32] | Tensor, total: int) -> NDAr
         )
     if cu_seqlens[0] != 0:
         raise ValueError(f"cu_seqlens must start at 0, not {cu_seqlens[0]}")
-    lengths: NDArray[np.int64] = np.diff(cu_seqlens.astype(np.int64))
+    bounds = cu_seqlens.astype(np.int64)
+    lengths = bounds[1:] - bounds[:-1]
     if (lengths < 0).any():
         raise ValueError(f"cu_seqlens must increase, but falls after entry {int(np.argmax(lengths < 0))}")
     if (lengths == 0).any():
@@ -202,56 +202,3 @@ def _checked_lengths(cu_seqlens: NDArray[np.int32] | Tensor, total: int) -> NDAr
     if cu_seqlens[-1] != total:
         raise ValueError(f"cu_seqlens ends at {cu_seqlens[-1]}, but there are {total} tokens")
     return lengths
-
-
-def packed_inputs(
-    input_ids: Tensor,
-    cu_seqlens: Tensor | PackedLayout,
-    max_seqlen: int,
-    vocabulary: int,
-    pad_id: int,
-    device: torch.device,
-    min_rows: int | None = None,
-) -> tuple[Tensor, PackedLayout]:
-    """Check a packed batch on the host and bring it to the device.
-
-    Args:
-        input_ids: int32 or int64 [tokens]. On the host they are checked against the vocabulary; ids that are
-            on the device already cannot be without waiting for it, and are the caller's responsibility.
-        cu_seqlens: int32 [segments + 1] on the host, or the layout built from it.
-        max_seqlen: the longest segment, or more.
-        vocabulary: number of ids.
-        pad_id: the id of padding rows.
-        device: where the forward runs.
-        min_rows: as in `PackedLayout.build`; of no effect on a layout that is given.
-
-    Returns:
-        ids [rows] and the layout, both on the device.
-
-    Raises:
-        ValueError: an argument is not as described; the message says which.
-    """
-    if input_ids.dtype not in (torch.int32, torch.int64) or input_ids.ndim != 1:
-        raise ValueError(
-            f"input_ids must be int32 or int64 [tokens], not {input_ids.dtype} {list(input_ids.shape)}"
-        )
-    total = len(input_ids)
-    if isinstance(cu_seqlens, PackedLayout):
-        layout = cu_seqlens
-        if layout.total != total:
-            raise ValueError(f"the layout is of {layout.total} tokens, but there are {total}")
-        if layout.device.type != device.type:
-            raise ValueError(f"the layout is on {layout.device}, but the model is on {device}")
-    else:
-        layout = PackedLayout.build(cu_seqlens, total, device, min_rows)
-    longest = int(layout.lengths.max())
-    if max_seqlen < longest:
-        raise ValueError(f"max_seqlen is {max_seqlen}, but the longest segment has {longest} tokens")
-    if input_ids.device.type == "cpu":
-        ids = input_ids.numpy()
-        outside = (ids < 0) | (ids >= vocabulary)
-        if outside.any():
-            at = int(np.argmax(outside))
-            raise ValueError(f"input_ids[{at}] is {ids[at]}, outside the vocabulary of {vocabulary}")
-        input_ids = to_device(ids, device)
-    return F.pad(input_ids, (0, layout.rows - total), value=pad_id), layout

@@ -18,7 +18,7 @@ class BundleError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Esm2Architecture:
+class Esm2Config:
     """Layers, dimension and attention heads of ESM-2."""
 
     layers: int
@@ -27,8 +27,11 @@ class Esm2Architecture:
 
 
 @dataclass(frozen=True, slots=True)
-class DnabertSArchitecture:
-    """Layers, dimension, attention heads, feed-forward width and vocabulary of DNABERT-S."""
+class DnabertSConfig:
+    """Layers, dimension, attention heads, feed-forward width and vocabulary of DNABERT-S.
+
+    The published model is 12, 768, 12, 3072 and 4096.
+    """
 
     layers: int
     dim: int
@@ -38,7 +41,7 @@ class DnabertSArchitecture:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadArchitecture:
+class HeadConfig:
     """Hidden width of the classifier."""
 
     hidden: int
@@ -70,9 +73,9 @@ class Manifest:
     id: str
     description: str
     expected_length: int
-    esm2: Esm2Architecture
-    dnabert_s: DnabertSArchitecture
-    head: HeadArchitecture
+    esm2: Esm2Config
+    dnabert_s: DnabertSConfig
+    head: HeadConfig
     licence: str
     files: dict[str, FileEntry]
     training: dict[str, Any] = field(default_factory=dict)
@@ -109,9 +112,9 @@ class Manifest:
             id=_text(content, "id"),
             description=_text(content, "description"),
             expected_length=_positive(content, "expected_length"),
-            esm2=_sizes(Esm2Architecture, content, "esm2"),
-            dnabert_s=_sizes(DnabertSArchitecture, content, "dnabert_s"),
-            head=_sizes(HeadArchitecture, content, "head"),
+            esm2=_sizes(Esm2Config, content, "esm2"),
+            dnabert_s=_sizes(DnabertSConfig, content, "dnabert_s"),
+            head=_sizes(HeadConfig, content, "head"),
             licence=_text(content, "licence"),
             files={role: _file(_entry(files, role, dict)) for role in ROLES},
             training=_entry(content, "training", dict),
@@ -120,12 +123,12 @@ class Manifest:
 
 
 _Kind = TypeVar("_Kind")
-_Sizes = TypeVar("_Sizes", Esm2Architecture, DnabertSArchitecture, HeadArchitecture)
+_Sizes = TypeVar("_Sizes", Esm2Config, DnabertSConfig, HeadConfig)
 
 
 def _entry(content: Mapping[str, Any], name: str, kind: type[_Kind]) -> _Kind:
     value = content.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or value is True:
         raise BundleError(f"{name!r} is {'missing' if value is None else f'not {kind.__name__}'}")
     return value
 
@@ -146,10 +149,13 @@ def _positive(content: Mapping[str, Any], name: str) -> int:
 
 def _sizes(kind: type[_Sizes], content: Mapping[str, Any], name: str) -> _Sizes:
     given = _entry(content, name, dict)
-    sizes = kind(**{size.name: _positive(given, size.name) for size in fields(kind)})
-    if isinstance(sizes, Esm2Architecture | DnabertSArchitecture) and sizes.dim % sizes.heads:
-        raise BundleError(f"{name!r}: {sizes.heads} heads do not divide the dimension {sizes.dim}")
-    return sizes
+    try:
+        sizes = {size.name: _positive(given, size.name) for size in fields(kind)}
+    except BundleError as error:
+        raise BundleError(f"{name}: {error}") from error
+    if "heads" in sizes and sizes["dim"] % sizes["heads"]:
+        raise BundleError(f"{name}: {sizes['heads']} heads do not divide the dimension {sizes['dim']}")
+    return kind(**sizes)
 
 
 def _file(entry: Mapping[str, Any]) -> FileEntry:

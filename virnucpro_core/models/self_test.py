@@ -28,7 +28,7 @@ class SelfTestFailed(CoreError):
 
 @dataclass(frozen=True, slots=True)
 class SelfTestResult:
-    """Largest relative L2 distance over all tokens, and over the proteins' pooled vectors; the limit of both."""
+    """Largest relative L2 distance of a token, and of a protein's pooled vector; the limit of both."""
 
     per_token: float
     pooled: float
@@ -40,15 +40,15 @@ class SelfTestResult:
         return self.per_token <= self.tolerance and self.pooled <= self.tolerance
 
 
-def test_proteins() -> list[str]:
+def probe_proteins() -> list[str]:
     """A few proteins of unequal lengths, always the same."""
     rng = np.random.default_rng(20)
     return ["".join(rng.choice(list(_LETTERS), size=length)) for length in _LENGTHS]
 
 
 def compare_with_fair_esm(model: ESM2WithFlashAttention) -> SelfTestResult:
-    """Run the test proteins packed together through the chosen path, and one by one through fair-esm's forward."""
-    packed = pack([esm2_token_ids(protein) for protein in test_proteins()])
+    """Run the probe proteins packed through the chosen path, and one by one through fair-esm's forward."""
+    packed = pack([esm2_token_ids(protein) for protein in probe_proteins()])
     layout = PackedLayout.build(packed.cu_seqlens, len(packed.ids), model.device)
     ids = torch.from_numpy(packed.ids)
     last = model.num_layers
@@ -56,7 +56,7 @@ def compare_with_fair_esm(model: ESM2WithFlashAttention) -> SelfTestResult:
         chosen = model.forward_packed(ids, layout, packed.max_seqlen)["representations"][last]
         alone = [
             model(protein[None].to(model.device, torch.int64), (last,))["representations"][last][0]
-            for protein in ids.split(layout.lengths.tolist())
+            for protein in torch.split(ids, layout.lengths.tolist())
         ]
         expected = torch.cat(alone)
         per_token = _relative_l2(chosen, expected)

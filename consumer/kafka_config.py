@@ -1,0 +1,76 @@
+"""Client configurations: librdkafka's options for each use, every deviation from its defaults with the reason.
+
+In each of them the options that a user passes through win over what is only tuning, and lose against what the
+service's promises hang on (those are refused already, see consumer/environment.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from consumer.settings import Settings
+
+_LOGGER = logging.getLogger("librdkafka")
+_OVERHEAD_BYTES = 1 << 20  # of a dead letter or a prediction, beyond the message that it answers
+_ANY_BYTES = 1_000_000_000  # librdkafka's maximum
+
+_WRITING: dict[str, Any] = {
+    # Java's choice of partition: whoever publishes with a Java client gets the same one for a key.
+    "partitioner": "murmur2_random",
+    "compression.type": "lz4",
+    "linger.ms": 5,
+}
+_IDEMPOTENT: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
+
+
+def common_config(settings: Settings) -> dict[str, Any]:
+    """How to reach the broker, for any client: `watch` reads with nothing more than this of the service."""
+    tuning = {"client.id": f"virnucpro-{settings.instance_id}"}
+    return (
+        tuning | settings.kafka | {"bootstrap.servers": settings.kafka_bootstrap_servers, "logger": _LOGGER}
+    )
+
+
+def consumer_config(settings: Settings) -> dict[str, Any]:
+    """For the service's consumer; offsets are stored and committed by delivery alone."""
+    tuning = {
+        # The default is latest: a group's first start would silently skip what is there already.
+        "auto.offset.reset": "earliest",
+        # A bound on memory: the defaults prefetch 64 MiB, and 100,000 messages for each partition.
+        "queued.max.messages.kbytes": 32_768,
+        "queued.min.messages": 2000,
+        # The default of 1 s starves a reader whose queue is that small.
+        "fetch.queue.backoff.ms": 50,
+        "max.poll.interval.ms": 300_000,
+        "session.timeout.ms": 45_000,
+    }
+    owned = {
+        "group.id": settings.group_id,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "cooperative-sticky",
+    }
+    return tuning | common_config(settings) | owned
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """For the service's producer: idempotent, so that a retry neither repeats nor reorders."""
+    tuning = {
+        # A dead letter holds the raw message; the broker's and the topic's own limits still apply.
+        "message.max.bytes": settings.max_message_bytes + _OVERHEAD_BYTES,
+    }
+    return _WRITING | tuning | common_config(settings) | _IDEMPOTENT
+
+
+def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:
+    """For `virnucpro publish`: like the service's producer, and a message may be as large as the broker takes.
+
+    Args:
+        bootstrap: host:port, several with commas.
+        extra: further options, from `client_options`.
+    """
+    tuning = {"client.id": "virnucpro-publish", "message.max.bytes": _ANY_BYTES}
+    return _WRITING | tuning | dict(extra) | {"bootstrap.servers": bootstrap, "logger": _LOGGER} | _IDEMPOTENT

@@ -1,0 +1,60 @@
+"""Logging to stderr, for people on a terminal and as JSON lines elsewhere.
+
+One way out for all: our own structlog loggers, librdkafka (through the logger in its configuration) and whatever
+a library says by `logging`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import Processor
+
+# Loggers of libraries that tell every request or connection at the level info.
+_CHATTY = ("httpcore", "httpx", "uvicorn", "urllib3")
+
+
+def configure(level: str, fmt: str) -> None:
+    """Set logging up for this process; calling it again replaces what was set.
+
+    Args:
+        level: debug, info, warning or error.
+        fmt: console, json, or auto: console when stderr is a terminal.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.ExtraAdder(),
+    ]
+    console = sys.stderr.isatty() if fmt == "auto" else fmt == "console"
+    ending: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.getLevelName(level.upper()), logging.WARNING))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )

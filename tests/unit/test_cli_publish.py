@@ -1,0 +1,150 @@
+"""`virnucpro publish` against the embedded broker: what arrives, and what is said when it does not."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from consumer.cli.app import run
+from consumer.cli.errors import UserError
+from consumer.cli.publisher import Publisher
+from consumer.embedded import EmbeddedBroker
+from consumer.kafka_config import publisher_config
+from schemas import SequenceRecord, decode_record
+
+PARTITIONS = 2
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch):
+    for name in ("VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS", "VIRNUCPRO_INPUT_TOPIC"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def broker() -> Iterator[str]:
+    with EmbeddedBroker({"sequences": PARTITIONS, "other": PARTITIONS}) as running:
+        yield running.bootstrap_servers
+
+
+def arrived(broker: str, count: int, topic: str = "sequences") -> list[Message]:
+    consumer = Consumer({"bootstrap.servers": broker, "group.id": str(uuid.uuid4())})
+    try:
+        consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+        found: list[Message] = []
+        deadline = time.monotonic() + 20
+        while len(found) < count and time.monotonic() < deadline:
+            message = consumer.poll(0.2)
+            if message is not None:
+                assert message.error() is None
+                found.append(message)
+        assert consumer.poll(0.3) is None
+        return found
+    finally:
+        consumer.close()
+
+
+def test_every_record_of_every_file_arrives_under_its_id(tmp_path, broker, capsys):
+    (tmp_path / "a.fasta").write_text(">r1 the first\nACGT\nacgn\n>r2\nGGCC\n")
+    (tmp_path / "b.fastq").write_text("@r3\nTTAA\n+\nIIII\n")
+    assert run(["publish", str(tmp_path / "a.fasta"), str(tmp_path / "b.fastq"), "--bootstrap", broker]) == 0
+    messages = arrived(broker, 3)
+    records = {message.key(): decode_record(message.value()) for message in messages}
+    assert records == {
+        b"r1": SequenceRecord("r1", "ACGTacgn", "the first"),
+        b"r2": SequenceRecord("r2", "GGCC"),
+        b"r3": SequenceRecord("r3", "TTAA"),
+    }
+    assert all(message.headers() is None for message in messages)
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("published 3 records, 16 bases, ")
+
+
+def test_the_address_and_the_topic_can_come_from_the_environment(tmp_path, broker, monkeypatch):
+    (tmp_path / "a.fasta").write_text(">r1\nACGT\n")
+    monkeypatch.setenv("VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS", broker)
+    monkeypatch.setenv("VIRNUCPRO_INPUT_TOPIC", "other")
+    assert run(["publish", str(tmp_path / "a.fasta")]) == 0
+    assert [message.key() for message in arrived(broker, 1, "other")] == [b"r1"]
+
+
+def test_the_rate_is_kept(tmp_path, broker):
+    (tmp_path / "a.fasta").write_text("".join(f">r{n}\nACGT\n" for n in range(11)))
+    began_at = time.monotonic()
+    assert run(["publish", str(tmp_path / "a.fasta"), "--bootstrap", broker, "--rate", "20"]) == 0
+    assert time.monotonic() - began_at >= 10 / 20
+    assert len(arrived(broker, 11)) == 11
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("virnucpro: error: ")
+    return line
+
+
+def test_nothing_is_sent_of_a_damaged_file(tmp_path, broker, capsys):
+    (tmp_path / "a.fasta").write_text(">r1\nACGT\n")
+    (tmp_path / "b.fastq").write_text("@r2\nACGT\n+\nIIII\n@r3\nAC\n+\nIIII\n")
+    assert run(["publish", str(tmp_path / "a.fasta"), str(tmp_path / "b.fastq"), "--bootstrap", broker]) == 1
+    assert "b.fastq is damaged" in error_line(capsys)
+    assert arrived(broker, 0) == []
+
+
+def test_no_broker_is_named(tmp_path, capsys, monkeypatch):
+    assert run(["publish", "reads.fasta"]) == 2
+    assert "virnucpro serve" in error_line(capsys)
+    monkeypatch.setenv("VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS", "embedded")
+    assert run(["publish", "reads.fasta"]) == 2
+    assert "--bootstrap" in error_line(capsys)
+
+
+def test_no_broker_answers(tmp_path, capsys):
+    (tmp_path / "a.fasta").write_text(">r1\nACGT\n")
+    began_at = time.monotonic()
+    assert run(["publish", str(tmp_path / "a.fasta"), "--bootstrap", "127.0.0.1:1", "--timeout", "0.5"]) == 1
+    assert time.monotonic() - began_at < 10
+    line = error_line(capsys)
+    assert "127.0.0.1:1" in line
+    assert "refused" in line
+
+
+def test_the_topic_does_not_exist(tmp_path, broker, capsys):
+    (tmp_path / "a.fasta").write_text(">r1\nACGT\n")
+    for _ in range(2):  # asking must not make it
+        assert run(["publish", str(tmp_path / "a.fasta"), "--bootstrap", broker, "--topic", "nowhere"]) == 1
+        assert "nowhere does not exist" in error_line(capsys)
+
+
+def test_a_record_over_the_size_limit_is_named_and_the_others_go(tmp_path, broker, capsys, monkeypatch):
+    (tmp_path / "a.fasta").write_text(f">small1\nACGT\n>large\n{'ACGT' * 1000}\n>small2\nACGT\n")
+    monkeypatch.setenv("VIRNUCPRO_KAFKA_MESSAGE_MAX_BYTES", "2000")
+    assert run(["publish", str(tmp_path / "a.fasta"), "--bootstrap", broker]) == 1
+    line = error_line(capsys)
+    assert "1 of 3 records were not delivered" in line
+    assert "'large'" in line
+    assert {message.key() for message in arrived(broker, 2)} == {b"small1", b"small2"}
+
+
+def test_an_unknown_client_option_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.fasta").write_text(">r1\nACGT\n")
+    monkeypatch.setenv("VIRNUCPRO_KAFKA_NONSENSE_OPTION", "1")
+    assert run(["publish", str(tmp_path / "a.fasta"), "--bootstrap", "127.0.0.1:1", "--timeout", "0.5"]) != 0
+    assert "nonsense" in error_line(capsys).lower()
+
+
+def test_a_broker_that_stops_answering_ends_the_wait():
+    with EmbeddedBroker({"sequences": PARTITIONS}) as running:
+        producer = Producer(publisher_config(running.bootstrap_servers, {}))
+        publisher = Publisher(producer, "sequences", stall_s=1.0)
+        publisher.publish(SequenceRecord("r1", "ACGT"))
+        publisher.finish()
+        assert (publisher.delivered, publisher.waiting) == (1, 0)
+    publisher.publish(SequenceRecord("r2", "ACGT"))
+    with pytest.raises(UserError, match="1 records were delivered, 1 were not"):
+        publisher.finish()

@@ -1,0 +1,75 @@
+"""A trained network -> a model bundle whose manifest says what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.corpus import LABELS, SPLITS, Corpus, ids_digest
+from training.network import ESM2, HEAD, Network
+from virnucpro_core.models.bundle import Bundle, write_bundle
+from virnucpro_core.models.esm2_weights import esm2_weights
+from virnucpro_core.models.weights import weights_of
+
+DESCRIPTION = (
+    "A small model of VirNucPro's architecture, trained from scratch on a few thousand public genomes so "
+    "that everything runs on a laptop. It is no substitute for the published models: see the validation figures."
+)
+LICENCE = "MIT"
+
+
+def data_list(corpus: Corpus) -> dict[str, Any]:
+    """The records of each split: how many, how long, and which (accessions, separated by spaces)."""
+    listing: dict[str, Any] = {
+        "source": "public sequences of INSDC, RefSeq and Ensembl, named by accession",
+        "ids_sha256": "of the split's ids, sorted, one a line",
+    }
+    for split in SPLITS:
+        records = corpus.records_of(split)
+        ids = [str(record_id) for record_id in corpus.ids[records]]
+        counts = {
+            name: {
+                "records": int((corpus.labels[records] == label).sum()),
+                "bases": int(corpus.lengths[records[corpus.labels[records] == label]].sum()),
+            }
+            for label, name in enumerate(LABELS)
+        }
+        listing[split] = {**counts, "ids_sha256": ids_digest(ids), "ids": " ".join(np.sort(ids))}
+    return listing
+
+
+def export(
+    network: Network,
+    path: Path,
+    tokenizer: Path,
+    expected_length: int,
+    training: Mapping[str, Any],
+    validation: Mapping[str, Any],
+) -> Bundle:
+    """Write the bundle `nano` to `path`, which must not exist.
+
+    The encoders are stored in fp16. The head stays fp32, in which it is always computed: it is 170 kB, and
+    BatchNorm's variances are no numbers for fp16.
+    """
+    return write_bundle(
+        path,
+        id="nano",
+        description=DESCRIPTION,
+        expected_length=expected_length,
+        esm2=ESM2,
+        dnabert_s=network.dnabert_s.config,
+        head=HEAD,
+        licence=LICENCE,
+        tensors={
+            "esm2": esm2_weights(network.esm2.model, torch.float16),
+            "dnabert_s": weights_of(network.dnabert_s, torch.float16),
+            "head": weights_of(network.head, torch.float32),
+        },
+        tokenizer=tokenizer,
+        training=training,
+        validation=validation,
+    )
