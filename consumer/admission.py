@@ -23,7 +23,9 @@ class Admission:
         hold_s: how long a hold may last before the partitions are paused.
     """
 
-    def __init__(self, max_records: int, max_bytes: int, hold_s: float = 1.0, clock: Clock = monotonic) -> None:
+    def __init__(
+        self, max_records: int, max_bytes: int, hold_s: float = 1.0, clock: Clock = monotonic
+    ) -> None:
         self._max_records, self._max_bytes = max_records, max_bytes
         self._hold_s, self._clock = hold_s, clock
         self._full_since: float | None = None

@@ -147,7 +147,7 @@ class Batcher:
     def discard(self, unwanted: Callable[[Source], bool]) -> None:
         """Drop the queued frames of records that nobody wants any more and of which none has been started."""
         with self._changed:
-            keep = [s for s in self._queue if s.index > 0 and self._started(s.job) or not unwanted(s.job.source)]
+            keep = [s for s in self._queue if self._started(s.job) or not unwanted(s.job.source)]
             self._queue = deque(keep)
             self._tokens = sum(slot.frame.tokens for slot in keep)
             self._changed.notify_all()
@@ -167,7 +167,9 @@ class Batcher:
             self._changed.notify_all()
 
     def _started(self, job: RecordJob) -> bool:
-        return self._queue[0].job is job and self._queue[0].index > 0  # frames leave in order, so only the head
+        return (
+            self._queue[0].job is job and self._queue[0].index > 0
+        )  # frames leave in order, so only the head
 
     def _due(self, full: bool) -> tuple[CloseReason | None, float]:
         """Why the batch at the head is due now, or None and the seconds until it will be."""

@@ -99,7 +99,9 @@ class AtLeastOnce:
     clock: Clock = monotonic
     _unit: _Unit | None = None
     _uncommitted: dict[Partition, int] = field(default_factory=dict)
-    _sent: dict[Partition, int] = field(default_factory=dict)  # the last offset that was asked to be committed
+    _sent: dict[Partition, int] = field(
+        default_factory=dict
+    )  # the last offset that was asked to be committed
     _commit_due: float = 0.0
     _failure: ServiceError | None = None
 
@@ -192,7 +194,9 @@ class AtLeastOnce:
             return
         code = error.code()
         if error.fatal():
-            self._failure = KafkaFatal(f"the Kafka producer failed for good ({error.str()}): restart the service")
+            self._failure = KafkaFatal(
+                f"the Kafka producer failed for good ({error.str()}): restart the service"
+            )
         elif code == KafkaError.MSG_SIZE_TOO_LARGE and (shorter := outgoing.truncated()):
             log.warning("dead letter cut down: the broker takes no message of its size", topic=outgoing.topic)
             unit.waiting.append(shorter)
@@ -216,16 +220,18 @@ class AtLeastOnce:
         return int(self.consumer.position([TopicPartition(partition.topic, partition.number)])[0].offset)
 
     def _commit(self, *, asynchronous: bool) -> None:
-        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in self._uncommitted.items()]
+        offsets = [
+            TopicPartition(topic, number, offset) for (topic, number), offset in self._uncommitted.items()
+        ]
         self._sent.update(self._uncommitted)
         self._uncommitted = {}
         try:
-            done = self.consumer.commit(offsets=offsets, asynchronous=asynchronous)
+            if asynchronous:
+                self.consumer.commit(offsets=offsets, asynchronous=True)
+            else:
+                self.on_commit(None, self.consumer.commit(offsets=offsets, asynchronous=False))
         except KafkaException as error:
             self.on_commit(error.args[0], offsets)
-            return
-        if not asynchronous:
-            self.on_commit(None, done or [])
 
     def _count_commit(self, error: KafkaError | None) -> None:
         if error is None:

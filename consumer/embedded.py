@@ -39,10 +39,15 @@ class EmbeddedBroker:
         topics: partitions of each topic. Others are made with 4 partitions when a client asks for them.
 
     Raises:
-        ServiceError: this build of confluent-kafka hides the mock cluster, or a topic can't be made.
+        ValueError: a topic without partitions.
+        ServiceError: (on entering the block) this build of confluent-kafka hides the mock cluster, or the cluster
+            can't be made.
     """
 
     def __init__(self, topics: Mapping[str, int]) -> None:
+        if any(partitions < 1 for partitions in topics.values()):
+            # librdkafka would abort the process.
+            raise ValueError(f"a topic has at least 1 partition: {dict(topics)}")
         self._topics = dict(topics)
         self._open: ExitStack | None = None
         self._address = ""
@@ -71,8 +76,7 @@ class EmbeddedBroker:
                 if error:
                     reason = kafka.rd_kafka_err2str(error).decode()
                     raise ServiceError(
-                        f"the embedded broker refuses the topic {topic!r} with {partitions} partitions ({reason}): "
-                        "give it another name, and at least 1 partition"
+                        f"the embedded broker refuses the topic {topic} ({reason}): name another"
                     )
             self._address = kafka.rd_kafka_mock_cluster_bootstraps(cluster).decode()
             self._open = stack.pop_all()

@@ -9,7 +9,7 @@ and run again. A lost device is beyond repair in this process, and is not caught
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Protocol
 
 import numpy as np
@@ -87,7 +87,7 @@ class Inference:
         if len(records) > 1:
             log.warning("batch split: it failed", records=len(records), error=str(error))
             middle = len(records) // 2
-            self._score_parts([sum(records[:middle], []), sum(records[middle:], [])])
+            self._score_parts([list(chain(*records[:middle])), list(chain(*records[middle:]))])
         elif attempt < _ATTEMPTS_ALONE:
             self._score(slots, attempt + 1)
         else:

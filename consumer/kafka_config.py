@@ -27,10 +27,8 @@ _IDEMPOTENT: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
 
 def common_config(settings: Settings) -> dict[str, Any]:
     """How to reach the broker, for any client: `watch` reads with nothing more than this of the service."""
-    tuning = {"client.id": f"virnucpro-{settings.instance_id}"}
-    return (
-        tuning | settings.kafka | {"bootstrap.servers": settings.kafka_bootstrap_servers, "logger": _LOGGER}
-    )
+    owned = {"bootstrap.servers": settings.kafka_bootstrap_servers, "logger": _LOGGER}
+    return {"client.id": f"virnucpro-{settings.instance_id}"} | settings.kafka | owned
 
 
 def consumer_config(settings: Settings) -> dict[str, Any]:
@@ -43,8 +41,6 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "queued.min.messages": 2000,
         # The default of 1 s starves a reader whose queue is that small.
         "fetch.queue.backoff.ms": 50,
-        "max.poll.interval.ms": 300_000,
-        "session.timeout.ms": 45_000,
     }
     owned = {
         "group.id": settings.group_id,

@@ -155,7 +155,9 @@ class Ledger:
                 continue
             entries += prefix
             behind = next(islice(ledger.entries, len(prefix), None), None)
-            offsets[partition] = max(position(partition), ledger.last_received + 1) if behind is None else behind
+            offsets[partition] = (
+                max(position(partition), ledger.last_received + 1) if behind is None else behind
+            )
         return Release(tuple(entries), offsets)
 
     def settle(self, release: Release) -> None:

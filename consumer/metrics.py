@@ -61,7 +61,9 @@ class Metrics(BatchObserver, DeliveryObserver):
             *("outcome",),
         )
         self.predictions = self._counter("predictions_total", "Predictions delivered, by verdict.", "verdict")
-        self.dead_letters = self._counter("dead_letters_total", "Dead letters delivered, by reason.", "reason")
+        self.dead_letters = self._counter(
+            "dead_letters_total", "Dead letters delivered, by reason.", "reason"
+        )
         self.chunks = self._counter("chunks_total", "Chunks in the predictions delivered.")
         self.frames = self._counter("frames_total", "Open frames in the predictions delivered.")
         self.tokens = self._counter(
@@ -95,10 +97,13 @@ class Metrics(BatchObserver, DeliveryObserver):
 
     def _state(self) -> None:
         self.inflight_records = self._gauge("inflight_records", "Messages read and not yet answered.")
-        self.inflight_bytes = self._gauge("inflight_bytes", "Bytes of the messages read and not yet answered.")
+        self.inflight_bytes = self._gauge(
+            "inflight_bytes", "Bytes of the messages read and not yet answered."
+        )
         self.queued_tokens = self._gauge("queued_tokens", "Protein tokens that wait for a batch.")
         self.oldest_seconds = self._gauge(
-            "oldest_inflight_seconds", "Age of the message that has been in flight longest; 0 when there is none."
+            "oldest_inflight_seconds",
+            "Age of the message that has been in flight longest; 0 when there is none.",
         )
         self.assigned = self._gauge("assigned_partitions", "Partitions assigned to this process.")
         self.loop_gap = self._histogram(

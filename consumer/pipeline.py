@@ -151,7 +151,7 @@ class Pipeline:
         def run() -> None:
             try:
                 loop()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 log.error("a pipeline thread ended", thread=name, error=str(error))
                 self._failure = error  # raised again in `finished`, on the thread that owns the service
 

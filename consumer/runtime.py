@@ -11,12 +11,12 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from consumer.admission import Admission
 from consumer.brokers import BrokerWatch, await_topics, partition_counts
 from consumer.clock import Deadline
-from consumer.delivery import AtLeastOnce
+from consumer.delivery import AtLeastOnce, Delivery
 from consumer.embedded import EmbeddedBroker
 from consumer.errors import ServiceError
 from consumer.exit_codes import ExitCode
@@ -57,7 +57,9 @@ def run_service(settings: Settings, announce: Announce) -> ExitCode:
         if settings.embedded:
             topics = dict.fromkeys(_topics(settings), EMBEDDED_PARTITIONS)
             bootstrap = stack.enter_context(EmbeddedBroker(topics)).bootstrap_servers
-            log.warning("embedded broker: data is in memory only, there are no transactions", bootstrap=bootstrap)
+            log.warning(
+                "embedded broker: data is in memory only, there are no transactions", bootstrap=bootstrap
+            )
         health.on_ready = lambda: announce(http.url, bootstrap)
         drained = _serve(settings.with_bootstrap(bootstrap), health, metrics, stop, stack)
     log.info("stopped", drained=drained)
@@ -92,10 +94,15 @@ def _serve(
     stack.callback(lambda: pipeline.stop(Deadline.after(_STOP_S)))
     builder = OutgoingBuilder(settings.output_topic, settings.dlq_topic, settings.group_id, stamp)
     builder.set_partition_counts(counts)
-    callbacks = {"error_cb": watch.on_error, "on_commit": lambda *report: delivery.on_commit(*report)}
+
+    def on_commit(error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        delivery.on_commit(error, offsets)
+
+    callbacks = {"error_cb": watch.on_error, "on_commit": on_commit}
     consumer = _client(Consumer, consumer_config(settings) | callbacks)
     stack.callback(consumer.close)
-    delivery = AtLeastOnce(consumer, producer, ledger, builder, metrics, settings.commit_interval_ms / 1000)
+    interval = settings.commit_interval_ms / 1000
+    delivery: Delivery = AtLeastOnce(consumer, producer, ledger, builder, metrics, interval)
 
     def assignment_changed() -> None:
         try:

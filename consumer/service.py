@@ -26,7 +26,7 @@ from consumer.health import Health
 from consumer.ledger import Ledger
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline
-from consumer.work import Partition, RawMessage, Source
+from consumer.work import Headers, Partition, RawMessage, Source
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +136,9 @@ class Service:
         partition = Partition(str(message.topic()), int(message.partition() or 0))
         offset = int(message.offset() or 0)
         if self._ledger.went_back(partition, offset):
-            log.warning("the log of a partition was cut or its offset reset", partition=str(partition), to=offset)
+            log.warning(
+                "the log of a partition was cut or its offset reset", partition=str(partition), to=offset
+            )
             self._forget([partition])
             self._ledger.assign([partition])
         epoch = self._ledger.epoch(partition)
@@ -147,7 +149,7 @@ class Service:
             source=Source(partition, epoch, offset),
             key=_as_bytes(message.key()),
             value=_as_bytes(message.value()),
-            headers=tuple((name, _as_bytes(value)) for name, value in message.headers() or ()),
+            headers=_headers(message),
             timestamp_ms=timestamp if kind else None,
             received_at=self._clock(),
         )
@@ -161,7 +163,9 @@ class Service:
         if error.fatal():
             raise KafkaFatal(f"the Kafka consumer failed for good ({error.str()}): restart the service")
         if error.code() in _REFUSED:
-            raise ServiceError(f"Kafka refuses this client ({error.str()}): check its credentials and its rights")
+            raise ServiceError(
+                f"Kafka refuses this client ({error.str()}): check its credentials and its rights"
+            )
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise ServiceError(f"the topic {self._topic} does not exist any more: create it")
         log.warning("Kafka error", error=error.str(), code=error.name())
@@ -234,6 +238,11 @@ class Service:
 
 def _partitions(topic_partitions: list[TopicPartition]) -> list[Partition]:
     return [Partition(tp.topic, tp.partition) for tp in topic_partitions]
+
+
+def _headers(message: Message[bytes, bytes]) -> Headers:
+    pairs: list[tuple[str, str | bytes | None]] = list(message.headers() or ())  # type: ignore[arg-type]
+    return tuple((name, _as_bytes(value)) for name, value in pairs)
 
 
 def _as_bytes(value: str | bytes | None) -> bytes | None:

@@ -182,7 +182,7 @@ def _read(name: SchemaName, data: bytes, start: int, writer: dict[str, Any]) -> 
     except (EOFError, IndexError) as error:
         # fastavro raises IndexError both for a cut varint and for an enum or union index out of range.
         raise MalformedMessage(
-            Reason.MALFORMED, f"the {name} body is cut short or damaged ({error or 'end of data'})"
+            Reason.MALFORMED, f"the {name} body is cut short or damaged ({str(error) or 'end of data'})"
         ) from error
     except (
         ValueError,  # UnicodeDecodeError among them

@@ -53,7 +53,9 @@ def record_message(offset: int, sequence: str, record_id: str = "r", **fields: i
     return message(offset, value=encode_record(SequenceRecord(record_id, sequence)), **fields)
 
 
-def prepared_frame(tokens: int = 10, dna_tokens: int | None = None, chunk: int = 0, label: str = "F1") -> PreparedFrame:
+def prepared_frame(
+    tokens: int = 10, dna_tokens: int | None = None, chunk: int = 0, label: str = "F1"
+) -> PreparedFrame:
     return PreparedFrame(
         chunk=chunk,
         label=label,

@@ -74,7 +74,7 @@ class Trainer:
             parameter_groups(self.network, recipe.weight_decay), lr=0.0, betas=(0.9, 0.98), fused=True
         )
         self.steps = 0
-        self.best: dict[str, Any] = {"chunk_auroc": -1.0}
+        self.best: dict[str, Any] = {}
         self._best_state: dict[str, torch.Tensor] = {}
 
     def step(self, shard: Shard, progress: float) -> torch.Tensor:
@@ -106,7 +106,7 @@ class Trainer:
         figures = evaluate(scores, dev.layout, corpus.labels, corpus.groups)
         names = ("chunk_auroc", "chunk_accuracy", "record_auroc", "frame_auroc")
         kept = {name: figures[name] for name in names}
-        better = kept["chunk_auroc"] > self.best["chunk_auroc"]
+        better = not self._best_state or kept["chunk_auroc"] > self.best["chunk_auroc"]
         if better:
             self.best = {"step": self.steps, "seconds": round(elapsed), **kept}
             self._best_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -119,7 +119,8 @@ def _labels(scores: FloatArray) -> NDArray[np.bool_]:
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.einsum("ij,ij->i", a, b) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    cosine: NDArray[np.float64] = (a * b).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return cosine
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:

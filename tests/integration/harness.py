@@ -33,11 +33,19 @@ def environment(**variables: str) -> dict[str, str]:
     return inherited | {"VIRNUCPRO_HTTP_PORT": "0", "VIRNUCPRO_HTTP_HOST": "127.0.0.1"} | variables
 
 
-def virnucpro(*arguments: str, stdin: bytes | None = None, **variables: str) -> subprocess.CompletedProcess[bytes]:
+def virnucpro(
+    *arguments: str, stdin: bytes | None = None, **variables: str
+) -> subprocess.CompletedProcess[bytes]:
     """Run one command to its end."""
     command = [sys.executable, "-m", "consumer.cli.app", *arguments]
     return subprocess.run(
-        command, input=stdin, capture_output=True, cwd=ROOT, env=environment(**variables), timeout=120, check=False
+        command,
+        input=stdin,
+        capture_output=True,
+        cwd=ROOT,
+        env=environment(**variables),
+        timeout=120,
+        check=False,
     )
 
 

@@ -18,7 +18,9 @@ GOOD = encode_record(SequenceRecord("good", "ACGTACGTACGTACGTAAATTTGGGCCC"))
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory):
     """One service on its own embedded broker, with the default settings, for all tests of this module."""
-    with serving(tmp_path_factory.mktemp("serve") / "serve.log", VIRNUCPRO_MAX_SEQUENCE_BASES="2000000") as serve:
+    with serving(
+        tmp_path_factory.mktemp("serve") / "serve.log", VIRNUCPRO_MAX_SEQUENCE_BASES="2000000"
+    ) as serve:
         yield serve
 
 
@@ -114,7 +116,9 @@ BAD = {
 def test_each_bad_message_lands_in_the_dead_letter_topic_with_its_raw_bytes(serve):
     values = [*BAD.values(), GOOD[:-3]]
     headers = [("trace", b"1"), ("trace", b"2"), ("empty", None)]
-    for value in values:  # a partition of the embedded broker keeps 5 MiB: give the large ones one of their own
+    for (
+        value
+    ) in values:  # a partition of the embedded broker keeps 5 MiB: give the large ones one of their own
         number = 3 if value is not None and len(value) > 1_000_000 else 0
         produce(serve.bootstrap, [{"value": value, "key": b"key", "headers": headers, "partition": number}])
         read(serve.bootstrap, "sequences.dlq", lambda found: bool(found))
@@ -150,7 +154,12 @@ def test_odd_but_good_messages_get_predictions(serve):
 
     found = mine(read(serve.bootstrap, "predictions", lambda found: len(mine(found)) >= 5))
     by_id = {decode_prediction(m.value()).id: m for m in found}
-    assert Counter(decode_prediction(m.value()).id for m in found) == {"twin": 2, "nokey": 1, "closed": 1, "good": 1}
+    assert Counter(decode_prediction(m.value()).id for m in found) == {
+        "twin": 2,
+        "nokey": 1,
+        "closed": 1,
+        "good": 1,
+    }
     assert by_id["nokey"].key() is None
     assert by_id["twin"].headers()[:3] == headers
     assert by_id["twin"].timestamp()[1] == 1_600_000_000_123

@@ -75,7 +75,9 @@ def test_sigterm_drains_and_a_restart_goes_on(bootstrap, variables, tmp_path):
     done = committed(bootstrap)
     assert 20 <= done < RECORDS, "stopped in mid-flight"
     delivered = len(read(bootstrap, "predictions", lambda found: False, seconds=3))
-    assert delivered == done - len(read(bootstrap, "sequences.dlq", lambda found: False, seconds=3)), "drained"
+    assert delivered == done - len(read(bootstrap, "sequences.dlq", lambda found: False, seconds=3)), (
+        "drained"
+    )
     with serving(tmp_path / "second.log", **variables):
         predicted, dead = answers(bootstrap)
     check_nothing_lost(predicted, dead)

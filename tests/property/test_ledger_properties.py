@@ -71,7 +71,8 @@ class LedgerMachine(RuleBasedStateMachine):
             unfinished = [o for o in self.received[number] if o not in self.done[number]]
             assert offset <= min(unfinished, default=offset), "never past a message in flight"
         for number in self.owned:
-            mine = [e.message.source.offset for e in self.release.entries if e.message.source.partition.number == number]
+            sources = [entry.message.source for entry in self.release.entries]
+            mine = [source.offset for source in sources if source.partition.number == number]
             waiting = [o for o in self.received[number] if o not in self.delivered[number]]
             assert mine == waiting[: len(mine)], "in offset order, without a gap"
             assert set(mine) <= self.done[number]
@@ -83,9 +84,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for entry in self.release.entries:
             source = entry.message.source
             number = source.partition.number
-            if number in self.owned and source.epoch == self.epochs[number]:
-                if source.offset not in self.delivered[number]:
-                    self.delivered[number].append(source.offset)
+            current = number in self.owned and source.epoch == self.epochs[number]
+            if current and source.offset not in self.delivered[number]:
+                self.delivered[number].append(source.offset)
         self.ledger.settle(self.release)
         self.release = None
 

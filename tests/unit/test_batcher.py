@@ -21,7 +21,9 @@ def preparing() -> list[bool]:
 
 @pytest.fixture
 def batcher(clock, preparing) -> Batcher:
-    return Batcher(100, max_wait=0.05, backlog=1000, preparing=lambda: preparing[0], linger=0.003, clock=clock)
+    return Batcher(
+        100, max_wait=0.05, backlog=1000, preparing=lambda: preparing[0], linger=0.003, clock=clock
+    )
 
 
 def job(offset: int, *tokens: int, received_at: float = 100.0) -> RecordJob:

@@ -47,7 +47,8 @@ def test_the_correlation_is_of_the_winning_scores():
 
 
 @pytest.mark.parametrize(
-    ("agreement", "advice"), [(1.0, "accept"), (0.991, "accept"), (0.99, "validate"), (0.95, "validate"), (0.94, "use v1")]
+    ("agreement", "advice"),
+    [(1.0, "accept"), (0.991, "accept"), (0.99, "validate"), (0.95, "validate"), (0.94, "use v1")],
 )
 def test_the_rule_of_the_report(agreement, advice):
     assert Divergence(100, agreement, 1, 0, 1, 1, 0, 1, 1).advice == advice
@@ -65,7 +66,9 @@ def test_the_published_proteins_have_their_published_lengths():
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
     proteins = published_proteins()
     assert len(proteins) == 18
-    assert {name: len(protein) for name, protein in proteins.items()} == {r["id"]: int(r["length"]) for r in rows}
+    assert {name: len(protein) for name, protein in proteins.items()} == {
+        r["id"]: int(r["length"]) for r in rows
+    }
 
 
 def test_made_up_nucleotides_translate_back_to_their_protein():

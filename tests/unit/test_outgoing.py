@@ -31,7 +31,11 @@ def test_a_prediction_carries_key_headers_timestamp_and_source(builder):
 
 def test_a_record_without_open_frames_has_a_prediction_that_says_so(builder):
     prediction = decode_prediction(builder.build(Entry(message(1), scored())).value)
-    assert (prediction.verdict, prediction.virus_score, prediction.others_score) == ("no_open_frame", None, None)
+    assert (prediction.verdict, prediction.virus_score, prediction.others_score) == (
+        "no_open_frame",
+        None,
+        None,
+    )
 
 
 def test_a_dead_letter_carries_the_raw_message_and_the_reason(builder):
@@ -40,7 +44,12 @@ def test_a_dead_letter_carries_the_raw_message_and_the_reason(builder):
     assert (out.topic, out.key, out.timestamp_ms) == ("sequences.dlq", None, None)
     assert out.headers == (*HEADERS, (SOURCE_HEADER, b"sequences/0/7"), (REASON_HEADER, b"malformed"))
     letter = decode_dead_letter(out.value)
-    assert (letter.value, letter.key, letter.reason, letter.detail) == (b"\x00raw", None, Reason.MALFORMED, "bad bytes")
+    assert (letter.value, letter.key, letter.reason, letter.detail) == (
+        b"\x00raw",
+        None,
+        Reason.MALFORMED,
+        "bad bytes",
+    )
     assert (letter.group_id, letter.failed_at_ms, letter.source_offset) == ("group", 123, 7)
 
 
