@@ -95,7 +95,8 @@ def by_segment(rows: Tensor, segments: Sequence[NDArray[np.int32]]) -> list[Tens
 def relative_l2(actual: Tensor, expected: Tensor) -> float:
     """The largest relative L2 distance of a row; NaN if there is one anywhere."""
     actual, expected = actual.double().cpu(), expected.double().cpu()
-    return float(((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+    distances = (actual - expected).norm(dim=-1)
+    return float(torch.where(distances == 0, 0.0, distances / expected.norm(dim=-1)).max())
 
 
 def random_frames(count: int, seed: int = 0, longest: int = 120) -> list[PreparedFrame]:

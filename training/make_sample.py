@@ -9,7 +9,8 @@ seen:
 * 20 viral records of 300 to 6000 bases, whole: the three of `NAMED`, then one of each further family, then a
   second one of some families, drawn with a fixed seed;
 * 20 regions of 500 to 3000 bases of bacteria, archaea and human, at seeded places, whose ids give the region
-  in the coordinates of the accession, counted from 1.
+  in the coordinates of the accession, counted from 1. A region without any open frame is drawn again: nothing
+  of it would be scored.
 
 The letters are the source's, but for one region that is written in lower case, as soft-masked assemblies are.
 """
@@ -28,7 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
+from virnucpro_core.chunks import chunk_spans
 from virnucpro_core.fasta import read_sequences
+from virnucpro_core.frames import open_frames_by_span
 
 PERMISSIVE = ("MIT", "BSD", "Biopython/BSD-3-Clause")
 NAMED = {
@@ -39,6 +42,7 @@ NAMED = {
 VIRUSES = REGIONS = 20
 VIRUS_BASES = (300, 6000)
 REGION_BASES = (500, 3000)
+CHUNK_BASES = 500
 MOST_PHAGE_HITS = 20  # windows with more protein hits to phages may be prophage: their label is not certain
 ACCESSION_REGION = re.compile(r"(?P<accession>N[CZ]_[A-Z]*\d+\.\d+)(?::| .* region )(?P<start>\d+)-")
 
@@ -115,6 +119,9 @@ def choose_regions(
         at = int(rng.integers(int(row["length"]) - bases + 1))
         if any(at < end and start < at + bases for start, end in taken[row["id"]]):
             continue
+        sequence = sequences[row["id"]][at : at + bases]
+        if not any(open_frames_by_span(sequence, chunk_spans(bases, CHUNK_BASES))):
+            continue
         taken[row["id"]].append((at, at + bases))
         first = int(match["start"]) + at
         entries.append(
@@ -122,7 +129,7 @@ def choose_regions(
                 id=f"{match['accession']}:{first}-{first + bases - 1}",
                 label="others",
                 organism=row["species"],
-                sequence=sequences[row["id"]][at : at + bases],
+                sequence=sequence,
                 repository=row["source_repo"],
                 licence=row["repo_licence"],
             )

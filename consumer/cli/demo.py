@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,30 +17,21 @@ import typer
 from consumer.cli.serve import V1_HELP
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
-
     from consumer.cli.demo_service import ServiceProcess
     from consumer.cli.reading import Reader
-    from consumer.cli.sample import Truth
-    from consumer.cli.table import Column, Rows
-    from schemas import DeadLetter, Prediction
+    from consumer.cli.scoreboard import Scoreboard
 
 INPUT, OUTPUT, DLQ = "sequences", "predictions", "sequences.dlq"
 PARTITIONS = 4
 SILENCE_S = 60.0
 _METRICS_S = 5.0
 
-_COLUMNS: tuple[Column, ...] = (
-    ("record", 27, "left"),
-    ("length", 6, "right"),
-    ("verdict", 7, "left"),
-    ("score", 5, "right"),
-    ("viral chunks", 12, "right"),
-    ("known truth", 13, "left"),
-    ("organism", 20, "left"),
-)
-
-NEXT = """
+EXPLANATION = """
+score: the highest of the class that the record was called; chunks: the viral ones of all.
+The sample is of the validation split, so the model has not learned from it. How good the bundled model is, and what
+it is for, says the README.
+"""
+NEXT = """\
 Where to go next
   Score your own file:      virnucpro predict reads.fasta
   Run the service:          virnucpro serve
@@ -48,8 +39,8 @@ Where to go next
                             virnucpro publish reads.fasta --bootstrap HOST:PORT
                             virnucpro watch --bootstrap HOST:PORT
   See what is scored:       virnucpro frames reads.fasta
-  Every command:            docs/cli.md        What the sample is: consumer/data/README.md
-"""
+  Every command:            docs/cli.md
+  What the sample is:       consumer/data/README.md"""
 
 
 def demo(
@@ -67,6 +58,7 @@ def demo(
     from consumer import logs
     from consumer.cli.demo_service import ServiceProcess
     from consumer.cli.sample import sample_truth
+    from consumer.cli.scoreboard import COLUMNS, Scoreboard
     from consumer.cli.table import Rows
     from consumer.embedded import EmbeddedBroker
 
@@ -74,81 +66,29 @@ def demo(
         os.environ["VIRNUCPRO_V1_ATTENTION"] = "true"
     logs.configure("critical", "auto")  # the broker's clients here; the service has a log of its own
     console = Console(highlight=False)
+    say = partial(console.print, soft_wrap=True)
     truth = sample_truth()
     with ExitStack() as stack:
         stack.enter_context(_ending_in_order())
         broker = stack.enter_context(EmbeddedBroker(dict.fromkeys((INPUT, OUTPUT, DLQ), PARTITIONS)))
         address = broker.bootstrap_servers
-        console.print(f"A Kafka broker in memory is at {address}. The service starts and loads its model ...")
+        say(f"A Kafka broker in memory is at {address}. The service starts and loads its model ...")
         service = stack.enter_context(ServiceProcess(address))
         service.wait_until_ready()
-        console.print(
-            f"The service is ready; its metrics are at {service.http}/metrics. Publishing the sample ...\n"
-        )
+        say(f"It is ready, with its metrics at {service.http}/metrics. Publishing the sample ...\n")
         reader = _open_reader(stack, address)
         began_at = time.monotonic()
         bases = _publish_sample(address)
-        with Rows(console, _COLUMNS) as rows:
-            score = Score(truth, rows)
-            _collect(reader, service, score)
+        with Rows(console, COLUMNS) as rows:
+            board = Scoreboard(truth, rows)
+            _collect(reader, service, board)
         seconds = time.monotonic() - began_at
         tokens = _tokens(service, len(truth))
-    console.print(
-        f"\n{len(truth)} records, {bases:,} bases, {tokens:,} tokens in {seconds:.1f} s. {score.summary()}"
-    )
-    console.print(
-        "The sample is of the validation split: the model has not learned from it. "
-        "How good the bundled model is, and what it is for, says the README.",
-        style="dim",
-    )
-    console.print(NEXT, end="")
-
-
-class Score:
-    """Shows each prediction beside the known truth, and counts the right ones."""
-
-    def __init__(self, truth: dict[str, Truth], rows: Rows) -> None:
-        self._truth, self._rows = truth, rows
-        self._right: Counter[str] = Counter()
-        self._answered: set[str] = set()
-        rows.status(self._progress())
-
-    @property
-    def complete(self) -> bool:
-        """Has every record its answer? One that comes twice, which at_least_once allows, counts once."""
-        return len(self._answered) == len(self._truth)
-
-    def prediction(self, _: Message, prediction: Prediction) -> None:
-        from rich.text import Text
-
-        from consumer.cli.table import prediction_cells
-
-        if prediction.id in self._answered:
-            return
-        self._answered.add(prediction.id)
-        truth = self._truth[prediction.id]
-        right = prediction.verdict == truth.label
-        self._right[truth.label] += right
-        mark = Text(f"{truth.label}, {'right' if right else 'wrong'}", "green" if right else "red")
-        self._rows.add([*prediction_cells(prediction), mark, Text(truth.organism, "dim")])
-        self._rows.status(self._progress())
-
-    def dead_letter(self, _: Message, letter: DeadLetter) -> None:
-        from consumer.cli.errors import UserError
-
-        raise UserError(f"a record of the sample was refused ({letter.reason.value}: {letter.detail})")
-
-    def idle(self) -> None:
-        self._rows.status(self._progress())
-
-    def summary(self) -> str:
-        """`Right: 36 of 40 (virus 18 of 20, others 18 of 20).`"""
-        of = Counter(truth.label for truth in self._truth.values())
-        each = ", ".join(f"{label} {self._right[label]} of {of[label]}" for label in ("virus", "others"))
-        return f"Right: {self._right.total()} of {of.total()} ({each})."
-
-    def _progress(self) -> str:
-        return f"{len(self._answered)} of {len(self._truth)} records"
+    say(f"\n{len(truth)} records, {bases:,} bases, {tokens:,} tokens in {seconds:.1f} s.")
+    for line in board.summary():
+        say(line)
+    say(EXPLANATION, style="dim")
+    say(NEXT)
 
 
 @contextmanager
@@ -166,14 +106,14 @@ def _ending_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _collect(reader: Reader, service: ServiceProcess, score: Score) -> None:
+def _collect(reader: Reader, service: ServiceProcess, board: Scoreboard) -> None:
     """Show predictions until every record has one; raises UserError when the service ends or falls silent."""
     from consumer.cli.errors import UserError
     from consumer.cli.reading import follow
 
     silent_since = time.monotonic()
-    while not score.complete:
-        if follow(reader, DLQ, score, until_idle=0.2, count=1):
+    while not board.complete:
+        if follow(reader, DLQ, board, until_idle=0.2, count=1):
             silent_since = time.monotonic()
             continue
         service.check()

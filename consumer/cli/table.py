@@ -95,7 +95,7 @@ class Rows:
                 cell.align(justify, width)
             line.append_text(cell).append(_GAP if number < last else "")
         if self._console.is_terminal:
-            line.truncate(self._console.width, overflow="ellipsis")
+            line.truncate(self._console.width, overflow="crop")
         self._console.print(line, soft_wrap=True)
 
 

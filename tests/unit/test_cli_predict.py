@@ -1,0 +1,153 @@
+"""`virnucpro predict` with a tiny random bundle: what is written where, and what is left when it fails."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from consumer.cli.app import run
+from tests.models_fixture import random_bundle
+from virnucpro_core.models.bundle import Bundle
+from virnucpro_core.models.engine import Engine
+from virnucpro_core.prepare import prepare
+
+SEQUENCES = {
+    "long": "GCATTCGACCGA" * 60,
+    "no_frame": "TAACTAACTAACTAA",
+    "lower": "gcattcgaccgaa" * 30,
+    "iupac": "GCANTTCGRCCGA" * 20,
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Bundle:
+    return random_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch, bundle):
+    for name in [name for name in os.environ if name.startswith("VIRNUCPRO_")]:
+        monkeypatch.delenv(name)
+    # The command itself sets this one; so that it is taken back after the test.
+    monkeypatch.setenv("VIRNUCPRO_V1_ATTENTION", "false")
+    monkeypatch.setenv("VIRNUCPRO_MODEL", str(bundle.path))
+    monkeypatch.setenv("VIRNUCPRO_DEVICE", "cpu")
+
+
+@pytest.fixture
+def fasta(tmp_path) -> Path:
+    path = tmp_path / "reads.fasta"
+    path.write_text("".join(f">{name} text\n{sequence}\n" for name, sequence in SEQUENCES.items()))
+    return path
+
+
+def test_the_table_goes_to_stdout_and_the_summary_to_stderr(fasta, capsys):
+    assert run(["predict", str(fasta)]) == 0
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out), delimiter="\t"))
+    assert [row["id"] for row in rows] == list(SEQUENCES)
+    assert [int(row["length"]) for row in rows] == [len(sequence) for sequence in SEQUENCES.values()]
+    assert rows[1]["verdict"] == "no_open_frame"
+    assert rows[1]["virus_score"] == ""
+    assert err.startswith("scored 4 records, ")
+    assert "random-0 on cpu (fp32)" in err
+
+
+def test_json_lines_hold_the_engines_own_scores(fasta, bundle, capsys):
+    assert run(["predict", str(fasta), "--format", "jsonl"]) == 0
+    lines = {line["id"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    engine = Engine(bundle, device="cpu", self_test=False)
+    for name, sequence in SEQUENCES.items():
+        frames = prepare(name, sequence, engine.expected_length, engine.tokenizer).frames
+        printed = [(f["others"], f["virus"]) for chunk in lines[name]["chunks"] for f in chunk["frames"]]
+        expected = engine.score(frames)
+        assert expected.tolist() == [[_float32(score) for score in pair] for pair in printed]
+
+
+def _float32(score: float) -> float:
+    import numpy as np
+
+    return float(np.float32(score))
+
+
+def test_the_originals_two_files_beside_the_input(fasta, tmp_path, capsys):
+    assert run(["predict", str(fasta), "--format", "virnucpro"]) == 0
+    assert capsys.readouterr().out == ""
+    folder = tmp_path / "reads_merged"
+    frames = (folder / "prediction_results.txt").read_text().splitlines()
+    assert frames[0] == "Sequence_ID\tPrediction\tscore1\tscore2"
+    assert frames[1].startswith("long_chunk_1F1\t")
+    assert (folder / "prediction_results_highestscore.csv").read_text().startswith("Modified_ID\tIs_Virus\n")
+
+
+def test_a_record_that_cannot_be_scored_is_named_the_others_are_written(tmp_path, capsys, monkeypatch):
+    path, output = tmp_path / "some.fasta", tmp_path / "some.tsv"
+    path.write_text(f">good\nGCATTC\n>digits\nGC4\n>empty\n\n>long\n{'GCA' * 50}\n>good2\nGCAGCA\n")
+    monkeypatch.setenv("VIRNUCPRO_MAX_SEQUENCE_BASES", "100")
+    assert run(["predict", str(path), "--output", str(output)]) == 1
+    ids = [row["id"] for row in csv.DictReader(output.open(), delimiter="\t")]
+    assert ids == ["good", "good2"]
+    lines = capsys.readouterr().err.splitlines()
+    assert "'digits' is left out: '4' at position 3" in lines[0]
+    assert "'empty'" in lines[1]
+    assert "VIRNUCPRO_MAX_SEQUENCE_BASES" in lines[2]
+    assert lines[3].startswith("scored 2 records")
+    assert lines[4].startswith("virnucpro: error: 3 records were left out")
+
+
+def test_v1_attention_sets_the_variable(fasta, tmp_path, capsys):
+    assert run(["predict", str(fasta), "--v1-attention", "--output", str(tmp_path / "v1.tsv")]) == 0
+    assert os.environ["VIRNUCPRO_V1_ATTENTION"] == "true"
+
+
+def test_a_model_on_the_command_line_wins_over_the_variable(fasta, tmp_path, capsys, monkeypatch):
+    other = random_bundle(tmp_path / "other", seed=1)
+    assert run(["predict", str(fasta), "--model", str(other.path)]) == 0
+    assert "random-1" in capsys.readouterr().err
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("virnucpro: error: ")
+    return line
+
+
+def test_where_it_cannot_write(fasta, tmp_path, capsys):
+    assert run(["predict", str(fasta), "--output", str(tmp_path / "no" / "x.tsv")]) == 1
+    assert "does not exist" in error_line(capsys)
+    assert run(["predict", str(fasta), "--output", str(tmp_path)]) == 1
+    assert "is a folder" in error_line(capsys)
+    assert run(["predict", str(fasta), "--format", "virnucpro", "--output", str(fasta)]) == 1
+    assert "is a file" in error_line(capsys)
+    assert run(["predict", "-", "--format", "virnucpro"]) == 2
+    assert "--output" in error_line(capsys)
+
+
+def test_a_model_and_a_device_that_are_not_there(fasta, capsys):
+    assert run(["predict", str(fasta), "--model", "no-such-model"]) == 1
+    assert "no-such-model" in error_line(capsys)
+    assert run(["predict", str(fasta), "--device", "tpu"]) == 2
+    assert "tpu" in error_line(capsys)
+    assert run(["predict", str(fasta), "--attention-backend", "flash_attn"]) == 1
+    assert "flash_attn" in error_line(capsys)
+
+
+def test_damage_in_a_pipe_leaves_no_output(tmp_path, capsys):
+    pipe, output = tmp_path / "pipe", tmp_path / "out.tsv"
+    os.mkfifo(pipe)
+    text = "".join(f">r{n}\n{'GCATTCGACCGA' * 40}\n" for n in range(200))
+    writer = threading.Thread(target=lambda: pipe.write_bytes(gzip.compress(text.encode())[:-30]))
+    writer.start()
+    assert run(["predict", str(pipe), "--output", str(output)]) == 1
+    writer.join()
+    assert "truncated" in error_line(capsys)
+    assert list(tmp_path.iterdir()) == [pipe]
