@@ -40,10 +40,11 @@ index=$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null) || in
 left_out=$(mktemp)
 trap 'rm -f "$left_out"' EXIT
 if [ -n "${TORCH_INDEX:-}" ]; then
-    # Another build of the same version has other hashes, so torch itself goes first and unchecked.
+    # Another build of the same version has other hashes, so torch itself goes first and unchecked; what it needs
+    # is locked like everything else.
     torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/dev.txt)
     "$venv/bin/uv" pip install --quiet --no-deps --default-index "$TORCH_INDEX" "$torch"
-    sed -n 's/^\(\(nvidia-\|cuda-\|triton\)[a-z0-9-]*\)==.*/\1/p' requirements/dev.txt >"$left_out"
+    sed -n -E 's/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==.*/\1/p' requirements/dev.txt >"$left_out"
 elif [ "${CPU_ONLY:-}" = 1 ]; then
     # torch loads all the others when it is imported.
     printf '%s\n' triton nvidia-cusolver nvidia-nvjitlink nvidia-cuda-cccl nvidia-nvtx cuda-bindings \

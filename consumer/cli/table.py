@@ -6,7 +6,6 @@ same rows are plain text.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from types import TracebackType
 from typing import Literal
@@ -107,7 +106,6 @@ class WatchTable:
         self._rows = Rows(self._console, (*PREDICTION_COLUMNS, ("from", 24, "left")))
         self._verdicts: Counter[Verdict] = Counter()
         self._dead_letters = 0
-        self._began_at = time.monotonic()
 
     def __enter__(self) -> WatchTable:
         self._rows.__enter__()
@@ -137,14 +135,12 @@ class WatchTable:
         self._rows.status(self._summary())
 
     def _summary(self) -> str:
-        total = self._verdicts.total()
-        rate = total / max(time.monotonic() - self._began_at, 1e-9)
-        parts = [f"{total:,} predictions"] + [
+        parts = [f"{self._verdicts.total():,} predictions"] + [
             f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in sorted(self._verdicts.items())
         ]
         if self._dead_letters:
             parts.append(f"{self._dead_letters:,} dead letters")
-        return ", ".join(parts) + f" ({rate:,.1f} a second)"
+        return ", ".join(parts)
 
 
 def _place(message: Message) -> str:

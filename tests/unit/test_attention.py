@@ -105,7 +105,9 @@ def test_a_segments_bits_do_not_depend_on_the_others(
 def test_the_number_of_segments_in_a_call_changes_no_bit(count: int) -> None:
     q, k, v = random_qkv(32)
     one = Sdpa().bind(layout([32]), torch.float32, SLOPES)(q, k, v)
-    many = Sdpa().bind(layout([32] * count), torch.float32, SLOPES)(*(x.repeat(count, 1, 1) for x in (q, k, v)))
+    many = Sdpa().bind(layout([32] * count), torch.float32, SLOPES)(
+        *(x.repeat(count, 1, 1) for x in (q, k, v))
+    )
     assert torch.equal(many, one.repeat(count, 1, 1))
 
 
@@ -152,7 +154,9 @@ class TestChoice:
         }
 
     def test_a_named_one_is_never_replaced(self) -> None:
-        with pytest.raises(BackendUnavailable, match="no attention back-end can serve: flash_attn: needs a CUDA"):
+        with pytest.raises(
+            BackendUnavailable, match="no attention back-end can serve: flash_attn: needs a CUDA"
+        ):
             choose_backend("flash_attn", CPU, torch.float32, 64, alibi=False)
 
     def test_an_unknown_name_lists_the_known(self) -> None:
@@ -194,7 +198,9 @@ class TestChoice:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
         monkeypatch.setattr(attention, "_flash_attn", lambda: (None, "No module named 'flash_attn'"))
         choice = choose_backend("auto", CUDA, torch.float16, 64, alibi=False)
-        assert choice.refusals["flash_attn"] == "flash-attn 2 cannot be imported (No module named 'flash_attn')"
+        assert (
+            choice.refusals["flash_attn"] == "flash-attn 2 cannot be imported (No module named 'flash_attn')"
+        )
         assert choice.backend.name == "varlen"
 
     def test_esm2_is_left_to_its_standard_path_only_under_auto(self, monkeypatch: pytest.MonkeyPatch) -> None:

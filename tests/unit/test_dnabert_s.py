@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
-from tests.models_fixture import DNABERT_S_CONFIG, by_segment, packed, random_dna, random_dnabert_s, relative_l2
+from tests.models_fixture import (
+    DNABERT_S_CONFIG,
+    by_segment,
+    packed,
+    random_dna,
+    random_dnabert_s,
+    relative_l2,
+)
 from virnucpro_core.models.attention import BackendUnavailable
 from virnucpro_core.models.dnabert_s import DnabertS, alibi_slopes
 from virnucpro_core.models.manifest import DnabertSConfig
@@ -45,7 +52,9 @@ def reference(model: DnabertS, ids: NDArray[np.int32]) -> Tensor:
     distance = (place[:, None] - place[None, :]).abs()
     for number in range(config.layers):
         name = f"encoder.layer.{number}"
-        qkv = linear(x, weights[f"{name}.attention.self.Wqkv.weight"], weights[f"{name}.attention.self.Wqkv.bias"])
+        qkv = linear(
+            x, weights[f"{name}.attention.self.Wqkv.weight"], weights[f"{name}.attention.self.Wqkv.bias"]
+        )
         q, k, v = qkv.split(config.dim, dim=1)
         heads = []
         for head, slope in enumerate(reference_slopes(config.heads)):

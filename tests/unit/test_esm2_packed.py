@@ -48,7 +48,9 @@ def alone(model: esm.ESM2, protein: NDArray[np.int32], layers: range) -> dict[in
 def run(wrapper: ESM2WithFlashAttention, proteins: list[NDArray[np.int32]], v1: bool = False) -> list[Tensor]:
     """Last-layer representations of each protein, packed together."""
     with torch.inference_mode():
-        rows = wrapper.forward_packed(*packed(proteins), v1_compatible=v1)["representations"][wrapper.num_layers]
+        rows = wrapper.forward_packed(*packed(proteins), v1_compatible=v1)["representations"][
+            wrapper.num_layers
+        ]
     return by_segment(rows, proteins)
 
 
@@ -62,7 +64,9 @@ def test_every_layer_of_every_token_is_fair_esms(shape: Esm2Config, masks: bool,
     expected = [alone(model, protein, layers) for protein in proteins]
     wrapper = ESM2WithFlashAttention(model)
     with torch.inference_mode():
-        result = wrapper.forward_packed(*packed(proteins), repr_layers=layers, v1_compatible=v1)["representations"]
+        result = wrapper.forward_packed(*packed(proteins), repr_layers=layers, v1_compatible=v1)[
+            "representations"
+        ]
     assert set(result) == set(layers)
     layout = layout_of(proteins)
     for layer in layers:
@@ -136,7 +140,9 @@ def test_v1_attention_wins_over_the_parameter(
 @path
 @settings(max_examples=25, deadline=None)
 @given(lengths=st.lists(st.integers(3, 90), min_size=1, max_size=12), data=st.data())
-def test_a_proteins_bits_do_not_depend_on_its_batch(v1: bool, lengths: list[int], data: st.DataObject) -> None:
+def test_a_proteins_bits_do_not_depend_on_its_batch(
+    v1: bool, lengths: list[int], data: st.DataObject
+) -> None:
     wrapper = ESM2WithFlashAttention(random_esm2(SHAPE))
     proteins = random_proteins(lengths)
     together = run(wrapper, proteins, v1)
@@ -251,7 +257,7 @@ def test_bf16_is_near_fp32_at_far_positions(v1: bool) -> None:
 
 
 def test_a_model_cast_before_is_refused() -> None:
-    with pytest.raises(ValueError, match="inv_freq was cast to torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"inv_freq was cast to torch\.bfloat16"):
         ESM2WithFlashAttention(random_esm2(SHAPE).bfloat16())
 
 
@@ -311,8 +317,8 @@ BOUNDS = _int32(0, 5, 10)
         (IDS, BOUNDS, 4, None, "max_seqlen is 4, but the longest segment has 5"),
         (IDS.float(), BOUNDS, 5, None, "input_ids must be int32 or int64"),
         (IDS[None], BOUNDS, 5, None, "input_ids must be int32 or int64"),
-        (torch.where(IDS == IDS[3], 33, IDS), BOUNDS, 5, None, r"input_ids\[\d\] is 33, outside"),
-        (torch.where(IDS == IDS[0], -1, IDS), BOUNDS, 5, None, r"input_ids\[0\] is -1, outside"),
+        (torch.where(IDS[3] == IDS, 33, IDS), BOUNDS, 5, None, r"input_ids\[\d\] is 33, outside"),
+        (torch.where(IDS[0] == IDS, -1, IDS), BOUNDS, 5, None, r"input_ids\[0\] is -1, outside"),
         (IDS, BOUNDS, 5, [SHAPE.layers + 1], "no layer 4, only 0 to 3"),
         (IDS, BOUNDS, 5, [-1], "no layer -1"),
         (IDS, PackedLayout.build(_int32(0, 9), 9, "cpu"), 9, None, "layout is of 9 tokens, but there are 10"),

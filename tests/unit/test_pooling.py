@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from tests.models_fixture import layout_of, random_proteins, relative_l2
+from tests.models_fixture import layout_of, relative_l2
 from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
@@ -20,7 +23,7 @@ def layout(lengths: list[int]) -> PackedLayout:
     return layout_of([np.zeros(length, dtype=np.int32) for length in lengths])
 
 
-def rows(count: int, seed: int = 0) -> torch.Tensor:
+def rows(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed)) + 1
 
 
@@ -35,7 +38,7 @@ def test_means_are_those_of_each_segments_own_rows(lengths: list[int]) -> None:
 
 
 @pytest.mark.parametrize("pool", [mean_of_tokens, mean_of_residues])
-def test_bits_do_not_depend_on_the_neighbours(pool) -> None:  # type: ignore[no-untyped-def]
+def test_bits_do_not_depend_on_the_neighbours(pool: Callable[[Tensor, PackedLayout], Tensor]) -> None:
     mine = rows(50)
     alone = pool(mine, layout([50]))
     for before, after in ([[3], [70]], [[200, 5], []], [[], [9] * 40]):

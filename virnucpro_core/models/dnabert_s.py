@@ -88,7 +88,9 @@ class _GatedFeedForward(nn.Module):
         self.layernorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, values = self.gated_layers(x).chunk(2, dim=-1)
+        # Two products, not one cut in two: on strided halves a CPU's gelu gives some elements other bits,
+        # depending on how the batch happens to be split among threads.
+        gate, values = (F.linear(x, weight) for weight in self.gated_layers.weight.chunk(2))
         out: Tensor = self.layernorm(self.wo(F.gelu(gate) * values) + x)
         return out
 

@@ -1,0 +1,262 @@
+"""The loop that owns Kafka: assignment, revoke, lost, backpressure, drain. Clients are fakes, the pipeline is real."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from confluent_kafka import KafkaError
+
+from consumer.admission import Admission
+from consumer.clock import Deadline
+from consumer.delivery import AtLeastOnce
+from consumer.errors import KafkaFatal, ServiceError
+from consumer.health import Health
+from consumer.ledger import Ledger
+from consumer.metrics import Metrics
+from consumer.outgoing import OutgoingBuilder
+from consumer.pipeline import Pipeline, PipelineLimits
+from consumer.preparation import Preparation
+from consumer.service import Service
+from schemas import Provenance, SequenceRecord, decode_prediction, encode_record
+from tests.factories import ConstantScorer, partition, prepared_record
+from tests.fake_kafka import FakeConsumer, FakeMessage, FakeProducer
+
+STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
+
+
+class GatedScorer(ConstantScorer):
+    """Works while its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def score(self, frames):
+        self.entered.set()
+        assert self.gate.wait(20)
+        return super().score(frames)
+
+
+class Bench:
+    """A service whose turns a test takes one by one, from its own thread, as `run` would."""
+
+    def __init__(self, max_records: int = 100) -> None:
+        self.consumer, self.producer = FakeConsumer(), FakeProducer()
+        self.producer.acknowledge_at_once = True
+        self.ledger, self.metrics, self.health = Ledger(), Metrics(), Health()
+        self.scorer = GatedScorer()
+        self.pipeline = Pipeline(
+            self.scorer,
+            Preparation(lambda record_id, _: prepared_record(10, record_id=record_id), 10_000, 1000),
+            PipelineLimits(token_budget=20, max_wait_s=0.01, prepare_threads=1, max_records=max_records),
+            self.ledger.is_wanted,
+            self.metrics,
+        )
+        builder = OutgoingBuilder("predictions", "sequences.dlq", "group", STAMP)
+        self.delivery = AtLeastOnce(self.consumer, self.producer, self.ledger, builder, self.metrics, 0.0)
+        self.looked = 0
+        self.service = Service(
+            self.consumer,
+            "sequences",
+            self.ledger,
+            self.pipeline,
+            self.delivery,
+            Admission(max_records, 1_000_000, hold_s=0.05),
+            self.metrics,
+            self.health,
+            self._look,
+            lambda: None,
+        )
+
+    def _look(self) -> None:
+        self.looked += 1
+
+    def run(self, until, drain_s: float = 5.0, seconds: float = 10.0) -> bool:
+        """Run the service until the condition holds, then stop and drain it."""
+        deadline = time.monotonic() + seconds
+
+        def should_stop() -> bool:
+            assert time.monotonic() < deadline, "the condition did not come"
+            return until()
+
+        return self.service.run(should_stop, drain_s)
+
+    def assign(self, *numbers: int) -> None:
+        self.consumer.events.append(("assign", list(numbers)))
+
+    def receive(self, *offsets: int, number: int = 0) -> None:
+        for offset in offsets:
+            value = encode_record(SequenceRecord(f"{number}/{offset}", "ACGT"))
+            self.consumer.queue.append(FakeMessage(number, offset, value))
+
+    @property
+    def answered(self) -> list[str]:
+        return [decode_prediction(m["value"]).id for m in self.producer.sent]
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"vnp_{name}", labels) or 0.0
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def build(**options) -> Bench:
+        made.append(Bench(**options))
+        return made[-1]
+
+    yield build
+    for bench in made:
+        bench.scorer.gate.set()
+        assert bench.pipeline.stop(Deadline.after(10))
+
+
+def test_records_are_answered_in_order_and_committed(make):
+    bench = make()
+    bench.assign(0, 1)
+    bench.receive(*range(30))
+    bench.receive(*range(10), number=1)
+    assert bench.run(lambda: len(bench.producer.sent) == 40)
+    for number, count in ((0, 30), (1, 10)):
+        mine = [a for a in bench.answered if a.startswith(f"{number}/")]
+        assert mine == [f"{number}/{offset}" for offset in range(count)]
+    final = {}
+    for offsets, _ in bench.consumer.commits:
+        final |= offsets
+    assert final == {0: 30, 1: 10}
+    assert bench.looked == 1
+    assert bench.count("records_total", outcome="predicted") == 40
+    assert bench.health.not_ready() == "shutting down"
+
+
+def test_stopping_finishes_what_is_in_flight_and_takes_nothing_new(make):
+    bench = make()
+    bench.assign(0)
+    bench.receive(*range(20))
+    assert bench.run(lambda: bench.ledger.records == 20)
+    assert len(bench.producer.sent) == 20
+    assert bench.consumer.paused == {0}
+
+
+def test_a_drain_that_takes_too_long_leaves_the_rest_uncommitted(make):
+    bench = make()
+    bench.assign(0)
+    bench.receive(*range(5))
+    bench.scorer.gate.clear()
+    assert not bench.run(lambda: bench.scorer.entered.is_set(), drain_s=0.2)
+    assert bench.consumer.commits == []
+    assert bench.producer.sent == []
+
+
+def test_a_revoke_finishes_what_runs_drops_the_rest_and_commits_first(make):
+    bench = make()
+    bench.assign(0, 1)
+    bench.receive(*range(50))
+    bench.scorer.gate.clear()
+    revoked = []
+
+    def until() -> bool:
+        if bench.scorer.entered.is_set() and not revoked:
+            threading.Timer(0.2, bench.scorer.gate.set).start()
+            bench.consumer.events.append(("revoke", [0]))
+            revoked.append(True)
+        return bool(revoked) and bench.ledger.epoch(partition(0)) is None
+
+    bench.run(until)
+    done = len(bench.producer.sent)
+    assert 1 <= done < 50, "what ran is finished, what waited is not started"
+    assert bench.answered == [f"0/{offset}" for offset in range(done)]
+    assert bench.consumer.commits[-1] == ({0: done}, False)
+    assert bench.count("assigned_partitions") == 1
+
+
+def test_a_lost_partition_is_never_committed(make):
+    bench = make()
+    bench.assign(0)
+    bench.receive(*range(6))
+    bench.scorer.gate.clear()
+    lost = []
+
+    def until() -> bool:
+        if bench.scorer.entered.is_set() and not lost:
+            bench.consumer.events.append(("lost", [0]))
+            lost.append(True)
+        if lost and bench.ledger.epoch(partition(0)) is None:
+            bench.scorer.gate.set()
+            return bench.count("records_total", outcome="stale") > 0
+        return False
+
+    bench.run(until)
+    assert bench.consumer.commits == []
+    assert bench.producer.sent == []
+
+
+def test_a_partition_that_comes_back_is_read_in_a_new_epoch(make):
+    bench = make()
+    bench.assign(0)
+    bench.consumer.events.append(("revoke", [0]))
+    bench.assign(0)
+    bench.receive(2)
+    bench.run(lambda: bench.answered == ["0/2"])
+    assert bench.ledger.epoch(partition(0)) == 2
+
+
+def test_a_log_that_was_cut_is_read_on_from_where_it_is_now(make):
+    bench = make()
+    bench.assign(0)
+    bench.receive(10, 11, 12)
+    bench.receive(3, 4)
+    bench.run(lambda: len(bench.producer.sent) >= 2 and "0/4" in bench.answered)
+    assert bench.answered[-2:] == ["0/3", "0/4"]
+    assert bench.consumer.commits[-1][0] == {0: 5}
+
+
+def test_full_budgets_hold_then_pause_then_go_on(make):
+    bench = make(max_records=10)
+    bench.assign(0)
+    bench.receive(*range(40))
+    bench.scorer.gate.clear()
+    seen = []
+
+    def until() -> bool:
+        seen.append(bench.ledger.records)
+        if bench.consumer.paused:
+            bench.scorer.gate.set()
+        return len(bench.producer.sent) == 40
+
+    bench.run(until)
+    assert max(seen) <= 10
+    assert bench.answered == [f"0/{offset}" for offset in range(40)]
+    assert bench.count("backpressure_seconds_total", level="hold") > 0
+    assert bench.count("backpressure_seconds_total", level="pause") > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (KafkaError(KafkaError._FATAL, "fenced", True), KafkaFatal),
+        (KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), ServiceError),
+        (KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), ServiceError),
+    ],
+)
+def test_errors_for_good_end_the_service_and_name_themselves(make, error, kind):
+    bench = make()
+    bench.assign(0)
+    broken = FakeMessage(0, 0)
+    broken.error = lambda: error
+    bench.consumer.queue.append(broken)
+    with pytest.raises(kind):
+        bench.run(lambda: False)
+
+
+def test_passing_errors_are_logged_and_passed_over(make):
+    bench = make()
+    bench.assign(0)
+    broken = FakeMessage(0, 0)
+    broken.error = lambda: KafkaError(KafkaError._TRANSPORT)
+    bench.consumer.queue.append(broken)
+    bench.receive(1)
+    bench.run(lambda: bench.answered == ["0/1"])
