@@ -55,7 +55,8 @@ def setting_rows() -> list[str]:
     rows = []
     for name, field in Settings.model_fields.items():
         default = told.get(name) or defaults.masked().get(f"VIRNUCPRO_{name.upper()}")
-        shown = {True: "on", False: "off", None: "unset"}.get(default, default)
+        words = {"True": "on", "False": "off", "None": "unset"}  # by text: 1 is no True
+        shown = words.get(str(default), default)
         rows.append(f"| `VIRNUCPRO_{name.upper()}` | {shown} | {field.description} |")
     return [row for row in rows if not row.startswith("| `VIRNUCPRO_KAFKA` ")]
 
