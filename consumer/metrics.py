@@ -19,8 +19,10 @@ from consumer.pipeline import BatchObserver
 from consumer.work import Refused, Scored
 from schemas import Provenance, Reason, Verdict
 from virnucpro_core import __version__
+from virnucpro_core.divergence import Divergence
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+_SMALL = tuple(10.0**power for power in range(-8, 1))
 _TOKENS = tuple(2**power for power in range(6, 18))
 
 
@@ -34,6 +36,7 @@ class Metrics(BatchObserver, DeliveryObserver):
         self._traffic()
         self._batches()
         self._state()
+        self._divergence()
 
     def _info(self) -> None:
         self.build_info = self._gauge("build_info", "Always 1; the version of the software.", "version")
@@ -115,6 +118,26 @@ class Metrics(BatchObserver, DeliveryObserver):
         for level in ("hold", "pause"):
             self.backpressure.labels(level)
 
+    def _divergence(self) -> None:
+        self.divergence_batches = self._counter(
+            "divergence_batches_total",
+            "Batches run through the other attention path too (VIRNUCPRO_DIVERGENCE_SAMPLE), by outcome.",
+            "outcome",
+        )
+        self.divergence_frames = self._counter(
+            "divergence_frames_total", "Frames compared, by whether both paths call them the same.", "labels"
+        )
+        self.divergence_cosine = self._histogram(
+            "divergence_cosine_distance", "1 - lowest cosine of two features of a compared batch.", _SMALL
+        )
+        self.divergence_score = self._histogram(
+            "divergence_score_difference", "Largest difference of a virus score in a compared batch.", _SMALL
+        )
+        for outcome in ("compared", "failed"):
+            self.divergence_batches.labels(outcome)
+        for labels in ("equal", "different"):
+            self.divergence_frames.labels(labels)
+
     # ---- what others report -----------------------------------------------------------------------------------
 
     def describe_model(self, model: Provenance, device: str, refusals: dict[str, str]) -> None:
@@ -137,6 +160,18 @@ class Metrics(BatchObserver, DeliveryObserver):
 
     def batch_failed(self, kind: str) -> None:
         self.batch_failures.labels(kind).inc()
+
+    def diverged(self, figures: Divergence | None) -> None:
+        """A batch went through both attention paths; None if that failed."""
+        if figures is None:
+            self.divergence_batches.labels("failed").inc()
+            return
+        self.divergence_batches.labels("compared").inc()
+        equal = round(figures.label_agreement * figures.frames)
+        self.divergence_frames.labels("equal").inc(equal)
+        self.divergence_frames.labels("different").inc(figures.frames - equal)
+        self.divergence_cosine.observe(max(0.0, 1 - figures.cosine_min))
+        self.divergence_score.observe(figures.score_difference)
 
     def delivered(self, entry: Entry) -> None:
         self.record_seconds.observe(self._clock() - entry.message.received_at)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -21,6 +21,7 @@ from consumer.clock import Clock, Deadline, monotonic
 from consumer.inference import Inference, Scorer, scored
 from consumer.preparation import Preparation
 from consumer.work import Finished, Partition, RawMessage, Refused, Source
+from virnucpro_core.prepare import PreparedFrame
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,7 @@ class Pipeline:
         scorer: the model; used by the inference thread alone.
         preparation: message -> frames; used by every preparation thread.
         is_wanted: is a message still worth starting? Asked from any thread.
+        after_batch: called on the inference thread with the frames of a batch whose answers are handed over.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Pipeline:
         limits: PipelineLimits,
         is_wanted: Callable[[Source], bool],
         observer: BatchObserver,
+        after_batch: Callable[[Sequence[PreparedFrame]], None] | None = None,
         clock: Clock = monotonic,
     ) -> None:
+        self._after_batch = after_batch
         self._preparation, self._is_wanted = preparation, is_wanted
         self._observer, self._clock = observer, clock
         self._inbox: queue.Queue[RawMessage] = queue.Queue(limits.max_records)
@@ -194,6 +198,8 @@ class Pipeline:
             begun = self._clock()
             self._inference.run(batch.slots)
             self._observer.batch_done(batch, self._clock() - begun)
+            if self._after_batch is not None:
+                self._after_batch([slot.frame for slot in batch.slots])
 
     def _finish(self, finished: Finished) -> None:
         while not self._stopping.is_set():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
@@ -17,6 +17,7 @@ from consumer.admission import Admission
 from consumer.brokers import BrokerWatch, await_topics, partition_counts
 from consumer.clock import Deadline
 from consumer.delivery import AtLeastOnce, Delivery
+from consumer.divergence import DivergenceSampler
 from consumer.embedded import EmbeddedBroker
 from consumer.errors import ServiceError
 from consumer.exit_codes import ExitCode
@@ -31,6 +32,8 @@ from consumer.pipeline import Pipeline, PipelineLimits
 from consumer.preparation import Preparation
 from consumer.service import Service
 from consumer.settings import Settings
+from virnucpro_core.models.engine import Engine
+from virnucpro_core.prepare import PreparedFrame
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +93,7 @@ def _serve(
         ),
         ledger.is_wanted,
         metrics,
+        _sampler(engine, settings, metrics),
     )
     stack.callback(lambda: pipeline.stop(Deadline.after(_STOP_S)))
     builder = OutgoingBuilder(settings.output_topic, settings.dlq_topic, settings.group_id, stamp)
@@ -143,6 +147,16 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _sampler(
+    engine: Engine, settings: Settings, metrics: Metrics
+) -> Callable[[Sequence[PreparedFrame]], None] | None:
+    """Compares a share of the batches with the other attention path, if that is asked for."""
+    if settings.divergence_sample == 0:
+        return None
+    other = engine.on_path(v1=engine.info.attention == "packed")
+    return DivergenceSampler(engine, other, settings.divergence_sample, metrics.diverged).saw
 
 
 def _topics(settings: Settings) -> tuple[str, str, str]:

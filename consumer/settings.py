@@ -126,6 +126,7 @@ class Settings(BaseModel):
     precision: Precision = Field("auto", description="auto, fp32, fp16 or bf16")
     v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = Field(None, description=_YES_NO)
     attention_backend: AttentionBackend = Field("auto", description="auto, flash_attn, varlen or sdpa")
+    divergence_sample: float = Field(0.0, ge=0, le=1, description="a share of the batches, 0 to 1")
     self_test: Switch = Field(True, description=_YES_NO)
 
     token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")

@@ -7,13 +7,16 @@ prediction, and embeddings, and ends in a rule by the share of equal labels. Its
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro_core.packing import how_many_fit
 from virnucpro_core.prepare import PreparedFrame
 from virnucpro_core.tokens import DnaTokenizer, esm2_token_ids
 
@@ -66,6 +69,13 @@ class Divergence:
         return asdict(self) | {"advice": self.advice}
 
 
+class Evaluator(Protocol):
+    """An engine on one path: `virnucpro_core.models.engine.Engine`."""
+
+    def features_and_scores(self, frames: Sequence[PreparedFrame]) -> tuple[FloatArray, FloatArray]:
+        """Features [frames, dim] and softmax scores [frames, 2], float32."""
+
+
 def compare(
     features: FloatArray, scores: FloatArray, other_features: FloatArray, other_scores: FloatArray
 ) -> Divergence:
@@ -89,6 +99,28 @@ def compare(
         within_1e3=float((difference < 1e-3).mean()),
         within_1e2=float((difference < 1e-2).mean()),
     )
+
+
+def measure(
+    ours: Evaluator, theirs: Evaluator, frames: Sequence[PreparedFrame], token_budget: int
+) -> Divergence:
+    """Run frames through two engines, packed into batches of at most `token_budget` tokens, and compare.
+
+    Raises:
+        ValueError: there are no frames, or one is over the budget.
+        CoreError: an engine failed.
+    """
+    parts = []
+    rest = deque(frames)
+    while rest:
+        count, _, _ = how_many_fit(rest, token_budget)
+        if not count:
+            raise ValueError(f"a frame of {rest[0].tokens} tokens is over the token budget of {token_budget}")
+        batch = [rest.popleft() for _ in range(count)]
+        parts.append((*ours.features_and_scores(batch), *theirs.features_and_scores(batch)))
+    if not parts:
+        raise ValueError("nothing to compare: there are no frames")
+    return compare(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def published_proteins() -> dict[str, str]:

@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from consumer.cli.demo import demo
+from consumer.cli.divergence import divergence
 from consumer.cli.errors import exit_code_of, known_errors, report
 from consumer.cli.frames import frames
 from consumer.cli.predict import predict
@@ -60,6 +61,7 @@ app.command(rich_help_panel=_START)(demo)
 app.command(rich_help_panel=_START)(version)
 app.command(rich_help_panel=_SCIENCE)(predict)
 app.command(rich_help_panel=_SCIENCE)(frames)
+app.command(rich_help_panel=_SCIENCE)(divergence)
 app.command(rich_help_panel=_SERVICE)(serve)
 app.command(rich_help_panel=_SERVICE)(publish)
 app.command(rich_help_panel=_SERVICE)(watch)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from virnucpro_core.errors import NotFinite
-from virnucpro_core.models.attention import AUTO
+from virnucpro_core.models.attention import AUTO, BackendUnavailable
 from virnucpro_core.models.bundle import Bundle
 from virnucpro_core.models.classifier import CLASSES, Head
 from virnucpro_core.models.dnabert_s import DnabertS
@@ -91,7 +92,7 @@ class Engine:
     ) -> None:
         manifest = bundle.manifest
         place = Placement.resolve(device, precision, attention_backend, manifest)
-        self._device = place.device
+        self._device, self._dtype = place.device, place.dtype
         self.tokenizer: DnaTokenizer = bundle.tokenizer()
         with device_errors(place.device), torch.inference_mode(False), torch.no_grad():
             model = build_esm2(manifest.esm2, bundle.tensors("esm2"), place.device, place.dtype)
@@ -142,11 +143,7 @@ class Engine:
         if not frames:
             return np.empty((0, len(CLASSES)), dtype=np.float32)
         with device_errors(self._device), torch.inference_mode():
-            features = self._features(frames)
-            scores = torch.softmax(self.head(features), dim=1)
-            # An infinite feature can still give finite scores, and they would mean nothing.
-            usable = features.isfinite().all(dim=1, keepdim=True)
-            return _finite(scores.masked_fill(~usable, torch.nan), "scores")
+            return self._scores(self._features(frames))
 
     def features(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
         """The classifier's input, float32 [frames, DNABERT-S dim + ESM-2 dim]; raises as `score` does."""
@@ -154,6 +151,38 @@ class Engine:
             return np.empty((0, self.head.hidden.in_features), dtype=np.float32)
         with device_errors(self._device), torch.inference_mode():
             return _finite(self._features(frames), "features")
+
+    def features_and_scores(
+        self, frames: Sequence[PreparedFrame]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What `features` and `score` give, from one forward; for at least one frame."""
+        with device_errors(self._device), torch.inference_mode():
+            features = self._features(frames)
+            return _finite(features, "features"), self._scores(features)
+
+    def on_path(self, v1: bool) -> Engine:
+        """This engine on the standard path (True) or the packed one; the weights are shared, not copied.
+
+        Raises:
+            BackendUnavailable: there is no packed path here.
+        """
+        choice = self.esm2.choice(self._device, self._dtype)
+        if choice is None and not v1:
+            raise BackendUnavailable("no attention back-end can serve the packed path here")
+        twin = copy.copy(self)
+        twin.esm2 = self.esm2.on_path(v1)
+        twin.info = replace(
+            self.info,
+            attention="v1" if v1 else "packed",
+            attention_backend=_STANDARD if v1 or choice is None else choice.backend.name,
+        )
+        return twin
+
+    def _scores(self, features: Tensor) -> NDArray[np.float32]:
+        scores = torch.softmax(self.head(features), dim=1)
+        # An infinite feature can still give finite scores, and they would mean nothing.
+        usable = features.isfinite().all(dim=1, keepdim=True)
+        return _finite(scores.masked_fill(~usable, torch.nan), "scores")
 
     def _features(self, frames: Sequence[PreparedFrame]) -> Tensor:
         batch = pack_frames(frames)

@@ -7,6 +7,7 @@ stays at hand as `v1_compatible`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,6 +122,12 @@ class ESM2WithFlashAttention(nn.Module):
         if choice is None:
             return self._forward_packed_fallback(ids, layout, layers)
         return self._forward_packed(ids, layout, layers, choice.backend)
+
+    def on_path(self, v1: bool) -> ESM2WithFlashAttention:
+        """This model on the standard path (True) or the packed one, whatever a call says; shares everything."""
+        twin = copy.copy(self)
+        twin.v1_attention = v1
+        return twin
 
     def takes_v1_path(self, v1_compatible: bool = False) -> bool:
         """Is the standard path asked for?"""
