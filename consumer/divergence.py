@@ -30,14 +30,13 @@ class DivergenceSampler:
         self, ours: Evaluator, theirs: Evaluator, share: float, observe: Callable[[Divergence | None], None]
     ) -> None:
         self._ours, self._theirs, self._share, self._observe = ours, theirs, share, observe
-        self._due = 0.0
+        self._seen = 0
 
     def saw(self, frames: Sequence[PreparedFrame]) -> None:
         """A batch has been scored and handed over. Raises DeviceLost, and nothing else of the model's."""
-        self._due += self._share
-        if self._due < 1.0:
+        self._seen += 1
+        if int(self._seen * self._share) == int((self._seen - 1) * self._share):
             return
-        self._due -= 1.0
         try:
             figures = compare(
                 *self._ours.features_and_scores(frames), *self._theirs.features_and_scores(frames)
