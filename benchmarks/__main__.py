@@ -112,9 +112,8 @@ def main() -> None:
     model = ESM2WithFlashAttention(fair_esm).to(PRECISIONS[options.precision])
     choice = model.choice(model.device, PRECISIONS[options.precision])
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(
-        f"ESM-2 {options.shape}, {options.precision}, {options.tokens} tokens a batch, torch {torch.__version__}, {name}"
-    )
+    print(f"ESM-2 {options.shape}, {options.precision}, {options.tokens} tokens a batch")
+    print(f"torch {torch.__version__}, {name}")
     print(
         f"packed attention by {choice.backend.name if choice else 'fair-esm'}; medians of {options.rounds} rounds"
     )
