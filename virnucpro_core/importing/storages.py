@@ -1,0 +1,100 @@
+"""Where `torch.save` puts the values of tensors, in both of its formats. Needs no torch."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+DTYPES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8"}
+"""numpy's name for the elements of each kind of storage that a classifier may have."""
+_ITEM_SIZES = {"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "LongStorage": 8}
+
+
+class StorageRef(NamedTuple):
+    """A storage as a pickle names it: its key, one of `DTYPES`, its number of elements."""
+
+    key: str
+    kind: str
+    count: int
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return self.count * _ITEM_SIZES[self.kind]
+
+
+def is_zip(path: Path) -> bool:
+    """Is it of the format that torch.save writes since 1.6?
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(file)
+
+
+@contextmanager
+def zip_content(path: Path) -> Iterator[tuple[IO[bytes], Callable[[StorageRef], bytes]]]:
+    """The pickle of a file of the zip format, and what reads a storage of it.
+
+    Raises:
+        pickle.UnpicklingError: it is not such a file, or a storage is not in it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise pickle.UnpicklingError("a zip file without a pickle")
+            folder = pickles[0].removesuffix("data.pkl")
+            if f"{folder}byteorder" in archive.namelist():
+                order = _entry(archive, f"{folder}byteorder")
+                if order != b"little":
+                    raise pickle.UnpicklingError("written on a big-endian machine")
+
+            def read(storage: StorageRef) -> bytes:
+                content = _entry(archive, f"{folder}data/{storage.key}")
+                if len(content) != storage.bytes:
+                    raise pickle.UnpicklingError(f"storage {storage.key} has {len(content)} bytes")
+                return content
+
+            yield io.BytesIO(_entry(archive, pickles[0])), read
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise pickle.UnpicklingError(str(error)) from error
+
+
+def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    # torch.save compresses nothing; something that unfolds to far more than the file was not made by it.
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise pickle.UnpicklingError("a compressed entry")
+    return archive.read(name)
+
+
+def read_legacy_storages(file: IO[bytes], keys: Any, refs: Mapping[str, StorageRef]) -> dict[str, bytes]:
+    """The storages at the end of a file of the older format, in the order of `keys`.
+
+    Args:
+        file: open where the storages begin.
+        keys: the list that stands before them, from the pickle.
+        refs: what the pickle says of each.
+
+    Raises:
+        pickle.UnpicklingError, LookupError, struct.error: they are not as described.
+    """
+    storages = {}
+    for key in keys:
+        (count,) = struct.unpack("<q", file.read(8))
+        if count != refs[key].count:
+            raise pickle.UnpicklingError(f"storage {key} has {count} elements")
+        content = file.read(refs[key].bytes)
+        if len(content) != refs[key].bytes:
+            raise pickle.UnpicklingError("the file ends too early")
+        storages[key] = content
+    if missing := refs.keys() - storages.keys():
+        raise pickle.UnpicklingError(f"storage {min(missing)} is missing")
+    return storages
