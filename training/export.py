@@ -23,9 +23,12 @@ LICENCE = "MIT"
 
 
 def data_list(corpus: Corpus) -> dict[str, Any]:
-    """The records of each split: how many, how long, and which (accessions, separated by spaces)."""
+    """The records of each split: how many, how long, and which (ids, separated by spaces)."""
     listing: dict[str, Any] = {
-        "source": "public sequences of INSDC, RefSeq and Ensembl, named by accession",
+        "source": (
+            "public sequences, nearly all of INSDC, RefSeq and Ensembl; "
+            "ids are accessions where the source gives them"
+        ),
         "ids_sha256": "of the split's ids, sorted, one a line",
     }
     for split in SPLITS:

@@ -81,15 +81,17 @@ class Network(nn.Module):
     Args:
         vocabulary: ids of the nucleotide tokenizer.
         dropout: share of the features, and of the classifier's hidden values, that training drops.
+        backend: what computes ESM-2's attention. Named, not chosen by what is installed: a run should not
+            depend on that, and some builds of flash-attn have no backward. DNABERT-S takes `sdpa`.
     """
 
-    def __init__(self, vocabulary: int, dropout: float) -> None:
+    def __init__(self, vocabulary: int, dropout: float, backend: str = "sdpa") -> None:
         super().__init__()
         model = esm.ESM2(ESM2.layers, ESM2.dim, ESM2.heads)
         model.apply(_initialise)
-        self.esm2 = ESM2WithFlashAttention(model)
+        self.esm2 = ESM2WithFlashAttention(model, backend)
         config = DnabertSConfig(DNA_LAYERS, DNA_DIM, DNA_HEADS, DNA_INTERMEDIATE, vocabulary)
-        self.dnabert_s = DnabertS(config)
+        self.dnabert_s = DnabertS(config, "sdpa")
         self.dna_lm = nn.Sequential(nn.Linear(DNA_DIM, DNA_DIM), nn.GELU(), nn.LayerNorm(DNA_DIM))
         self.dna_lm_bias = nn.Parameter(torch.zeros(vocabulary))
         self.dropout = nn.Dropout(dropout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,21 +25,21 @@ class MaskRule:
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """Token ids with some hidden. ids [tokens] like the input; positions int64 [hidden], ascending, and
+    """Token ids with some hidden. ids int32 [tokens]; positions int64 [hidden], ascending, and
     targets int64 [hidden]: where tokens are to be predicted, and which they were."""
 
-    ids: npt.NDArray[np.integer[Any]]
+    ids: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
 
 
 def mask_tokens(
-    ids: npt.NDArray[np.integer[Any]],
+    ids: npt.NDArray[np.int32],
     lengths: npt.NDArray[np.int64],
     rule: MaskRule,
     rng: np.random.Generator,
 ) -> Masked:
-    """Hide tokens of packed sequences ([tokens] ids of sequences with these `lengths`, each >= 2).
+    """Hide tokens of packed sequences (int32 [tokens] ids of sequences with these `lengths`, each >= 2).
 
     The first and the last token of a sequence (the special ones) are never touched. Whole sequences stay
     clean at the rate 1 - rule.sequences, because the model is used on clean ones.

@@ -68,7 +68,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, vocabulary: int, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
-        self.network = Network(vocabulary, recipe.dropout).to(device)
+        backend = "varlen" if device.type == "cuda" else "sdpa"
+        self.network = Network(vocabulary, recipe.dropout, backend).to(device)
         self.average = MovingAverage(self.network, recipe.average)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.network, recipe.weight_decay), lr=0.0, betas=(0.9, 0.98), fused=True
@@ -90,7 +91,7 @@ class Trainer:
         of_dna = masked_token_loss(dna, batch.dna_targets)
         loss = verdict + recipe.weights.protein_mlm * of_protein + recipe.weights.dna_mlm * of_dna
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         self.optimizer.step()
         self.average.update(self.network)

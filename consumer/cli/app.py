@@ -16,6 +16,7 @@ from consumer.cli.demo import demo
 from consumer.cli.divergence import divergence
 from consumer.cli.errors import exit_code_of, known_errors, report
 from consumer.cli.frames import frames
+from consumer.cli.models import models
 from consumer.cli.predict import predict
 from consumer.cli.publish import publish
 from consumer.cli.serve import serve
@@ -61,6 +62,7 @@ app.command(rich_help_panel=_START)(demo)
 app.command(rich_help_panel=_START)(version)
 app.command(rich_help_panel=_SCIENCE)(predict)
 app.command(rich_help_panel=_SCIENCE)(frames)
+app.add_typer(models, name="models", rich_help_panel=_SCIENCE)
 app.command(rich_help_panel=_SCIENCE)(divergence)
 app.command(rich_help_panel=_SERVICE)(serve)
 app.command(rich_help_panel=_SERVICE)(publish)

@@ -26,10 +26,10 @@ from tests.models_fixture import (
     packed,
     random_bundle,
     random_dna,
-    random_dnabert_s,
     random_frames,
     random_proteins,
     relative_l2,
+    shake,
 )
 from virnucpro_core.models.attention import BACKENDS
 from virnucpro_core.models.classifier import Head
@@ -69,14 +69,20 @@ class Reference:
 
 
 def new_model(shape: str) -> esm.ESM2:
-    """Random fp32 weights of that shape on the device, always the same."""
+    """Random weights of that shape on the device, always the same; fp32 values that fp16 holds too.
+
+    The published 3B checkpoint is stored in fp16, so casting it loses nothing; nor does it here.
+    """
     config = SHAPES[shape]
     free, _ = torch.cuda.mem_get_info()
     if free < 6 * PARAMETERS[shape] + 4e9:
         pytest.skip(f"{shape} in fp32 needs more than the {free / 1e9:.0f} GB of GPU memory that are free")
     torch.manual_seed(7)
     with torch.device("cuda"):
-        return esm.ESM2(config.layers, config.dim, config.heads).eval().requires_grad_(False)
+        model = esm.ESM2(config.layers, config.dim, config.heads).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
+    return model
 
 
 @cache
@@ -251,6 +257,17 @@ def test_a_forward_never_waits_for_the_device(shape: str, precision: str, backen
         assert torch.equal(actual, expected)
 
 
+@cache
+def tame_dnabert_s(config: DnabertSConfig) -> DnabertS:
+    """Weights as newly made: those of `random_dnabert_s` blow any rounding up a thousandfold in 12 layers."""
+    torch.manual_seed(0)
+    model = DnabertS(config).eval().requires_grad_(False)
+    shake(model)
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
+    return model
+
+
 def dnabert_s_on_gpu(precision: str, backend: str) -> DnabertS:
     config = PUBLISHED_DNABERT_S
     chosen = next(each for each in BACKENDS if each.name == backend)
@@ -258,7 +275,7 @@ def dnabert_s_on_gpu(precision: str, backend: str) -> DnabertS:
     if reason:
         pytest.skip(f"{backend}: {reason}")
     model = DnabertS(config, backend).eval().requires_grad_(False)
-    model.load_state_dict(random_dnabert_s(config).state_dict())
+    model.load_state_dict(tame_dnabert_s(config).state_dict())
     return model.to("cuda", DTYPES[precision])
 
 
@@ -267,7 +284,7 @@ def dnabert_s_on_gpu(precision: str, backend: str) -> DnabertS:
 def test_dnabert_s_is_itself_in_fp32_on_the_cpu(precision: str, backend: str) -> None:
     sequences = random_dna([2, 110, 33, 300, 1, 64], vocabulary=PUBLISHED_DNABERT_S.vocab)
     with torch.inference_mode():
-        expected = random_dnabert_s(PUBLISHED_DNABERT_S).forward_packed(*packed(sequences))
+        expected = tame_dnabert_s(PUBLISHED_DNABERT_S).forward_packed(*packed(sequences))
         actual = dnabert_s_on_gpu(precision, backend).forward_packed(*packed(sequences))
     layout = layout_of(sequences)
     pooled = mean_of_tokens(actual.cpu(), layout), mean_of_tokens(expected, layout)
@@ -338,9 +355,13 @@ def test_gradients_flow_through_every_back_end(precision: str, backend: str) -> 
     proteins = random_proteins(LENGTHS)
     model.requires_grad_(True)
     try:
-        model.forward_packed(*packed(proteins))["representations"][model.num_layers].float().pow(
-            2
-        ).mean().backward()
+        rows = model.forward_packed(*packed(proteins))["representations"][model.num_layers]
+        try:
+            rows.float().pow(4).sum().backward()
+        except RuntimeError as error:
+            if "built without backward" not in str(error):
+                raise
+            pytest.skip(f"{backend}: this build has no backward")
         for layer in model.model.layers:
             for part in (layer.self_attn.q_proj, layer.self_attn.v_proj, layer.fc1):
                 assert part.weight.grad is not None

@@ -34,7 +34,10 @@ _CONTAINERS: dict[tuple[str, str], type] = {
     ("__builtin__", "set"): set,  # what pickle's protocol 2 calls it
 }
 # What a damaged pickle makes of the unpickler's stack and of our own functions' arguments.
-_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, struct.error)
+_DAMAGED = (
+    pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
+    MemoryError, struct.error,
+)  # fmt: skip
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 

@@ -21,12 +21,12 @@ class StorageRef(NamedTuple):
 
     key: str
     kind: str
-    count: int
+    elements: int
 
     @property
     def bytes(self) -> int:
         """Its size."""
-        return self.count * _ITEM_SIZES[self.kind]
+        return self.elements * _ITEM_SIZES[self.kind]
 
 
 def is_zip(path: Path) -> bool:
@@ -89,7 +89,7 @@ def read_legacy_storages(file: IO[bytes], keys: Any, refs: Mapping[str, StorageR
     storages = {}
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
-        if count != refs[key].count:
+        if count != refs[key].elements:
             raise pickle.UnpicklingError(f"storage {key} has {count} elements")
         content = file.read(refs[key].bytes)
         if len(content) != refs[key].bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,23 +31,40 @@ _BUNDLED = Path(__file__).parent.parent / "bundles"
 _WEIGHT_ROLES = tuple(role for role in ROLES if role != "tokenizer")
 
 
+def bundled() -> list[str]:
+    """The names of the bundles that ship with the package."""
+    return sorted(path.parent.name for path in _BUNDLED.glob(f"*/{MANIFEST}"))
+
+
 def find_bundle(name_or_path: str | Path) -> Path:
     """The folder of a bundle: one that ships with the package, by name ("nano"), or a path.
 
     Raises:
         BundleError: there is no such bundle.
     """
-    bundled = sorted(path.parent.name for path in _BUNDLED.glob(f"*/{MANIFEST}"))
-    if str(name_or_path) in bundled:
+    if str(name_or_path) in bundled():
         return _BUNDLED / name_or_path
     path = Path(name_or_path).expanduser()
     if not path.is_dir():
         raise BundleError(
-            f"no model bundle {str(name_or_path)!r}: give a folder or one of {', '.join(bundled)}"
+            f"no model bundle {str(name_or_path)!r}: give a folder or one of {', '.join(bundled())}"
         )
     if not (path / MANIFEST).is_file():
         raise BundleError(f"{path} is not a model bundle: it has no {MANIFEST}")
     return path
+
+
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """The manifest of the bundle at `path`, and its sha256 in hex. The other files are not looked at.
+
+    Raises:
+        BundleError: it cannot be read, or is wrong.
+    """
+    text = _read(path / MANIFEST)
+    try:
+        return Manifest.from_json(text.decode("utf-8")), hashlib.sha256(text).hexdigest()
+    except (BundleError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path / MANIFEST}: {error}") from error
 
 
 class Bundle:
@@ -72,14 +89,10 @@ class Bundle:
             BundleError: a file is missing, truncated or altered, or the manifest is wrong; it names the file.
         """
         path = Path(path)
-        text = _read(path / MANIFEST)
-        try:
-            manifest = Manifest.from_json(text.decode("utf-8"))
-        except (BundleError, UnicodeDecodeError) as error:
-            raise BundleError(f"{path / MANIFEST}: {error}") from error
+        manifest, sha256 = read_manifest(path)
         for entry in manifest.files.values():
             _check(path / entry.name, entry)
-        return cls(path, manifest, hashlib.sha256(text).hexdigest())
+        return cls(path, manifest, sha256)
 
     @property
     def expected_length(self) -> int:
@@ -136,8 +149,9 @@ def write_bundle(
     tokenizer: str | Path,
     training: Mapping[str, Any],
     validation: Mapping[str, Any],
+    written: Callable[[int], None] | None = None,
 ) -> Bundle:
-    """Write a bundle: either all of it appears at `path`, or nothing.
+    """Write a bundle: either all of it appears at `path`, or nothing. No copy of the weights is made.
 
     Args:
         path: a folder that does not exist yet.
@@ -145,6 +159,7 @@ def write_bundle(
             `virnucpro_core.models.weights` for how to take them from a model.
         tokenizer: a tokenizer.json, which is copied.
         training, validation: free form, JSON.
+        written: told the number of bytes after each piece of the weights.
 
     The other arguments are those of `Manifest`.
 
@@ -152,7 +167,7 @@ def write_bundle(
         BundleError: `path` exists, or what would be written is not a bundle.
         OSError: it cannot be written.
     """
-    from safetensors.torch import save_file
+    from virnucpro_core.models.streaming import write_safetensors
 
     path = Path(path)
     if path.exists():
@@ -163,9 +178,7 @@ def write_bundle(
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         for role in _WEIGHT_ROLES:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors[role].items()}, staging / _name(role)
-            )
+            write_safetensors(staging / _name(role), tensors[role], written or (lambda _: None))
         shutil.copyfile(tokenizer, staging / _name("tokenizer"))
         manifest = Manifest(
             id=id,
