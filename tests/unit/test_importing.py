@@ -139,7 +139,7 @@ class TestEsm2:
         folder = hugging_face_esm2(published.esm2, tmp_path / "esm2")
         weights = load_file(folder / "model.safetensors")
         save_file(weights | {name: torch.zeros(1)}, folder / "model.safetensors")
-        with pytest.raises(WeightsError, match="weights that the model does not have: .*(extra|scale)"):
+        with pytest.raises(WeightsError, match=r"weights that the model does not have: .*(extra|scale)"):
             read_esm2(folder)
 
     def test_missing_rotary_frequencies_are_not_made_up(self, published, tmp_path):

@@ -136,19 +136,24 @@ class ESM2WithFlashAttention(nn.Module):
     def _forward_packed(
         self, ids: Tensor, layout: PackedLayout, layers: Sequence[int], backend: Backend
     ) -> dict[str, dict[int, Tensor]]:
-        """The packed path. ids [rows]."""
+        """The packed path. ids [rows].
+
+        The residual stream and its norms are in fp32 whatever the model's type: rounding it to 16 bits twice a
+        layer would be the largest error of the whole forward. Matrix products and attention are in that type.
+        """
         dtype = self._compute_dtype()
         attend = backend.bind(layout, dtype)
         cos, sin = self._rotary.packed(layout, dtype)
         x = self._embed(ids, layout)
         kept = {0: x} if 0 in layers else {}
         for number, layer in enumerate(self.model.layers, start=1):
-            x = self._layer(x, layer, number - 1, attend, cos, sin)
+            x = self._layer(x, layer, number - 1, attend, cos, sin, dtype)
             if number in layers:
                 kept[number] = x
         if self.num_layers in layers:
-            kept[self.num_layers] = self.model.emb_layer_norm_after(x)
-        return {"representations": {layer: kept[layer][: layout.total] for layer in layers}}
+            kept[self.num_layers] = _norm(x, self.model.emb_layer_norm_after)
+        weight_dtype = self.model.embed_tokens.weight.dtype
+        return {"representations": {layer: kept[layer][: layout.total].to(weight_dtype) for layer in layers}}
 
     def _forward_packed_fallback(
         self, ids: Tensor, layout: PackedLayout, layers: Sequence[int]
@@ -169,8 +174,8 @@ class ESM2WithFlashAttention(nn.Module):
         return {"representations": {layer: plan.repack(parts) for layer, parts in outputs.items()}}
 
     def _embed(self, ids: Tensor, layout: PackedLayout) -> Tensor:
-        """Token embeddings [rows, dim] with ESM-2's token dropout, which acts at inference too."""
-        x: Tensor = self.model.embed_scale * self.model.embed_tokens(ids)
+        """Token embeddings, fp32 [rows, dim], with ESM-2's token dropout, which acts at inference too."""
+        x: Tensor = self.model.embed_scale * self.model.embed_tokens(ids).float()
         if not self.model.token_dropout:
             return x
         masked = ids == self.model.mask_idx
@@ -178,19 +183,28 @@ class ESM2WithFlashAttention(nn.Module):
         counts = torch.zeros(len(layout.cu_seqlens) - 1, device=ids.device)
         counts = counts.index_add(0, layout.segment_ids, masked.to(counts.dtype))
         share = (counts / layout.cu_seqlens.diff())[layout.segment_ids, None]
-        return x.masked_fill(masked[:, None], 0.0) * _KEPT_IN_TRAINING / (1 - share).to(x.dtype)
+        return x.masked_fill(masked[:, None], 0.0) * _KEPT_IN_TRAINING / (1 - share)
 
     def _layer(
-        self, x: Tensor, layer: Any, index: int, attend: Attention, cos: Tensor, sin: Tensor
+        self,
+        x: Tensor,
+        layer: Any,
+        index: int,
+        attend: Attention,
+        cos: Tensor,
+        sin: Tensor,
+        dtype: torch.dtype,
     ) -> Tensor:
-        """One pre-norm transformer layer, [rows, dim] -> [rows, dim]."""
+        """One pre-norm transformer layer, fp32 [rows, dim] -> fp32 [rows, dim], its products in `dtype`."""
         weight, bias = self._projections.of_layer(index)
-        qkv = F.linear(layer.self_attn_layer_norm(x), weight, bias).view(len(x), 3, self.heads, -1)
+        qkv = F.linear(_norm(x, layer.self_attn_layer_norm).to(dtype), weight, bias).view(
+            len(x), 3, self.heads, -1
+        )
         first, second = qkv[:, :2].chunk(2, dim=-1)
         rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
         attended = attend(rotated[:, 0], rotated[:, 1], qkv[:, 2])
         x = x + layer.self_attn.out_proj(attended.reshape(len(x), self.dim))
-        out: Tensor = x + layer.fc2(F.gelu(layer.fc1(layer.final_layer_norm(x))))
+        out: Tensor = x + layer.fc2(F.gelu(layer.fc1(_norm(x, layer.final_layer_norm).to(dtype))))
         return out
 
     def _compute_dtype(self) -> torch.dtype:
@@ -203,3 +217,8 @@ class ESM2WithFlashAttention(nn.Module):
         self._rotary.restore(kept)
         self._projections.merge()
         return self
+
+
+def _norm(x: Tensor, norm: Any) -> Tensor:
+    """A LayerNorm of fp32 values in fp32, whatever the type of its weights."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
