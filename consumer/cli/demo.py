@@ -73,7 +73,8 @@ def demo(
         broker = stack.enter_context(EmbeddedBroker(dict.fromkeys((INPUT, OUTPUT, DLQ), PARTITIONS)))
         address = broker.bootstrap_servers
         say(f"A Kafka broker in memory is at {address}. The service starts and loads its model ...")
-        service = stack.enter_context(ServiceProcess(address))
+        with _signals_held():
+            service = stack.enter_context(ServiceProcess(address))
         service.wait_until_ready()
         say(f"It is ready, with its metrics at {service.http}/metrics. Publishing the sample ...\n")
         reader = _open_reader(stack, address)
@@ -104,6 +105,21 @@ def _ending_in_order() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that come meanwhile take effect at the end: none finds a child that nobody would take down."""
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda which, _: held.append(which)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def _collect(reader: Reader, service: ServiceProcess, board: Scoreboard) -> None:

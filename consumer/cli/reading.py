@@ -9,12 +9,13 @@ from typing import Any, Literal, Protocol
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, Message, TopicPartition
 
 from consumer.cli.errors import UserError, warn
-from consumer.clock import Deadline
+from consumer.clock import monotonic
 from consumer.kafka_config import consumer_config
 from consumer.settings import Settings
 from schemas import DeadLetter, MalformedMessage, Prediction, decode_dead_letter, decode_prediction
 
 _POLL_S = 0.2
+_CATCH_UP_S = 30.0
 
 Start = Literal["beginning", "now"]
 
@@ -23,6 +24,7 @@ def reader_config(settings: Settings) -> dict[str, Any]:
     """Options of a consumer that leaves no trace: it joins no group and commits nothing."""
     return consumer_config(settings) | {
         "client.id": "virnucpro-watch",
+        "enable.partition.eof": True,
         "group.id": f"virnucpro-watch-{uuid.uuid4()}",  # the client insists on one; it is never joined
     }
 
@@ -41,14 +43,14 @@ class Reader:
         self, consumer: Consumer, partitions: Mapping[str, int], start: Start, why: Callable[[], str] = str
     ) -> None:
         self._consumer, self._why = consumer, why
+        self._behind = {(topic, number) for topic, count in partitions.items() for number in range(count)}
         offset = OFFSET_BEGINNING if start == "beginning" else OFFSET_END
-        consumer.assign(
-            [
-                TopicPartition(topic, number, offset)
-                for topic, count in partitions.items()
-                for number in range(count)
-            ]
-        )
+        consumer.assign([TopicPartition(topic, number, offset) for topic, number in sorted(self._behind)])
+
+    @property
+    def caught_up(self) -> bool:
+        """Has the end of every partition been seen once? Before that, silence is only a slow connection."""
+        return not self._behind
 
     def read(self, timeout: float) -> Message | None:
         """The next message, or None after `timeout` seconds without one.
@@ -62,7 +64,9 @@ class Reader:
         error = message.error()
         if error is None:
             return message
-        if error.fatal() or error.code() in (
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._behind.discard((str(message.topic()), int(message.partition() or 0)))
+        elif error.fatal() or error.code() in (
             KafkaError.TOPIC_AUTHORIZATION_FAILED,
             KafkaError.UNKNOWN_TOPIC_OR_PART,
         ):
@@ -92,16 +96,19 @@ def follow(reader: Reader, dlq_topic: str, show: Show, until_idle: float | None,
     told on stderr and passed over.
     """
     seen = 0
-    idle = None if until_idle is None else Deadline.after(until_idle)
+    silent_since = monotonic()
     while count is None or seen < count:
-        message = reader.read(_POLL_S if idle is None else min(_POLL_S, idle.remaining()))
+        caught_up = reader.caught_up
+        message = reader.read(_POLL_S if until_idle is None else min(_POLL_S, until_idle))
         if message is None:
             show.idle()
-            if idle is not None and idle.expired:
+            if reader.caught_up and not caught_up:
+                silent_since = monotonic()
+            patience = until_idle if reader.caught_up or until_idle is None else max(until_idle, _CATCH_UP_S)
+            if patience is not None and monotonic() - silent_since >= patience:
                 break
             continue
-        if until_idle is not None:
-            idle = Deadline.after(until_idle)
+        silent_since = monotonic()
         data = message.value()
         try:
             if message.topic() == dlq_topic:
