@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import ServiceError
@@ -68,32 +69,49 @@ class BrokerWatch:
         log.info("a Kafka broker answers again")
 
 
+@dataclass(frozen=True, slots=True)
+class NamedBy:
+    """What a person sets to name the broker and its topics, as an error message says it."""
+
+    broker: str
+    topic: str
+
+
+SETTINGS = NamedBy(
+    "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS", "VIRNUCPRO_INPUT_TOPIC, VIRNUCPRO_OUTPUT_TOPIC, VIRNUCPRO_DLQ_TOPIC"
+)
+
+
 def await_topics(
-    producer: Producer, topics: Iterable[str], bootstrap: str, watch: BrokerWatch, deadline: Deadline
+    client: Any, topics: Iterable[str], bootstrap: str, watch: BrokerWatch, timeout: float, named_by: NamedBy
 ) -> dict[str, int]:
     """Partition counts of topics that must exist, asked until a broker answers.
 
+    Args:
+        client: a producer or a consumer with `watch.on_error` as its error callback.
+        timeout: seconds.
+
     Raises:
-        ServiceError: no broker answers within the deadline, or a topic doesn't exist.
+        ServiceError: no broker answers in time, or a topic doesn't exist.
     """
+    deadline = Deadline.after(timeout)
     while True:
         try:
-            counts = partition_counts(producer, topics, _ASK_S)
+            counts = partition_counts(client, topics, min(_ASK_S, max(0.1, deadline.remaining())))
             break
         except KafkaException as error:
-            producer.poll(0)  # brings the error callback, which knows more
+            client.poll(0)  # brings the error callback, which knows more
             if deadline.expired:
                 cause = watch.why() or f" ({error.args[0].str()})"
                 raise ServiceError(
-                    f"no Kafka broker answers at {bootstrap}{cause}; "
-                    "is VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS right, and the broker up?"
+                    f"no Kafka broker answers at {bootstrap} within {timeout:.0f} s{cause}: "
+                    f"check {named_by.broker}, and that the broker is up"
                 ) from error
-    missing = [topic for topic in topics if topic not in counts]
-    if missing:
-        raise ServiceError(
-            f"the topic {missing[0]} does not exist at {bootstrap}: create it, or name another "
-            "(VIRNUCPRO_INPUT_TOPIC, VIRNUCPRO_OUTPUT_TOPIC, VIRNUCPRO_DLQ_TOPIC)"
-        )
+    for topic in topics:
+        if topic not in counts:
+            raise ServiceError(
+                f"the topic {topic} does not exist at {bootstrap}: create it, or name another ({named_by.topic})"
+            )
     return counts
 
 

@@ -14,7 +14,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from consumer.admission import Admission
-from consumer.brokers import BrokerWatch, await_topics, partition_counts
+from consumer.brokers import SETTINGS, BrokerWatch, await_topics, partition_counts
 from consumer.clock import Deadline
 from consumer.delivery import AtLeastOnce, Delivery
 from consumer.divergence import DivergenceSampler
@@ -74,8 +74,8 @@ def _serve(
 ) -> bool:
     watch = BrokerWatch(health)
     producer = _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
-    startup = Deadline.after(settings.startup_timeout_s)
-    counts = await_topics(producer, _topics(settings), settings.kafka_bootstrap_servers, watch, startup)
+    address, patience = settings.kafka_bootstrap_servers, settings.startup_timeout_s
+    counts = await_topics(producer, _topics(settings), address, watch, patience, SETTINGS)
     engine = load_engine(settings)
     stamp = provenance(engine.info)
     metrics.describe_model(stamp, engine.info.device, engine.info.refusals)

@@ -118,8 +118,8 @@ def _signals_held() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in held:
-            signal.raise_signal(number)
+        for which in held:
+            signal.raise_signal(which)
 
 
 def _collect(reader: Reader, service: ServiceProcess, board: Scoreboard) -> None:

@@ -46,9 +46,9 @@ def publish(
     """
     from confluent_kafka import Producer
 
-    from consumer.brokers import BrokerWatch
+    from consumer.brokers import BrokerWatch, await_topics
     from consumer.cli.inputs import measure
-    from consumer.cli.kafka import await_topics, client_settings
+    from consumer.cli.kafka import OPTIONS, client_settings
     from consumer.cli.publisher import Publisher
     from consumer.health import Health
     from consumer.kafka_config import publisher_config
@@ -59,7 +59,7 @@ def publish(
     watch = BrokerWatch(Health())
     size = measure(fasta)
     producer = Producer(publisher_config(address, settings.kafka) | {"error_cb": watch.on_error})
-    await_topics(producer, [topic], address, watch, timeout)
+    await_topics(producer, [topic], address, watch, timeout, OPTIONS)
     publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why)
     _send(publisher, fasta, size, f"{address}, topic {topic}")
 

@@ -50,10 +50,10 @@ def watch(
     """
     from confluent_kafka import Consumer
 
-    from consumer.brokers import BrokerWatch
+    from consumer.brokers import BrokerWatch, await_topics
     from consumer.cli.errors import UserError
     from consumer.cli.jsonlines import JsonLines
-    from consumer.cli.kafka import await_topics, client_settings
+    from consumer.cli.kafka import OPTIONS, client_settings
     from consumer.cli.reading import Reader, follow, reader_config
     from consumer.cli.table import WatchTable
     from consumer.health import Health
@@ -65,7 +65,7 @@ def watch(
     with ExitStack() as stack:
         consumer = Consumer(reader_config(settings) | {"error_cb": watched.on_error})
         stack.callback(consumer.close)
-        partitions = await_topics(consumer, topics, address, watched, timeout)
+        partitions = await_topics(consumer, topics, address, watched, timeout, OPTIONS)
         reader = Reader(consumer, partitions, start, watched.why)
         show: Show = JsonLines() if as_json else stack.enter_context(WatchTable())
         seen = follow(reader, settings.dlq_topic, show, until_idle, count)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -35,17 +34,7 @@ from virnucpro_core.models.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
 
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Published:
-    return Published(tmp_path_factory.mktemp("published"))
-
-
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("VIRNUCPRO_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("VIRNUCPRO_DEVICE", "cpu")
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 class TestCommand:
