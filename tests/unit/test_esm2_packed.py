@@ -113,9 +113,9 @@ def test_v1_sub_batches_are_bounded_and_a_long_protein_pads_nobody() -> None:
     widths: list[tuple[int, int]] = []
     model = random_esm2(SHAPE)
     model.register_forward_pre_hook(lambda _, inputs: widths.append(tuple(inputs[0].shape)))
-    proteins = random_proteins([3000, *[10] * 300, 5000])
+    proteins = random_proteins([1500, *[10] * 300, 4500])
     run(ESM2WithFlashAttention(model), proteins, v1=True)
-    assert widths[-2:] == [(1, 3008), (1, 5024)]
+    assert widths[-2:] == [(1, 1504), (1, 4512)]
     assert [width for _, width in widths[:-2]] == [32] * 3
     assert sum(count for count, _ in widths) == len(proteins)
     assert all(count * width <= PADDED_TOKENS for count, width in widths[:-1])
