@@ -32,7 +32,7 @@ from consumer.pipeline import Pipeline, PipelineLimits
 from consumer.preparation import Preparation
 from consumer.service import Service
 from consumer.settings import Settings
-from virnucpro_core.models.engine import Engine
+from virnucpro_core.models.engine import Engine, EngineInfo
 from virnucpro_core.prepare import PreparedFrame
 
 log = structlog.get_logger(__name__)
@@ -61,7 +61,8 @@ def run_service(settings: Settings, announce: Announce) -> ExitCode:
             topics = dict.fromkeys(_topics(settings), EMBEDDED_PARTITIONS)
             bootstrap = stack.enter_context(EmbeddedBroker(topics)).bootstrap_servers
             log.warning(
-                "embedded broker: data is in memory only, there are no transactions", bootstrap=bootstrap
+                "embedded broker: data is in memory only, the newest 5 MiB of each partition; no transactions",
+                bootstrap=bootstrap,
             )
         health.on_ready = lambda: announce(http.url, bootstrap)
         drained = _serve(settings.with_bootstrap(bootstrap), health, metrics, stop, stack)
@@ -126,7 +127,7 @@ def _serve(
         assignment_changed,
         partial(watch.probe, producer),
     )
-    log.info("serving", token_budget=budget, attention=engine.info.attention, device=engine.info.device)
+    _tell(engine.info, budget)
     return service.run(stop, settings.drain_timeout_s)
 
 
@@ -147,6 +148,24 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tell(info: EngineInfo, token_budget: int) -> None:
+    """Say once what computes the predictions, and what would come first but cannot serve."""
+    for backend, reason in info.refusals.items():
+        log.info("attention back-end refused", backend=backend, reason=reason)
+    if info.self_test is None:
+        log.warning("the self-test is off (VIRNUCPRO_SELF_TEST): nothing has checked the attention path")
+    log.info(
+        "serving",
+        model=info.model_id,
+        attention=info.attention,
+        attention_backend=info.attention_backend,
+        precision=info.precision,
+        device=info.device,
+        token_budget=token_budget,
+        self_test=None if info.self_test is None else f"{info.self_test.per_token:.1e}",
+    )
 
 
 def _sampler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -72,6 +73,17 @@ def test_a_model_that_does_not_exist():
 
 def test_a_budget_too_small_for_a_frame():
     assert "VIRNUCPRO_TOKEN_BUDGET" in refusal(1, VIRNUCPRO_TOKEN_BUDGET="100")
+
+
+def test_a_self_test_that_is_off_is_warned_of(tmp_path):
+    with serving(tmp_path / "serve.log", VIRNUCPRO_SELF_TEST="off"):
+        lines = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines()]
+    warnings = [line["event"] for line in lines if line["level"] == "warning"]
+    assert any("VIRNUCPRO_SELF_TEST" in event for event in warnings)
+    (serving_line,) = [line for line in lines if line["event"] == "serving"]
+    assert (serving_line["attention"], serving_line["self_test"]) == ("packed", None)
+    refused = {line["backend"] for line in lines if line["event"] == "attention back-end refused"}
+    assert {"esm2: flash_attn", "esm2: varlen"} <= refused
 
 
 def test_the_v1_variable_is_stamped_on_each_prediction(tmp_path):
