@@ -14,6 +14,7 @@ from consumer.settings import Settings
 
 _LOGGER = logging.getLogger("librdkafka")
 _OVERHEAD_BYTES = 1 << 20  # of a dead letter or a prediction, beyond the message that it answers
+_TRANSACTION_MS = 10_000  # readers wait so long, at most, for a process that died and does not come back
 _ANY_BYTES = 1_000_000_000  # librdkafka's maximum
 
 _WRITING: dict[str, Any] = {
@@ -58,7 +59,14 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         # A dead letter holds the raw message; the broker's and the topic's own limits still apply.
         "message.max.bytes": settings.max_message_bytes + _OVERHEAD_BYTES,
     }
-    return _WRITING | tuning | common_config(settings) | _IDEMPOTENT
+    owned = dict(_IDEMPOTENT)
+    if settings.delivery == "exactly_once":
+        owned |= {
+            # Stable, so that a restarted process ends at once what it left open.
+            "transactional.id": f"{settings.group_id}.{settings.instance_id}",
+            "transaction.timeout.ms": _TRANSACTION_MS,
+        }
+    return _WRITING | tuning | common_config(settings) | owned
 
 
 def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:

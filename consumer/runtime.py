@@ -14,12 +14,14 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from consumer.admission import Admission
+from consumer.at_least_once import AtLeastOnce
 from consumer.brokers import SETTINGS, BrokerWatch, await_topics, partition_counts
 from consumer.clock import Deadline
-from consumer.delivery import AtLeastOnce, Delivery
+from consumer.delivery import Delivery
 from consumer.divergence import DivergenceSampler
 from consumer.embedded import EmbeddedBroker
 from consumer.errors import ServiceError
+from consumer.exactly_once import ExactlyOnce
 from consumer.exit_codes import ExitCode
 from consumer.health import Health
 from consumer.http import HttpServer
@@ -39,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 EMBEDDED_PARTITIONS = 4
 _STOP_S = 5.0
+_CLOSE_S = 2.0
 
 Client = TypeVar("Client", Consumer, Producer)
 Announce = Callable[[str, str], None]
@@ -107,7 +110,10 @@ def _serve(
     consumer = _client(Consumer, consumer_config(settings) | callbacks)
     stack.callback(consumer.close)
     interval = settings.commit_interval_ms / 1000
-    delivery: Delivery = AtLeastOnce(consumer, producer, ledger, builder, metrics, interval)
+    guarantee = ExactlyOnce if settings.delivery == "exactly_once" else AtLeastOnce
+    delivery: Delivery = guarantee(consumer, producer, ledger, builder, metrics, interval)
+    delivery.open(Deadline.after(patience))
+    stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S)))
 
     def assignment_changed() -> None:
         try:

@@ -58,15 +58,10 @@ def _topic(name: str, info: ValidationInfo) -> str:
 
 
 def _delivery(wanted: str, info: ValidationInfo) -> str:
-    if wanted == "exactly_once":
-        embedded = info.data.get("kafka_bootstrap_servers") == EMBEDDED
-        why = (
-            ", and the embedded broker has no transactions"
-            if embedded
-            else " (the default with a real broker)"
-        )
+    if wanted == "exactly_once" and info.data.get("kafka_bootstrap_servers") == EMBEDDED:
         raise _refuse(
-            f"VIRNUCPRO_DELIVERY=exactly_once is not built yet{why}: set VIRNUCPRO_DELIVERY=at_least_once"
+            "VIRNUCPRO_DELIVERY=exactly_once needs a real broker, the embedded one has no transactions: set "
+            "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS, or VIRNUCPRO_DELIVERY=at_least_once"
         )
     return wanted
 

@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from consumer.admission import Admission
+from consumer.at_least_once import AtLeastOnce
 from consumer.clock import Deadline
-from consumer.delivery import AtLeastOnce
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.health import Health
 from consumer.ledger import Ledger

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
+from consumer.at_least_once import AtLeastOnce
 from consumer.clock import Deadline
-from consumer.delivery import AtLeastOnce, DeliveryObserver
+from consumer.delivery import DeliveryObserver
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.exit_codes import ExitCode
 from consumer.ledger import Ledger

@@ -1,0 +1,251 @@
+"""Exactly once: answers and input offsets in one short transaction.
+
+    begin -> produce the finished prefix -> send its offsets -> commit -> forget it
+
+The transaction begins when the results are there and holds nothing but them: it is never open while the device
+computes. A reader with `isolation.level=read_committed` sees all of it or nothing, and the input's offsets move with
+it, so that a crash at any moment repeats nothing and loses nothing (KIP-98, KIP-447).
+
+* The group's metadata is fetched in the same step that sends the offsets, never kept: with it the broker refuses a
+  member of an old generation. Whether this member *owns* a partition the broker does not check, so a partition that
+  went away aborts the transaction that holds it (`forget`).
+* Results stay in the ledger until the commit has succeeded. After an abort they are sent again, in the same order,
+  without running the model again.
+* Errors, as librdkafka classes them: retriable, the same call again in the next turn; abortable, abort and begin
+  anew; fatal or fenced, this process is over (`KafkaFatal`).
+
+Every call to the broker waits half a second at most, so rebalances are answered in time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from consumer.clock import Clock, Deadline, monotonic
+from consumer.delivery import REBALANCING, UNIT_RECORDS, DeliveryObserver, position, produce, refusal
+from consumer.errors import KafkaFatal, ServiceError
+from consumer.ledger import Entry, Ledger, Release
+from consumer.outgoing import Outgoing, OutgoingBuilder
+from consumer.work import Partition, Source
+
+log = structlog.get_logger(__name__)
+
+_CALL_S = 0.5
+_TURN_S = 0.8
+_AFTER_ABORT_S = 0.2
+_FENCED = (KafkaError._FENCED, KafkaError._FATAL, KafkaError.INVALID_PRODUCER_EPOCH)
+_FOR_GOOD = (
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+)
+
+Result = Literal["done", "again", "abort"]
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """An open transaction and how far it is. Once `committing`, only the commit's own outcome decides."""
+
+    release: Release
+    waiting: deque[tuple[Entry, Outgoing]]
+    offsets_sent: bool = False
+    committing: bool = False
+    aborting: bool = False
+
+
+@dataclass(slots=True)
+class ExactlyOnce:
+    """Keeps `consumer.delivery.Delivery` with transactions."""
+
+    consumer: Consumer
+    producer: Producer
+    ledger: Ledger
+    builder: OutgoingBuilder
+    observer: DeliveryObserver
+    commit_interval_s: float
+    clock: Clock = monotonic
+    _transaction: _Transaction | None = None
+    _due: float = 0.0
+    _cut_down: set[Source] = field(default_factory=set)  # dead letters that the broker finds too large
+    _failure: ServiceError | None = None
+
+    def open(self, deadline: Deadline) -> None:
+        """Register the transactional id, which aborts what an earlier process of that id left open."""
+        while self._call(lambda: self.producer.init_transactions(_CALL_S)) != "done":
+            if deadline.expired:
+                raise ServiceError(
+                    "the broker gives no transactional id in time: is its transaction log up? "
+                    "VIRNUCPRO_DELIVERY=at_least_once needs none"
+                )
+
+    def turn(self) -> None:
+        self.producer.poll(0)
+        deadline = Deadline.after(_TURN_S, self.clock)
+        while self._transaction is not None or (self.clock() >= self._due and self._begin()):
+            if not self._go_on() or deadline.expired:
+                return
+
+    def flush(self, deadline: Deadline) -> bool:
+        while self._transaction is not None or self._begin():
+            if deadline.expired:
+                return False
+            if not self._go_on():
+                self.producer.poll(0.05)
+        return True
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        held = self._transaction
+        if held is not None and not held.committing and held.release.offsets.keys() & set(partitions):
+            held.aborting = True
+
+    def on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """Never called: offsets are committed by transactions alone."""
+
+    def close(self, deadline: Deadline) -> None:
+        held = self._transaction
+        if held is None or self._failure is not None:
+            return
+        held.aborting = not held.committing
+        while self._transaction is held and not deadline.expired:
+            self._go_on()
+
+    # ---- one transaction --------------------------------------------------------------------------------------
+
+    def _begin(self) -> bool:
+        """Open a transaction for what is finished; False if nothing is."""
+        release = self.ledger.release(partial(position, self.consumer), UNIT_RECORDS)
+        if not release.entries:
+            return False
+        waiting = deque((entry, self._build(entry)) for entry in release.entries)
+        if self._call(self.producer.begin_transaction) != "done":
+            return False
+        self._due = self.clock() + self.commit_interval_s
+        self._transaction = _Transaction(release, waiting)
+        return True
+
+    def _build(self, entry: Entry) -> Outgoing:
+        outgoing = self.builder.build(entry)
+        if entry.message.source in self._cut_down:
+            return outgoing.truncated() or outgoing
+        return outgoing
+
+    def _go_on(self) -> bool:
+        """Take the transaction as far as it goes now; True when it has ended well."""
+        held = self._transaction
+        if self._failure is not None:
+            raise self._failure
+        if held is None:
+            return True
+        if held.aborting:
+            self._abort()
+            return False
+        if held.waiting and not self._produce(held):
+            return False
+        result: Result = "done"
+        if not held.offsets_sent:
+            result = self._call(lambda: self._send_offsets(held))
+            held.offsets_sent = result == "done"
+        if held.offsets_sent:
+            held.committing = True
+            result = self._call(lambda: self.producer.commit_transaction(_CALL_S))
+        if self._failure is not None:  # a report that came meanwhile knows more than the commit
+            raise self._failure
+        if result == "abort":
+            held.aborting = True
+        if result != "done":
+            return False
+        self._complete(held)
+        return True
+
+    def _produce(self, held: _Transaction) -> bool:
+        """Hand the rest of the messages to the client; False if not all of them went, or the transaction is off."""
+        while held.waiting:
+            entry, outgoing = held.waiting[0]
+            report = partial(self._reported, entry.message.source, outgoing)
+            try:
+                produce(self.producer, outgoing, report)
+            except BufferError:
+                self.producer.poll(0)
+                return False
+            except KafkaException as error:
+                report(error.args[0], None)
+                held.aborting = True
+                return False
+            held.waiting.popleft()
+        return True
+
+    def _send_offsets(self, held: _Transaction) -> None:
+        offsets = [
+            TopicPartition(topic, number, offset) for (topic, number), offset in held.release.offsets.items()
+        ]
+        self.producer.send_offsets_to_transaction(offsets, self.consumer.consumer_group_metadata(), _CALL_S)
+
+    def _complete(self, held: _Transaction) -> None:
+        self.ledger.settle(held.release)
+        self._transaction = None
+        self._cut_down.difference_update(entry.message.source for entry in held.release.entries)
+        if len(held.release.entries) >= UNIT_RECORDS:
+            self._due = self.clock()  # more is waiting than one transaction takes
+        self.observer.committed("ok")
+        for entry in held.release.entries:
+            self.observer.delivered(entry)
+
+    def _abort(self) -> None:
+        if self._call(lambda: self.producer.abort_transaction(_CALL_S)) == "done":
+            self._transaction = None
+            self._due = self.clock() + max(self.commit_interval_s, _AFTER_ABORT_S)
+
+    # ---- errors -----------------------------------------------------------------------------------------------
+
+    def _reported(
+        self, source: Source, outgoing: Outgoing, error: KafkaError | None, _message: Message | None
+    ) -> None:
+        """The client's report for one message; what only says that the transaction was aborted is passed over."""
+        if error is None:
+            return
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and outgoing.truncated():
+            log.warning(
+                "dead letter to be cut down: the broker takes no message of its size", source=str(source)
+            )
+            self._cut_down.add(source)
+        elif error.fatal():
+            self._failure = _fatal(error)
+        elif error.code() in _FOR_GOOD:
+            self._failure = refusal(outgoing, error)
+
+    def _call(self, call: Callable[[], object]) -> Result:
+        """One call of the transactional API, its error classed as librdkafka says."""
+        try:
+            call()
+        except KafkaException as raised:
+            error = raised.args[0]
+            if error.fatal() or error.code() in _FENCED:
+                raise _fatal(error) from raised
+            if error.txn_requires_abort():
+                log.warning("transaction to be aborted", error=error.str(), code=error.name())
+                self.observer.committed("rebalancing" if error.code() in REBALANCING else "error")
+                return "abort"
+            if error.retriable():
+                return "again"
+            raise ServiceError(
+                f"Kafka refuses a transaction ({error.str()}): see the broker's log"
+            ) from raised
+        return "done"
+
+
+def _fatal(error: KafkaError) -> KafkaFatal:
+    return KafkaFatal(
+        f"the transactional producer is over ({error.str()}): restart the service, and give each process "
+        "its own VIRNUCPRO_INSTANCE_ID"
+    )
