@@ -3,13 +3,13 @@
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
-TESTS ?= tests/unit tests/property tests/integration
+TESTS ?= tests/unit tests/property tests/integration tests/kafka
 
 # For machines that differ: see the head of requirements/install.sh.
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint bench kafka lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: $(READY) ## check style and types
 
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
 	$(BIN)/python -m benchmarks
+
+kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker
+	$(BIN)/python -m tests.kafka.kraft --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4
 
 lock: $(READY) ## resolve the dependencies anew into requirements/*.txt
 	@requirements/lock.sh $(BIN)/uv

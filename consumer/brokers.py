@@ -17,6 +17,7 @@ log = structlog.get_logger(__name__)
 
 _ASK_S = 1.0
 _PROBE_EVERY_S = 5.0
+_MOCK_CLUSTER = "mockCluster"
 _CURES: Mapping[int, str] = {
     KafkaError._AUTHENTICATION: "check VIRNUCPRO_KAFKA_SASL_USERNAME, ..._SASL_PASSWORD and ..._SASL_MECHANISM",
     KafkaError._SSL: "check VIRNUCPRO_KAFKA_SSL_CA_LOCATION and VIRNUCPRO_KAFKA_SECURITY_PROTOCOL",
@@ -113,6 +114,20 @@ def await_topics(
                 f"the topic {topic} does not exist at {bootstrap}: create it, or name another ({named_by.topic})"
             )
     return counts
+
+
+def refuse_mock_transactions(client: Any, bootstrap: str) -> None:
+    """Exactly-once on an embedded broker of another process would be a promise that nothing keeps.
+
+    Raises:
+        ServiceError: the broker is librdkafka's mock cluster, which acknowledges transactions and ignores them.
+        KafkaException: no answer.
+    """
+    if str(client.list_topics("", timeout=_ASK_S).cluster_id).startswith(_MOCK_CLUSTER):
+        raise ServiceError(
+            f"the broker at {bootstrap} is an embedded one, which has no transactions: set "
+            "VIRNUCPRO_DELIVERY=at_least_once"
+        )
 
 
 def partition_counts(client: Any, topics: Iterable[str], timeout: float) -> dict[str, int]:

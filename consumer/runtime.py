@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from consumer.admission import Admission
 from consumer.at_least_once import AtLeastOnce
-from consumer.brokers import SETTINGS, BrokerWatch, await_topics, partition_counts
+from consumer.brokers import SETTINGS, BrokerWatch, await_topics, partition_counts, refuse_mock_transactions
 from consumer.clock import Deadline
 from consumer.delivery import Delivery
 from consumer.divergence import DivergenceSampler
@@ -80,6 +80,8 @@ def _serve(
     producer = _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
     address, patience = settings.kafka_bootstrap_servers, settings.startup_timeout_s
     counts = await_topics(producer, _topics(settings), address, watch, patience, SETTINGS)
+    if settings.delivery == "exactly_once":
+        refuse_mock_transactions(producer, address)
     engine = load_engine(settings)
     stamp = provenance(engine.info)
     metrics.describe_model(stamp, engine.info.device, engine.info.refusals)

@@ -145,7 +145,7 @@ def _open_reader(stack: ExitStack, address: str) -> Reader:
     from consumer.cli.reading import Reader, reader_config
     from consumer.settings import load_settings
 
-    settings = load_settings({}, kafka_bootstrap_servers=address, delivery="at_least_once")
+    settings = load_settings({}, kafka_bootstrap_servers=address)
     consumer = Consumer(reader_config(settings))
     stack.callback(consumer.close)
     return Reader(consumer, {OUTPUT: PARTITIONS, DLQ: PARTITIONS}, "beginning")

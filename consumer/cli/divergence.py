@@ -55,7 +55,7 @@ def divergence(
     from virnucpro_core.divergence import frames_of_proteins, measure, published_proteins
 
     options: dict[str, Any] = {} if model is None else {"model": model}
-    settings = load_settings(os.environ, delivery="at_least_once", **options)
+    settings = load_settings(os.environ, **options)
     engine = load_engine(settings)
     packed, v1 = engine.on_path(v1=False), engine.on_path(v1=True)
     budget = settings.token_budget or engine.default_token_budget

@@ -28,8 +28,7 @@ def client_settings(bootstrap: str | None) -> Settings:
         UserError: no broker is named.
     """
     overrides: dict[str, Any] = {} if bootstrap is None else {"kafka_bootstrap_servers": bootstrap}
-    # How the service commits is no matter of these commands; without it a bootstrap address alone is refused.
-    settings = load_settings(os.environ, delivery="at_least_once", **overrides)
+    settings = load_settings(os.environ, **overrides)
     if settings.embedded:
         raise UserError(
             "no broker is named: start `virnucpro serve` and pass the address that it prints "

@@ -173,7 +173,7 @@ def verify(
     chosen = {"model": model, "device": device, "precision": precision}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     # Nothing is delivered here; without it a broker's address alone in the environment is refused.
-    found = verification(load_settings(os.environ, delivery="at_least_once", **options))
+    found = verification(load_settings(os.environ, **options))
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
@@ -191,7 +191,7 @@ def _find(model: str | None) -> Path:
     from consumer.settings import load_settings
     from virnucpro_core.models.bundle import find_bundle
 
-    return find_bundle(model or load_settings(os.environ, delivery="at_least_once").model)
+    return find_bundle(model or load_settings(os.environ).model)
 
 
 def _rows(rows: dict[str, Any]) -> None:

@@ -78,8 +78,7 @@ def predict(
         "attention_backend": attention_backend,
     }
     options = {name: value for name, value in chosen.items() if value is not None}
-    # Nothing is delivered here; without it a broker's address alone in the environment is refused.
-    settings = load_settings(os.environ, delivery="at_least_once", **options)
+    settings = load_settings(os.environ, **options)
     size = measure([fasta])
     engine = load_engine(settings)
     budget = settings.token_budget or engine.default_token_budget

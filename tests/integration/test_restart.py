@@ -33,7 +33,7 @@ def record(number: int) -> bytes:
     """Every tenth record is bad: dead letters must survive as predictions do."""
     if number % 10 == 9:
         return f"junk {number}".encode()
-    return encode_record(SequenceRecord(f"r{number}", UNIT * (20 + 7 * number % 90)))
+    return encode_record(SequenceRecord(f"r{number}", UNIT * (5 + 7 * number % 20)))
 
 
 def publish(bootstrap: str) -> None:

@@ -41,6 +41,13 @@ def test_an_unreachable_broker():
     assert "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS" in line
 
 
+def test_exactly_once_on_an_embedded_broker_of_another_process(tmp_path):
+    with broker_process(tmp_path / "broker.log") as bootstrap:
+        line = refusal(1, VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS=bootstrap)
+    assert "no transactions" in line
+    assert "VIRNUCPRO_DELIVERY=at_least_once" in line
+
+
 def test_a_missing_topic(tmp_path):
     with broker_process(tmp_path / "broker.log") as bootstrap:
         line = refusal(

@@ -76,7 +76,7 @@ class Job:
 def record(number: int) -> bytes:
     if number % 10 == 9:
         return f"junk {number}".encode()
-    return encode_record(SequenceRecord(f"r{number}", UNIT * (20 + 7 * number % 90)))
+    return encode_record(SequenceRecord(f"r{number}", UNIT * (5 + 7 * number % 20)))
 
 
 @pytest.fixture

@@ -135,13 +135,12 @@ def test_all_problems_are_told_at_once():
     }
 
 
-def test_exactly_once_is_refused_with_the_reason():
+def test_exactly_once_is_the_default_but_on_the_embedded_broker():
+    assert load_settings({"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": "broker:9092"}).delivery == "exactly_once"
+    assert load_settings({}).delivery == "at_least_once"
     (asked,) = refusal({"VIRNUCPRO_DELIVERY": "exactly_once"})
-    (default,) = refusal({"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": "broker:9092"})
-    for line in (asked, default):
-        assert "not built yet" in line
-        assert line.endswith("set VIRNUCPRO_DELIVERY=at_least_once")
     assert "no transactions" in asked
+    assert asked.endswith("or VIRNUCPRO_DELIVERY=at_least_once")
 
 
 def test_a_schema_registry_is_refused_and_its_password_not_shown():
