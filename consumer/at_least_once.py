@@ -40,12 +40,19 @@ _PASSING = (
 
 @dataclass(slots=True)
 class _Unit:
-    """Messages produced together: `waiting` are not yet (or again not) with the client, `in_flight` are."""
+    """Messages produced together.
+
+    `waiting` are not yet with the client, `in_flight` are, `failed` came back; each with its place in the release.
+    After a failure the rest goes `alone`, one message at a time: so they stay in order, and a broker that finds a
+    batch too large finds the message in it.
+    """
 
     release: Release
-    waiting: deque[Outgoing]
+    waiting: deque[int]
     offsets: dict[Partition, int]
+    failed: list[int] = field(default_factory=list)
     in_flight: int = 0
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -89,7 +96,7 @@ class AtLeastOnce:
             self._advance()
         if self._uncommitted:
             self._commit(asynchronous=False)
-        return True
+        return not self._uncommitted
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
@@ -115,51 +122,70 @@ class AtLeastOnce:
             self._unit = self._unit or self._next_unit()
             if self._unit is None:
                 return
-            while self._unit.waiting and self._produce(self._unit, self._unit.waiting[0]):
-                self._unit.waiting.popleft()
-            if self._unit.waiting or self._unit.in_flight:
-                return
+            self._send(self._unit)
+            if self._unit.waiting or self._unit.in_flight or self._unit.failed:
+                break
             self._complete(self._unit)
-        raise self._failure
+        if self._failure is not None:
+            raise self._failure
 
     def _next_unit(self) -> _Unit | None:
         release = self.ledger.release(partial(position, self.consumer), UNIT_RECORDS)
         if not release.entries:
             return None
-        waiting = deque(self.builder.build(entry) for entry in release.entries)
-        return _Unit(release, waiting, dict(release.offsets))
+        return _Unit(release, deque(range(len(release.entries))), dict(release.offsets))
 
-    def _produce(self, unit: _Unit, outgoing: Outgoing) -> bool:
+    def _send(self, unit: _Unit) -> None:
+        if unit.failed:
+            if unit.in_flight:
+                return  # what else comes back goes again in order with these
+            unit.waiting = deque(sorted([*unit.failed, *unit.waiting]))
+            unit.failed, unit.alone = [], True
+        while unit.waiting and not (unit.alone and unit.in_flight) and not unit.failed:
+            if not self._produce(unit, unit.waiting[0]):
+                return
+            unit.waiting.popleft()
+
+    def _produce(self, unit: _Unit, place: int) -> bool:
         """Hand one message to the client; False while its queue is full."""
+        outgoing = self.builder.build(unit.release.entries[place])
+        report = partial(self._reported, unit, place, outgoing)
         try:
-            produce(self.producer, outgoing, partial(self._reported, unit, outgoing))
+            produce(self.producer, outgoing, partial(report, unit.alone))
         except BufferError:
             return False
-        except KafkaException as error:
+        except KafkaException as error:  # about this very message, whatever goes with it
             unit.in_flight += 1
-            self._reported(unit, outgoing, error.args[0], None)
-            return self._failure is None
+            report(True, error.args[0], None)
+            return True
         unit.in_flight += 1
         return True
 
     def _reported(
-        self, unit: _Unit, outgoing: Outgoing, error: KafkaError | None, _message: Message | None
+        self,
+        unit: _Unit,
+        place: int,
+        outgoing: Outgoing,
+        alone: bool,
+        error: KafkaError | None,
+        _message: Message | None,
     ) -> None:
         """The client's report for one message. It must not raise: it is called from C."""
         unit.in_flight -= 1
         if error is None:
             return
-        code = error.code()
         if error.fatal():
             self._failure = KafkaFatal(
                 f"the Kafka producer failed for good ({error.str()}): restart the service"
             )
-        elif code == KafkaError.MSG_SIZE_TOO_LARGE and (shorter := outgoing.truncated()):
-            log.warning("dead letter cut down: the broker takes no message of its size", topic=outgoing.topic)
-            unit.waiting.append(shorter)
-        elif code in _PASSING:
+        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            log.warning("too large for the broker", topic=outgoing.topic, bytes=outgoing.size, alone=alone)
+            if alone and not self.builder.shrink(unit.release.entries[place]):
+                self._failure = refusal(outgoing, error)
+            unit.failed.append(place)
+        elif error.code() in _PASSING or error.retriable():
             log.warning("message sent again", topic=outgoing.topic, error=error.str())
-            unit.waiting.append(outgoing)
+            unit.failed.append(place)
         else:
             self._failure = refusal(outgoing, error)
 

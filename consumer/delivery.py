@@ -95,7 +95,7 @@ def refusal(outgoing: Outgoing, error: KafkaError) -> ServiceError:
     """Why the broker will never take this message, and what to do about it."""
     code = error.code()
     if code == KafkaError.MSG_SIZE_TOO_LARGE:
-        cure = f"raise max.message.bytes of the topic above {len(outgoing.value)}"
+        cure = f"raise max.message.bytes of the topic above {outgoing.size}"
     elif code in MISSING:
         cure = "create the topic"
     elif code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -33,7 +33,7 @@ from consumer.delivery import REBALANCING, UNIT_RECORDS, DeliveryObserver, posit
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.ledger import Entry, Ledger, Release
 from consumer.outgoing import Outgoing, OutgoingBuilder
-from consumer.work import Partition, Source
+from consumer.work import Partition
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,6 @@ _TURN_S = 0.8
 _AFTER_ABORT_S = 0.2
 _FENCED = (KafkaError._FENCED, KafkaError._FATAL, KafkaError.INVALID_PRODUCER_EPOCH)
 _FOR_GOOD = (
-    KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
@@ -58,7 +57,7 @@ class _Transaction:
     """An open transaction and how far it is. Once `committing`, only the commit's own outcome decides."""
 
     release: Release
-    waiting: deque[tuple[Entry, Outgoing]]
+    waiting: deque[Entry]
     offsets_sent: bool = False
     committing: bool = False
     aborting: bool = False
@@ -77,7 +76,7 @@ class ExactlyOnce:
     clock: Clock = monotonic
     _transaction: _Transaction | None = None
     _due: float = 0.0
-    _cut_down: set[Source] = field(default_factory=set)  # dead letters that the broker finds too large
+    _singly: int = 0  # so many records go in transactions of their own: the broker found a batch too large
     _failure: ServiceError | None = None
 
     def open(self, deadline: Deadline) -> None:
@@ -124,21 +123,15 @@ class ExactlyOnce:
 
     def _begin(self) -> bool:
         """Open a transaction for what is finished; False if nothing is."""
-        release = self.ledger.release(partial(position, self.consumer), UNIT_RECORDS)
+        limit = 1 if self._singly else UNIT_RECORDS
+        release = self.ledger.release(partial(position, self.consumer), limit)
         if not release.entries:
             return False
-        waiting = deque((entry, self._build(entry)) for entry in release.entries)
         if self._call(self.producer.begin_transaction) != "done":
             return False
         self._due = self.clock() + self.commit_interval_s
-        self._transaction = _Transaction(release, waiting)
+        self._transaction = _Transaction(release, deque(release.entries))
         return True
-
-    def _build(self, entry: Entry) -> Outgoing:
-        outgoing = self.builder.build(entry)
-        if entry.message.source in self._cut_down:
-            return outgoing.truncated() or outgoing
-        return outgoing
 
     def _go_on(self) -> bool:
         """Take the transaction as far as it goes now; True when it has ended well."""
@@ -171,15 +164,15 @@ class ExactlyOnce:
     def _produce(self, held: _Transaction) -> bool:
         """Hand the rest of the messages to the client; False if not all of them went, or the transaction is off."""
         while held.waiting:
-            entry, outgoing = held.waiting[0]
-            report = partial(self._reported, entry.message.source, outgoing)
+            outgoing = self.builder.build(held.waiting[0])
+            report = partial(self._reported, held, held.waiting[0], outgoing)
             try:
-                produce(self.producer, outgoing, report)
+                produce(self.producer, outgoing, partial(report, len(held.release.entries) == 1))
             except BufferError:
                 self.producer.poll(0)
                 return False
             except KafkaException as error:
-                report(error.args[0], None)
+                report(True, error.args[0], None)
                 held.aborting = True
                 return False
             held.waiting.popleft()
@@ -194,9 +187,9 @@ class ExactlyOnce:
     def _complete(self, held: _Transaction) -> None:
         self.ledger.settle(held.release)
         self._transaction = None
-        self._cut_down.difference_update(entry.message.source for entry in held.release.entries)
-        if len(held.release.entries) >= UNIT_RECORDS:
+        if len(held.release.entries) >= UNIT_RECORDS or self._singly:
             self._due = self.clock()  # more is waiting than one transaction takes
+        self._singly = max(0, self._singly - len(held.release.entries))
         self.observer.committed("ok")
         for entry in held.release.entries:
             self.observer.delivered(entry)
@@ -209,18 +202,25 @@ class ExactlyOnce:
     # ---- errors -----------------------------------------------------------------------------------------------
 
     def _reported(
-        self, source: Source, outgoing: Outgoing, error: KafkaError | None, _message: Message | None
+        self,
+        held: _Transaction,
+        entry: Entry,
+        outgoing: Outgoing,
+        alone: bool,
+        error: KafkaError | None,
+        _message: Message | None,
     ) -> None:
         """The client's report for one message; what only says that the transaction was aborted is passed over."""
         if error is None:
             return
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and outgoing.truncated():
-            log.warning(
-                "dead letter to be cut down: the broker takes no message of its size", source=str(source)
-            )
-            self._cut_down.add(source)
-        elif error.fatal():
+        if error.fatal():
             self._failure = _fatal(error)
+        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            log.warning("too large for the broker", topic=outgoing.topic, bytes=outgoing.size, alone=alone)
+            if not alone:
+                self._singly = len(held.release.entries)
+            elif not self.builder.shrink(entry):
+                self._failure = refusal(outgoing, error)
         elif error.code() in _FOR_GOOD:
             self._failure = refusal(outgoing, error)
 

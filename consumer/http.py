@@ -5,6 +5,7 @@ Starlette on uvicorn, in a thread of its own: the loop that owns Kafka never wai
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from types import TracebackType
@@ -62,6 +63,7 @@ class HttpServer:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+        shown = f"[{shown}]" if ":" in shown else shown
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
 
     def __enter__(self) -> HttpServer:
@@ -88,8 +90,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise ServiceError(
-            f"cannot listen on {host} port {port} ({error.strerror}): "
-            "set VIRNUCPRO_HTTP_PORT to a free port, or to 0 for any"
-        ) from error
+        busy = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        cure = (
+            "VIRNUCPRO_HTTP_PORT to a free port, or to 0 for any"
+            if busy
+            else "VIRNUCPRO_HTTP_HOST to an address of this machine"
+        )
+        raise ServiceError(f"cannot listen on {host} port {port} ({error.strerror}): set {cure}") from error
     return listener

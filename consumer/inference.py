@@ -68,6 +68,8 @@ class Inference:
             return
         try:
             scores = self._scorer.score([slot.frame for slot in slots])
+            if scores.shape != (len(slots), 2):
+                raise ValueError(f"the model gave scores of shape {scores.shape} for {len(slots)} frames")
         except DeviceLost:
             raise
         except OutOfMemory:

@@ -42,6 +42,8 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "queued.min.messages": 2000,
         # The default of 1 s starves a reader whose queue is that small.
         "fetch.queue.backoff.ms": 50,
+        # The default of 60 s is how long a commit or a leave may hang on a broker that does not answer.
+        "socket.timeout.ms": 10_000,
     }
     owned = {
         "group.id": settings.group_id,

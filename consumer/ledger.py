@@ -32,10 +32,14 @@ from consumer.work import Finished, Outcome, Partition, RawMessage, Source
 
 @dataclass(slots=True)
 class Entry:
-    """One message in flight; `outcome` is None until it is finished."""
+    """One message in flight; `outcome` is None until it is finished.
+
+    `cuts` counts how often its answer was made smaller because the broker found it too large.
+    """
 
     message: RawMessage
     outcome: Outcome | None = None
+    cuts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

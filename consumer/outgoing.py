@@ -20,6 +20,7 @@ from schemas import (
     FrameScore,
     Prediction,
     Provenance,
+    Reason,
     Verdict,
     encode_dead_letter,
     encode_prediction,
@@ -29,16 +30,16 @@ from virnucpro_core.assemble import RecordResult
 
 SOURCE_HEADER = "vnp-source"
 REASON_HEADER = "vnp-dlq-reason"
-TRUNCATED_BYTES = 256 * 1024
+CUT_VALUE_BYTES = 256 * 1024
 """What is kept of a value whose dead letter the broker refuses as too large."""
+CUT_KEY_BYTES = 16 * 1024
+"""What is kept of a key where even that is too large; nothing of the value and of the input's headers is."""
+_MOST_CUTS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message to produce; `partition` is None where the key decides.
-
-    `letter` is the dead letter inside, kept for the case that it has to be cut down.
-    """
+    """One message to produce; `partition` is None where the key decides."""
 
     topic: str
     partition: int | None
@@ -46,14 +47,12 @@ class Outgoing:
     value: bytes
     headers: Headers
     timestamp_ms: int | None
-    letter: DeadLetter | None = None
 
-    def truncated(self) -> Outgoing | None:
-        """The same dead letter with the beginning of its value; None if there is nothing left to cut."""
-        if self.letter is None or self.letter.truncated or self.letter.value is None:
-            return None
-        letter = replace(self.letter, value=self.letter.value[:TRUNCATED_BYTES], truncated=True)
-        return replace(self, value=encode_dead_letter(letter), letter=letter)
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value) + headers
 
 
 class OutgoingBuilder:
@@ -85,35 +84,59 @@ class OutgoingBuilder:
 
     def build(self, entry: Entry) -> Outgoing:
         """The message that answers a finished entry; raises ValueError for one that isn't finished."""
+        message = entry.message
         match entry.outcome:
             case Scored(result=result):
-                prediction = self._prediction(entry.message, result)
-                return self._outgoing(self._predictions, entry.message, encode_prediction(prediction))
+                value = encode_prediction(self._prediction(message, result))
+                return self._outgoing(self._predictions, message, value, message.key, message.headers)
             case Refused() as refused:
-                letter = self._dead_letter(entry.message, refused)
-                headers = ((REASON_HEADER, refused.reason.value.encode()),)
-                value = encode_dead_letter(letter)
-                return self._outgoing(self._dead_letters, entry.message, value, headers, letter)
-        raise ValueError(f"{entry.message.source} is not finished")
+                letter = _cut(self._dead_letter(message, refused), entry.cuts)
+                bare = entry.cuts == _MOST_CUTS
+                reason: Headers = ((REASON_HEADER, refused.reason.value.encode()),)
+                return self._outgoing(
+                    self._dead_letters,
+                    message,
+                    encode_dead_letter(letter),
+                    None if bare else message.key,
+                    () if bare else message.headers,
+                    reason,
+                )
+        raise ValueError(f"{message.source} is not finished")
+
+    def shrink(self, entry: Entry) -> bool:
+        """Make the answer to an entry smaller, for a broker that finds it too large; False if it is as small as can be.
+
+        A prediction becomes a dead letter that says so; a dead letter keeps the beginning of its value, and then
+        neither value nor headers, so that it always fits in the end.
+        """
+        if isinstance(entry.outcome, Scored):
+            size = self.build(entry).size
+            detail = f"its prediction of {size} bytes is more than the topic {self._predictions} takes"
+            entry.outcome = Refused(Reason.PREDICTION_TOO_LARGE, "deliver", detail)
+            return True
+        if entry.cuts == _MOST_CUTS:
+            return False
+        entry.cuts += 1
+        return True
 
     def _outgoing(
         self,
         topic: str,
         message: RawMessage,
         value: bytes,
+        key: bytes | None,
+        headers: Headers,
         extra: Headers = (),
-        letter: DeadLetter | None = None,
     ) -> Outgoing:
         source = (SOURCE_HEADER, str(message.source).encode())
         here, there = (self._partition_counts.get(t) for t in (message.source.partition.topic, topic))
         return Outgoing(
             topic=topic,
             partition=message.source.partition.number if here is not None and here == there else None,
-            key=message.key,
+            key=key,
             value=value,
-            headers=(*message.headers, source, *extra),
+            headers=(*headers, source, *extra),
             timestamp_ms=message.timestamp_ms,
-            letter=letter,
         )
 
     def _prediction(self, message: RawMessage, result: RecordResult) -> Prediction:
@@ -162,3 +185,12 @@ class OutgoingBuilder:
             software_version=__version__,
             failed_at_ms=self._now_ms(),
         )
+
+
+def _cut(letter: DeadLetter, cuts: int) -> DeadLetter:
+    """The letter after so many cuts."""
+    if cuts == 0:
+        return letter
+    if cuts < _MOST_CUTS:
+        return replace(letter, value=letter.value and letter.value[:CUT_VALUE_BYTES], truncated=True)
+    return replace(letter, value=None, key=letter.key and letter.key[:CUT_KEY_BYTES], truncated=True)

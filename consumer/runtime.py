@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
-from types import FrameType
 from typing import Any, TypeVar
 
 import structlog
@@ -34,6 +31,7 @@ from consumer.pipeline import Pipeline, PipelineLimits
 from consumer.preparation import Preparation
 from consumer.service import Service
 from consumer.settings import Settings
+from consumer.stopping import StopSignals
 from virnucpro_core.models.engine import Engine, EngineInfo
 from virnucpro_core.prepare import PreparedFrame
 
@@ -42,6 +40,7 @@ log = structlog.get_logger(__name__)
 EMBEDDED_PARTITIONS = 4
 _STOP_S = 5.0
 _CLOSE_S = 2.0
+_WATCHDOG_S = 10.0  # after the drain's own time: for leaving the group, closing transactions, ending threads
 
 Client = TypeVar("Client", Consumer, Producer)
 Announce = Callable[[str, str], None]
@@ -56,7 +55,7 @@ def run_service(settings: Settings, announce: Announce) -> ExitCode:
         CoreError, BundleError, BackendUnavailable, SelfTestFailed: from the model.
     """
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_signals())
+        stop = stack.enter_context(StopSignals(settings.drain_timeout_s + _WATCHDOG_S))
         health, metrics = Health(), Metrics()
         http = stack.enter_context(HttpServer(settings.http_host, settings.http_port, metrics, health))
         bootstrap = settings.kafka_bootstrap_servers
@@ -73,9 +72,7 @@ def run_service(settings: Settings, announce: Announce) -> ExitCode:
     return ExitCode.OK if drained else ExitCode.RUNTIME
 
 
-def _serve(
-    settings: Settings, health: Health, metrics: Metrics, stop: Callable[[], bool], stack: ExitStack
-) -> bool:
+def _serve(settings: Settings, health: Health, metrics: Metrics, stop: StopSignals, stack: ExitStack) -> bool:
     watch = BrokerWatch(health)
     producer = _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
     address, patience = settings.kafka_bootstrap_servers, settings.startup_timeout_s
@@ -136,26 +133,8 @@ def _serve(
         partial(watch.probe, producer),
     )
     _tell(engine.info, budget)
-    return service.run(stop, settings.drain_timeout_s)
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Gives "has a stop been asked for?"; the first SIGTERM or SIGINT asks, the second ends the process."""
-    asked = False
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(ExitCode.RUNTIME)
-        asked = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    stop.serving()
+    return service.run(stop.asked, settings.drain_timeout_s)
 
 
 def _tell(info: EngineInfo, token_budget: int) -> None:

@@ -1,7 +1,7 @@
 """The service's loop, on the thread that owns the Kafka clients.
 
 Each turn: read what admission allows, collect what the pipeline has finished, let delivery go one step on. The
-turn never waits for work, and for Kafka at most 50 ms, so rebalances are answered at once.
+turn never waits for work, and for Kafka a second at most, so rebalances are answered in time.
 
 Partitions come and go (`_assigned`, `_revoked`, `_lost` run inside `poll`, on this thread):
 
@@ -150,7 +150,7 @@ class Service:
             key=_as_bytes(message.key()),
             value=_as_bytes(message.value()),
             headers=_headers(message),
-            timestamp_ms=timestamp if kind else None,
+            timestamp_ms=timestamp if kind and timestamp >= 0 else None,
             received_at=self._clock(),
         )
         self._ledger.receive(raw)
@@ -241,7 +241,14 @@ def _partitions(topic_partitions: list[TopicPartition]) -> list[Partition]:
 
 
 def _headers(message: Message[bytes, bytes]) -> Headers:
-    pairs: list[tuple[str, str | bytes | None]] = list(message.headers() or ())  # type: ignore[arg-type]
+    try:
+        pairs: list[tuple[str, str | bytes | None]] = list(message.headers() or ())  # type: ignore[arg-type]
+    except (SystemError, UnicodeDecodeError):
+        # Kafka allows any bytes as a header's name, the client only UTF-8: it gives all headers or none.
+        log.warning(
+            "headers left out: a name is not UTF-8", partition=message.partition(), offset=message.offset()
+        )
+        return ()
     return tuple((name, _as_bytes(value)) for name, value in pairs)
 
 

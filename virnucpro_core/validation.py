@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-InvalidKind = Literal["empty_id", "empty_sequence", "invalid_nucleotides", "sequence_too_long"]
+InvalidKind = Literal["empty_id", "id_too_long", "empty_sequence", "invalid_nucleotides", "sequence_too_long"]
 
 NUCLEOTIDE_CODES = "ACGTURYSWKMBDHVN"
 """The IUPAC nucleotide codes that are accepted, in either case; gaps are not."""
+
+MAX_ID_LETTERS = 1000
+"""Longest record id: the name of every chunk repeats it."""
 
 # Both cases are spelled out: a case-blind pattern would let the Kelvin sign pass as K.
 _NOT_A_CODE = re.compile(f"[^{NUCLEOTIDE_CODES}{NUCLEOTIDE_CODES.lower()}]")
@@ -32,7 +35,7 @@ def validate(record_id: str, sequence: str, max_bases: int) -> None:
     """Check a record before it is cut.
 
     Args:
-        record_id: anything but blanks.
+        record_id: anything but blanks, up to `MAX_ID_LETTERS`.
         sequence: 1 to `max_bases` letters of `NUCLEOTIDE_CODES` in any case.
         max_bases: longest sequence that is accepted.
 
@@ -41,6 +44,10 @@ def validate(record_id: str, sequence: str, max_bases: int) -> None:
     """
     if not record_id.strip():
         raise InvalidSequence("empty_id", "the record has no id")
+    if len(record_id) > MAX_ID_LETTERS:
+        raise InvalidSequence(
+            "id_too_long", f"the id has {len(record_id)} letters, over the limit of {MAX_ID_LETTERS}"
+        )
     if not sequence:
         raise InvalidSequence("empty_sequence", "the sequence is empty")
     if len(sequence) > max_bases:

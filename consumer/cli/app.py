@@ -22,6 +22,7 @@ from consumer.cli.publish import publish
 from consumer.cli.serve import serve
 from consumer.cli.version import one_line, version
 from consumer.cli.watch import watch
+from consumer.exit_codes import ExitCode
 
 app = typer.Typer(
     name="virnucpro",
@@ -85,6 +86,9 @@ def run(arguments: list[str] | None = None) -> int:
     except known_errors() as error:
         report(str(error))
         return exit_code_of(error)
+    except OSError as error:
+        report(f"cannot read or write ({error.strerror or error}): check the path, its rights and the disk")
+        return ExitCode.RUNTIME
     return result if isinstance(result, int) else 0
 
 

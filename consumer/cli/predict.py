@@ -146,7 +146,7 @@ def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextI
             raise UserError(
                 "the virnucpro format writes two files: name a folder with --output", ExitCode.USAGE
             )
-        return Path(fasta.split(".fa")[0] + "_merged")
+        return Path(fasta).with_name(Path(fasta).name.split(".fa")[0] + "_merged")
     if form == "virnucpro" and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: name a folder with --output for the virnucpro format")
     if form != "virnucpro" and output.is_dir():

@@ -112,10 +112,51 @@ def test_an_outage_sends_again_and_dead_letters_nothing(bench, code):
     bench.producer.acknowledge()
     bench.delivery.turn()
     assert bench.consumer.commits == []
-    bench.producer.acknowledge()
-    bench.delivery.turn()
+    for _ in range(3):
+        bench.producer.acknowledge()
+        bench.delivery.turn()
     assert bench.sent_ids == ["1", "2", "1"]
     assert bench.consumer.commits == [({0: 3}, True)]
+
+
+def test_what_failed_goes_again_in_order_before_anything_behind_it():
+    bench = Bench(room=3)
+    bench.finish(1, 2, 3, 4, 5)
+    bench.delivery.turn()
+    assert bench.sent_ids == ["1", "2", "3"]
+    bench.producer.acknowledge(1)
+    bench.producer.fail(KafkaError(KafkaError._MSG_TIMED_OUT))
+    bench.producer.fail(KafkaError(KafkaError._MSG_TIMED_OUT))
+    for _ in range(12):
+        bench.delivery.turn()
+        bench.producer.acknowledge()
+    assert bench.sent_ids == ["1", "2", "3", "2", "3", "4", "5"]
+    assert bench.consumer.commits == [({0: 6}, True)]
+
+
+def test_a_batch_too_large_for_the_broker_goes_one_by_one_and_nobody_is_blamed(bench):
+    bench.finish(1, 2, 3)
+    bench.delivery.turn()
+    for _ in range(3):
+        bench.producer.fail(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
+    for _ in range(10):
+        bench.delivery.turn()
+        bench.producer.acknowledge()
+    assert bench.sent_ids == ["1", "2", "3", "1", "2", "3"]
+    assert bench.consumer.commits == [({0: 4}, True)]
+
+
+def test_a_prediction_too_large_becomes_a_dead_letter(bench):
+    bench.finish(1)
+    bench.delivery.turn()
+    for _ in range(2):
+        bench.producer.fail(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
+        bench.delivery.turn()
+    bench.producer.acknowledge()
+    bench.delivery.turn()
+    assert [m["topic"] for m in bench.producer.sent] == ["predictions", "predictions", "sequences.dlq"]
+    assert decode_dead_letter(bench.producer.sent[-1]["value"]).reason == "prediction_too_large"
+    assert bench.consumer.commits == [({0: 2}, True)]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -126,8 +167,9 @@ def test_a_dead_letter_too_large_for_the_broker_is_cut_down(bench, at_once):
         bench.producer.refuse_at_once = error
         bench.delivery.turn()
     else:
-        bench.delivery.turn()
-        bench.producer.fail(error)
+        for _ in range(2):  # with its neighbours, then alone
+            bench.delivery.turn()
+            bench.producer.fail(error)
     bench.delivery.turn()
     letter = decode_dead_letter(bench.producer.sent[-1]["value"])
     assert letter.truncated
@@ -139,7 +181,6 @@ def test_a_dead_letter_too_large_for_the_broker_is_cut_down(bench, at_once):
 @pytest.mark.parametrize(
     ("code", "cure"),
     [
-        (KafkaError.MSG_SIZE_TOO_LARGE, "max.message.bytes"),
         (KafkaError.UNKNOWN_TOPIC_OR_PART, "create the topic"),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, "grant"),
     ],

@@ -189,23 +189,30 @@ def test_a_full_client_queue_delays_but_keeps_the_order():
     assert bench.offsets == [{0: 6}]
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_dead_letter_too_large_is_cut_down_in_the_next_transaction(bench, at_once):
-    error = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
+def test_a_dead_letter_too_large_is_cut_down_in_the_next_transaction(bench):
     bench.finish(1, good=False, size=1_000_000)
-    if at_once:
-        bench.producer.refuse_at_once = error
-    else:
-        bench.producer.acknowledge_at_once = False
-        bench.producer.errors = [("commit", retriable())]
-        bench.delivery.turn()
-        bench.producer.fail(error)
-        bench.producer.acknowledge_at_once = True
-        bench.producer.errors = [("commit", abortable(KafkaError.MSG_SIZE_TOO_LARGE))]
+    bench.producer.refuse_at_once = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
     bench.turns()
     (only,) = bench.producer.committed
     assert decode_dead_letter(only["value"]).truncated
     assert bench.offsets == [{0: 2}]
+
+
+def test_a_batch_too_large_is_sent_record_by_record_until_the_large_one_stands_alone(bench):
+    bench.finish(1, 2, 3)
+    bench.producer.acknowledge_at_once = False
+    error = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
+    bench.producer.errors = [("commit", retriable()), ("commit", abortable(KafkaError.MSG_SIZE_TOO_LARGE))]
+    bench.delivery.turn()
+    bench.producer.fail(error)
+    bench.producer.acknowledge()
+    bench.producer.acknowledge_at_once = True
+    bench.turns(8)
+    assert bench.ids == ["1", "2", "3"], "alone each of them fits"
+    assert bench.offsets == [{0: 2}, {0: 3}, {0: 4}]
+    bench.finish(4, 5)
+    bench.turns(2)
+    assert bench.offsets[-1] == {0: 6}, "together again"
 
 
 def test_a_prediction_that_is_refused_for_good_ends_the_service(bench):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.ledger import Entry
-from consumer.outgoing import REASON_HEADER, SOURCE_HEADER, TRUNCATED_BYTES, OutgoingBuilder
+from consumer.outgoing import CUT_KEY_BYTES, CUT_VALUE_BYTES, REASON_HEADER, SOURCE_HEADER, OutgoingBuilder
 from schemas import Provenance, Reason, decode_dead_letter, decode_prediction
 from tests.factories import message, refused, scored
 
@@ -53,17 +53,30 @@ def test_a_dead_letter_carries_the_raw_message_and_the_reason(builder):
     assert (letter.group_id, letter.failed_at_ms, letter.source_offset) == ("group", 123, 7)
 
 
-def test_a_dead_letter_can_be_cut_down_once(builder):
-    out = builder.build(Entry(message(1, value=b"x" * 1_000_000), refused()))
-    short = out.truncated()
-    letter, whole = decode_dead_letter(short.value), decode_dead_letter(out.value)
-    assert (len(letter.value), letter.truncated) == (TRUNCATED_BYTES, True)
-    assert letter.value_sha256 == whole.value_sha256
-    assert short.truncated() is None
+def test_a_dead_letter_is_cut_down_until_it_fits_anywhere(builder):
+    raw = message(1, value=b"x" * 1_000_000, key=b"k" * 600_000, headers=(("h", b"y" * 300_000),))
+    entry = Entry(raw, refused())
+    whole = decode_dead_letter(builder.build(entry).value)
+    assert builder.shrink(entry)
+    shorter = decode_dead_letter(builder.build(entry).value)
+    assert (len(shorter.value), shorter.truncated, len(shorter.key)) == (CUT_VALUE_BYTES, True, 600_000)
+    assert builder.shrink(entry)
+    last = builder.build(entry)
+    letter = decode_dead_letter(last.value)
+    assert (letter.value, len(letter.key), letter.truncated) == (None, CUT_KEY_BYTES, True)
+    assert letter.value_sha256 == shorter.value_sha256 == whole.value_sha256
+    assert last.key is None
+    assert last.headers == ((SOURCE_HEADER, b"sequences/0/1"), (REASON_HEADER, b"malformed"))
+    assert last.size < 20_000
+    assert not builder.shrink(entry)
 
 
-def test_a_prediction_cannot_be_cut_down(builder):
-    assert builder.build(Entry(message(1), scored(10))).truncated() is None
+def test_a_prediction_too_large_becomes_a_dead_letter_with_the_raw_message(builder):
+    entry = Entry(message(1, value=b"raw"), scored(10))
+    assert builder.shrink(entry)
+    letter = decode_dead_letter(builder.build(entry).value)
+    assert (letter.reason, letter.stage, letter.value) == (Reason.PREDICTION_TOO_LARGE, "deliver", b"raw")
+    assert not letter.truncated
 
 
 def test_the_partition_number_is_kept_only_between_equal_counts(builder):

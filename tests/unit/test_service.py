@@ -260,3 +260,16 @@ def test_passing_errors_are_logged_and_passed_over(make):
     bench.consumer.queue.append(broken)
     bench.receive(1)
     bench.run(lambda: bench.answered == ["0/1"])
+
+
+def test_headers_that_the_client_cannot_give_cost_the_headers_alone(make):
+    bench = make()
+    bench.assign(0)
+    bench.receive(1)
+
+    def broken():
+        raise SystemError("returned a result with an exception set")
+
+    bench.consumer.queue[0].headers = broken
+    bench.run(lambda: bench.answered == ["0/1"])
+    assert [name for name, _ in bench.producer.sent[0]["headers"]] == ["vnp-source"]

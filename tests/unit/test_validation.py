@@ -6,7 +6,7 @@ import string
 
 import pytest
 
-from virnucpro_core.validation import InvalidSequence, validate
+from virnucpro_core.validation import MAX_ID_LETTERS, InvalidSequence, validate
 
 CODES = "ACGTURYSWKMBDHVN"
 
@@ -59,3 +59,8 @@ def test_the_limit_itself_is_allowed() -> None:
 def test_the_first_thing_wrong_is_reported() -> None:
     assert refusal("", "").kind == "empty_id"
     assert refusal("r", "-" * 101).kind == "sequence_too_long"
+
+
+def test_an_id_has_a_bound():
+    validate("x" * MAX_ID_LETTERS, "ACGT", 10)
+    assert refusal("x" * (MAX_ID_LETTERS + 1), "ACGT").kind == "id_too_long"
