@@ -70,6 +70,7 @@ class Ledger:
     def __init__(self) -> None:
         self._partitions: dict[Partition, _PartitionLedger] = {}
         self._epochs: dict[Partition, int] = {}
+        self._turn = 0
         self.records = 0
         self.bytes = 0
 
@@ -153,7 +154,11 @@ class Ledger:
         """
         entries: list[Entry] = []
         offsets: dict[Partition, int] = {}
-        for partition, ledger in self._partitions.items():
+        self._turn += 1  # with a limit that is reached, each partition is first in its turn
+        order = list(self._partitions)
+        first = self._turn % max(1, len(order))
+        for partition in order[first:] + order[:first]:
+            ledger = self._partitions[partition]
             prefix = list(islice(ledger.prefix(), max(0, limit - len(entries))))
             if not prefix:
                 continue

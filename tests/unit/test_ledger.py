@@ -134,3 +134,16 @@ def test_the_oldest_message_is_that_of_any_partition(ledger):
     ledger.receive(message(1, number=0, received_at=20.0))
     ledger.receive(message(1, number=1, received_at=10.0))
     assert ledger.oldest_received_at() == 10.0
+
+
+def test_a_busy_partition_does_not_keep_the_others_waiting(ledger):
+    for number in (0, 1):
+        for offset in range(10):
+            ledger.receive(message(offset, number=number))
+            ledger.finish(finished(offset, number=number))
+    served = []
+    for _ in range(4):
+        release = ledger.release(position(10), 2)
+        served.append({entry.message.source.partition.number for entry in release.entries})
+        ledger.settle(release)
+    assert served.count({0}) == served.count({1}) == 2
