@@ -22,6 +22,7 @@ from consumer.work import Partition
 UNIT_RECORDS = 1000
 """Most messages that are produced together."""
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 REBALANCING = (
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.REBALANCE_IN_PROGRESS,
@@ -98,7 +99,7 @@ def refusal(outgoing: Outgoing, error: KafkaError) -> ServiceError:
         cure = f"raise max.message.bytes of the topic above {outgoing.size}"
     elif code in MISSING:
         cure = "create the topic"
-    elif code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
+    elif code in FORBIDDEN:
         cure = "grant this client the right to write to it"
     else:
         cure = "see the broker's log"

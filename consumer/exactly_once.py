@@ -29,7 +29,16 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.delivery import REBALANCING, UNIT_RECORDS, DeliveryObserver, position, produce, refusal
+from consumer.delivery import (
+    FORBIDDEN,
+    MISSING,
+    REBALANCING,
+    UNIT_RECORDS,
+    DeliveryObserver,
+    position,
+    produce,
+    refusal,
+)
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.ledger import Entry, Ledger, Release
 from consumer.outgoing import Outgoing, OutgoingBuilder
@@ -41,13 +50,6 @@ _CALL_S = 0.5
 _TURN_S = 0.8
 _AFTER_ABORT_S = 0.2
 _FENCED = (KafkaError._FENCED, KafkaError._FATAL, KafkaError.INVALID_PRODUCER_EPOCH)
-_FOR_GOOD = (
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-)
 
 Result = Literal["done", "again", "abort"]
 
@@ -221,7 +223,7 @@ class ExactlyOnce:
                 self._singly = len(held.release.entries)
             elif not self.builder.shrink(entry):
                 self._failure = refusal(outgoing, error)
-        elif error.code() in _FOR_GOOD:
+        elif error.code() in MISSING + FORBIDDEN:
             self._failure = refusal(outgoing, error)
 
     def _call(self, call: Callable[[], object]) -> Result:

@@ -9,27 +9,32 @@ from schemas import Provenance
 from virnucpro_core import __version__
 from virnucpro_core.models.bundle import Bundle, find_bundle
 from virnucpro_core.models.engine import Engine, EngineInfo
+from virnucpro_core.models.manifest import Manifest
 from virnucpro_core.prepare import PreparedRecord, prepare
 
 
 def load_engine(settings: Settings) -> Engine:
     """The model that the settings ask for, self-tested; `predict` loads it in the same way."""
-    engine = Engine(
-        Bundle.load(find_bundle(settings.model)),
+    bundle = Bundle.load(find_bundle(settings.model))
+    _check_budget(settings.token_budget, bundle.manifest)  # before minutes go by with loading
+    return Engine(
+        bundle,
         device=settings.device,
         precision=settings.precision,
         attention_backend=settings.attention_backend,
         v1_attention=settings.v1_attention,
         self_test=settings.self_test,
     )
-    longest = engine.expected_length // 3 + 2
-    if settings.token_budget is not None and settings.token_budget < engine.expected_length + 2:
+
+
+def _check_budget(token_budget: int | None, manifest: Manifest) -> None:
+    """Refuse a budget that one frame of this model may be over."""
+    protein, dna = manifest.expected_length // 3 + 2, manifest.expected_length + 2
+    if token_budget is not None and token_budget < dna:
         raise ServiceError(
-            f"VIRNUCPRO_TOKEN_BUDGET={settings.token_budget} is too small for one frame of the model "
-            f"{engine.info.model_id} ({longest} protein and up to {engine.expected_length + 2} nucleotide tokens): "
-            f"set it to {engine.expected_length + 2} or more"
+            f"VIRNUCPRO_TOKEN_BUDGET={token_budget} is too small for one frame of the model "
+            f"{manifest.id} ({protein} protein and up to {dna} nucleotide tokens): set it to {dna} or more"
         )
-    return engine
 
 
 def preparer(engine: Engine) -> PrepareSequence:
