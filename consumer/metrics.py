@@ -7,6 +7,7 @@ an error, so the number of series is fixed once the process runs; all children e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -140,7 +141,7 @@ class Metrics(BatchObserver, DeliveryObserver):
 
     # ---- what others report -----------------------------------------------------------------------------------
 
-    def describe_model(self, model: Provenance, device: str, refusals: dict[str, str]) -> None:
+    def describe_model(self, model: Provenance, device: str, refusals: Mapping[str, str]) -> None:
         """Show which model runs, and how; `refusals` names the back-ends that cannot serve, and why."""
         self.model_info.labels(
             model.model_id,

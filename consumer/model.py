@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from consumer.divergence import DivergenceSampler
 from consumer.errors import ServiceError
 from consumer.preparation import PrepareSequence
+from consumer.served import ServedModel
 from consumer.settings import Settings
 from schemas import Provenance
 from virnucpro_core import __version__
+from virnucpro_core.divergence import Divergence
 from virnucpro_core.models.bundle import Bundle, find_bundle
 from virnucpro_core.models.engine import Engine, EngineInfo
 from virnucpro_core.models.manifest import Manifest
@@ -27,6 +32,29 @@ def load_engine(settings: Settings) -> Engine:
     )
 
 
+def load_model(settings: Settings, diverged: Callable[[Divergence | None], None]) -> ServedModel:
+    """The engine as the service runs it.
+
+    Args:
+        diverged: told of each batch that went through the other attention path too (VIRNUCPRO_DIVERGENCE_SAMPLE).
+    """
+    engine = load_engine(settings)
+    sampler = None
+    if settings.divergence_sample > 0:
+        other = engine.on_path(v1=engine.info.attention == "packed")
+        sampler = DivergenceSampler(engine, other, settings.divergence_sample, diverged).saw
+    return ServedModel(
+        scorer=engine,
+        prepare=_preparer(engine),
+        stamp=_provenance(engine.info),
+        default_token_budget=engine.default_token_budget,
+        device=engine.info.device,
+        refusals=engine.info.refusals,
+        self_test=None if engine.info.self_test is None else engine.info.self_test.per_token,
+        after_batch=sampler,
+    )
+
+
 def _check_budget(token_budget: int | None, manifest: Manifest) -> None:
     """Refuse a budget that one frame of this model may be over."""
     protein, dna = manifest.expected_length // 3 + 2, manifest.expected_length + 2
@@ -37,7 +65,7 @@ def _check_budget(token_budget: int | None, manifest: Manifest) -> None:
         )
 
 
-def preparer(engine: Engine) -> PrepareSequence:
+def _preparer(engine: Engine) -> PrepareSequence:
     """Cuts and tokenises sequences for this model."""
 
     def prepare_sequence(record_id: str, sequence: str) -> PreparedRecord:
@@ -46,7 +74,7 @@ def preparer(engine: Engine) -> PrepareSequence:
     return prepare_sequence
 
 
-def provenance(info: EngineInfo) -> Provenance:
+def _provenance(info: EngineInfo) -> Provenance:
     """What every prediction says of the model; the source of the record is filled in later."""
     return Provenance(
         model_id=info.model_id,

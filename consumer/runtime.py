@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -15,7 +15,6 @@ from consumer.at_least_once import AtLeastOnce
 from consumer.brokers import SETTINGS, BrokerWatch, await_topics, partition_counts, refuse_mock_transactions
 from consumer.clock import Deadline
 from consumer.delivery import Delivery
-from consumer.divergence import DivergenceSampler
 from consumer.embedded import EmbeddedBroker
 from consumer.errors import ServiceError
 from consumer.exactly_once import ExactlyOnce
@@ -25,15 +24,13 @@ from consumer.http import HttpServer
 from consumer.kafka_config import consumer_config, producer_config
 from consumer.ledger import Ledger
 from consumer.metrics import Metrics
-from consumer.model import load_engine, preparer, provenance
 from consumer.outgoing import OutgoingBuilder
 from consumer.pipeline import Pipeline, PipelineLimits
 from consumer.preparation import Preparation
+from consumer.served import ModelLoader, ServedModel
 from consumer.service import Service
 from consumer.settings import Settings
 from consumer.stopping import StopSignals
-from virnucpro_core.models.engine import Engine, EngineInfo
-from virnucpro_core.prepare import PreparedFrame
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +44,7 @@ Announce = Callable[[str, str], None]
 """Called once when the service is ready, with its HTTP URL and the bootstrap address of its Kafka."""
 
 
-def run_service(settings: Settings, announce: Announce) -> ExitCode:
+def run_service(settings: Settings, announce: Announce, load_model: ModelLoader) -> ExitCode:
     """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Raises:
@@ -67,27 +64,33 @@ def run_service(settings: Settings, announce: Announce) -> ExitCode:
                 bootstrap=bootstrap,
             )
         health.on_ready = lambda: announce(http.url, bootstrap)
-        drained = _serve(settings.with_bootstrap(bootstrap), health, metrics, stop, stack)
+        drained = _serve(settings.with_bootstrap(bootstrap), load_model, health, metrics, stop, stack)
     log.info("stopped", drained=drained)
     return ExitCode.OK if drained else ExitCode.RUNTIME
 
 
-def _serve(settings: Settings, health: Health, metrics: Metrics, stop: StopSignals, stack: ExitStack) -> bool:
+def _serve(
+    settings: Settings,
+    load_model: ModelLoader,
+    health: Health,
+    metrics: Metrics,
+    stop: StopSignals,
+    stack: ExitStack,
+) -> bool:
     watch = BrokerWatch(health)
     producer = _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
     address, patience = settings.kafka_bootstrap_servers, settings.startup_timeout_s
     counts = await_topics(producer, _topics(settings), address, watch, patience, SETTINGS)
     if settings.delivery == "exactly_once":
         refuse_mock_transactions(producer, address)
-    engine = load_engine(settings)
-    stamp = provenance(engine.info)
-    metrics.describe_model(stamp, engine.info.device, engine.info.refusals)
+    model = load_model(settings, metrics.diverged)
+    metrics.describe_model(model.stamp, model.device, model.refusals)
 
     ledger = Ledger()
-    budget = settings.token_budget or engine.default_token_budget
+    budget = settings.token_budget or model.default_token_budget
     pipeline = Pipeline(
-        engine,
-        Preparation(preparer(engine), settings.max_message_bytes, settings.max_sequence_bases),
+        model.scorer,
+        Preparation(model.prepare, settings.max_message_bytes, settings.max_sequence_bases),
         PipelineLimits(
             token_budget=budget,
             max_wait_s=settings.max_wait_ms / 1000,
@@ -96,10 +99,10 @@ def _serve(settings: Settings, health: Health, metrics: Metrics, stop: StopSigna
         ),
         ledger.is_wanted,
         metrics,
-        _sampler(engine, settings, metrics),
+        model.after_batch,
     )
     stack.callback(lambda: pipeline.stop(Deadline.after(_STOP_S)))
-    builder = OutgoingBuilder(settings.output_topic, settings.dlq_topic, settings.group_id, stamp)
+    builder = OutgoingBuilder(settings.output_topic, settings.dlq_topic, settings.group_id, model.stamp)
     builder.set_partition_counts(counts)
 
     def on_commit(error: KafkaError | None, offsets: list[TopicPartition]) -> None:
@@ -132,37 +135,27 @@ def _serve(settings: Settings, health: Health, metrics: Metrics, stop: StopSigna
         assignment_changed,
         partial(watch.probe, producer),
     )
-    _tell(engine.info, budget)
+    _tell(model, budget)
     stop.serving()
     return service.run(stop.asked, settings.drain_timeout_s)
 
 
-def _tell(info: EngineInfo, token_budget: int) -> None:
+def _tell(model: ServedModel, token_budget: int) -> None:
     """Say once what computes the predictions, and what would come first but cannot serve."""
-    for backend, reason in info.refusals.items():
+    for backend, reason in model.refusals.items():
         log.info("attention back-end refused", backend=backend, reason=reason)
-    if info.self_test is None:
+    if model.self_test is None:
         log.warning("the self-test is off (VIRNUCPRO_SELF_TEST): nothing has checked the attention path")
     log.info(
         "serving",
-        model=info.model_id,
-        attention=info.attention,
-        attention_backend=info.attention_backend,
-        precision=info.precision,
-        device=info.device,
+        model=model.stamp.model_id,
+        attention=model.stamp.attention,
+        attention_backend=model.stamp.attention_backend,
+        precision=model.stamp.precision,
+        device=model.device,
         token_budget=token_budget,
-        self_test=None if info.self_test is None else f"{info.self_test.per_token:.1e}",
+        self_test=None if model.self_test is None else f"{model.self_test:.1e}",
     )
-
-
-def _sampler(
-    engine: Engine, settings: Settings, metrics: Metrics
-) -> Callable[[Sequence[PreparedFrame]], None] | None:
-    """Compares a share of the batches with the other attention path, if that is asked for."""
-    if settings.divergence_sample == 0:
-        return None
-    other = engine.on_path(v1=engine.info.attention == "packed")
-    return DivergenceSampler(engine, other, settings.divergence_sample, metrics.diverged).saw
 
 
 def _topics(settings: Settings) -> tuple[str, str, str]:

@@ -38,9 +38,10 @@ def serve(
 
     logs.configure(settings.log_level, settings.log_format)
 
+    from consumer.model import load_model
     from consumer.runtime import run_service
 
-    raise typer.Exit(run_service(settings, _announce))
+    raise typer.Exit(run_service(settings, _announce, load_model))
 
 
 def _announce(http: str, bootstrap: str) -> None:

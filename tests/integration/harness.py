@@ -101,8 +101,11 @@ class Child:
 class Serve(Child):
     """`virnucpro serve` as a process."""
 
+    command: tuple[str, ...] = ("consumer.cli.app", "serve")
+
     def __init__(self, log: Path, *arguments: str, **variables: str) -> None:
-        super().__init__("consumer.cli.app", ["serve", *arguments], log, variables)
+        module, *first = self.command
+        super().__init__(module, [*first, *arguments], log, variables)
         self.http = self.bootstrap = ""
 
     def wait_ready(self) -> Serve:
@@ -126,9 +129,15 @@ class Serve(Child):
         raise AssertionError(f"no metric {name} {labels}")
 
 
+class NoopServe(Serve):
+    """The same service around a model that computes nothing: it starts in a second (tests/noop_service.py)."""
+
+    command = ("tests.noop_service",)
+
+
 @contextmanager
-def serving(log: Path, *arguments: str, **variables: str) -> Iterator[Serve]:
-    serve = Serve(log, *arguments, **variables)
+def serving(log: Path, *arguments: str, kind: type[Serve] = Serve, **variables: str) -> Iterator[Serve]:
+    serve = kind(log, *arguments, **variables)
     try:
         yield serve.wait_ready()
     finally:
