@@ -3,7 +3,10 @@
 Two brakes. *Hold* is the normal one: the service just doesn't read for a moment, and what librdkafka has
 prefetched stays where it is. A hold that lasts would keep rebalances waiting, so after `hold_s` the service
 *pauses* its partitions and goes on polling: that costs the prefetched data, which has to be fetched again.
-Reading goes on when both budgets are down to half.
+Reading goes on when all budgets are down to half.
+
+Records and bytes bound what the process holds; tokens bound what waits for the device, so that a stream of long
+records does not queue minutes of work that a revoke would throw away.
 """
 
 from __future__ import annotations
@@ -16,27 +19,33 @@ Level = Literal["open", "hold", "pause"]
 
 
 class Admission:
-    """The budgets on records and bytes in flight.
+    """The budgets on records and bytes in flight, and on tokens that wait for a batch.
 
     Args:
-        max_records, max_bytes: over either, nothing more is read.
+        max_records, max_bytes, max_tokens: over any of them, nothing more is read.
         hold_s: how long a hold may last before the partitions are paused.
     """
 
     def __init__(
-        self, max_records: int, max_bytes: int, hold_s: float = 1.0, clock: Clock = monotonic
+        self,
+        max_records: int,
+        max_bytes: int,
+        max_tokens: int,
+        hold_s: float = 1.0,
+        clock: Clock = monotonic,
     ) -> None:
-        self._max_records, self._max_bytes = max_records, max_bytes
+        self._max_records, self._max_bytes, self._max_tokens = max_records, max_bytes, max_tokens
         self._hold_s, self._clock = hold_s, clock
         self._full_since: float | None = None
 
-    def level(self, records: int, bytes_held: int) -> Level:
-        """What to do now, with so many records and bytes in flight."""
+    def level(self, records: int, bytes_held: int, tokens: int) -> Level:
+        """What to do now, with so many records and bytes in flight, and tokens waiting."""
+        used = max(records / self._max_records, bytes_held / self._max_bytes, tokens / self._max_tokens)
         if self._full_since is None:
-            if records < self._max_records and bytes_held < self._max_bytes:
+            if used < 1:
                 return "open"
             self._full_since = self._clock()
-        elif 2 * records <= self._max_records and 2 * bytes_held <= self._max_bytes:
+        elif used <= 0.5:
             self._full_since = None
             return "open"
         return "hold" if self._clock() - self._full_since < self._hold_s else "pause"

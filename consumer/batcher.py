@@ -77,6 +77,7 @@ class Batcher:
         linger: seconds that an idle GPU waits for company when nothing more is being prepared.
         backlog: `put` blocks while this many tokens are queued.
         preparing: is any record being prepared at this moment?
+        taken: called with each batch that is given out, while no other thread can look at the queue.
     """
 
     def __init__(
@@ -85,12 +86,13 @@ class Batcher:
         max_wait: float,
         backlog: int,
         preparing: Callable[[], bool],
+        taken: Callable[[Batch], None] = lambda _: None,
         linger: float = 0.003,
         clock: Clock = monotonic,
     ) -> None:
         self.token_budget = token_budget
         self._max_wait, self._linger, self._backlog = max_wait, linger, backlog
-        self._preparing, self._clock = preparing, clock
+        self._preparing, self._taken, self._clock = preparing, taken, clock
         self._queue: deque[Slot] = deque()
         self._tokens = 0
         self._draining = self._closed = False
@@ -133,7 +135,9 @@ class Batcher:
                     slots = tuple(self._queue.popleft() for _ in range(count))
                     self._tokens -= tokens
                     self._changed.notify_all()
-                    return Batch(slots, tokens, closed_by)
+                    batch = Batch(slots, tokens, closed_by)
+                    self._taken(batch)
+                    return batch
                 if deadline.expired:
                     return None
                 self._changed.wait(min(due_in, deadline.remaining()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from confluent_kafka import KafkaError, KafkaException
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import ServiceError
-from consumer.health import Health
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +27,11 @@ class BrokerWatch:
     """Keeps what the clients' error callbacks say; they alone name the cause of a failed connection.
 
     Args:
-        health: told when no broker answers, and when one does again.
+        changed: told when no broker answers (False), and when one does again (True).
     """
 
-    def __init__(self, health: Health, clock: Clock = monotonic) -> None:
-        self._health, self._clock = health, clock
+    def __init__(self, changed: Callable[[bool], None] = lambda _: None, clock: Clock = monotonic) -> None:
+        self._changed, self._clock = changed, clock
         self._cause: KafkaError | None = None
         self._last: KafkaError | None = None
         self._down = False
@@ -46,7 +45,7 @@ class BrokerWatch:
             self._cause = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._down = True
-            self._health.brokers(False)
+            self._changed(False)
 
     def why(self) -> str:
         """The last error, the telling ones first, as " (cause: cure)"; empty when there was none."""
@@ -66,7 +65,7 @@ class BrokerWatch:
         except KafkaException:
             return
         self._down = False
-        self._health.brokers(True)
+        self._changed(True)
         log.info("a Kafka broker answers again")
 
 

@@ -32,7 +32,6 @@ OWNED: Mapping[str, str] = {
     "metadata.broker.list": f"set {BOOTSTRAP_SERVERS}",
     "group.id": "set VIRNUCPRO_GROUP_ID",
     "group.instance.id": _ROUNDS,
-    "group.protocol": _ROUNDS,
     "partition.assignment.strategy": _ROUNDS,
     "enable.auto.commit": _DELIVERY,
     "auto.commit.interval.ms": "set VIRNUCPRO_COMMIT_INTERVAL_MS",
@@ -49,6 +48,8 @@ OWNED: Mapping[str, str] = {
     "test.mock.num.brokers": f"set {BOOTSTRAP_SERVERS}=embedded",
 }
 """Options that can't be passed through, since the service's promises hang on them; with what to do instead."""
+
+_OF_CLASSIC_GROUPS = frozenset(("session.timeout.ms", "heartbeat.interval.ms", "group.protocol.type"))
 
 
 class SettingsError(ValueError):
@@ -82,6 +83,11 @@ def client_options(environment: Mapping[str, str]) -> dict[str, str]:
         if problem:
             problems.append(f"{name} is refused: {problem}")
         options[option] = value
+    if options.get("group.protocol") == "consumer":
+        problems += [
+            f"{option_variable(option)} is refused: with group.protocol=consumer the broker decides it, unset it"
+            for option in _OF_CLASSIC_GROUPS & options.keys()
+        ]
     if problems:
         raise SettingsError("\n".join(problems))
     return options

@@ -1,7 +1,8 @@
 """Whether the service is alive and whether it is ready, as the probes of a supervisor ask it.
 
 Alive: the loop that owns Kafka has turned lately. Ready: the model is loaded, the consumer is a member of its
-group, a broker answers, and the service is not shutting down. Written by the loop, read by the HTTP thread.
+group, a broker answers, most records can be predicted, and the service is not shutting down. Written by the loop,
+read by the HTTP thread.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Health:
     _last_turn: float | None = None
     _joined: bool = False
     _brokers_up: bool = True
+    _breaker_open: bool = False
     _stopping: bool = False
 
     def turned(self) -> None:
@@ -39,6 +41,10 @@ class Health:
     def brokers(self, up: bool) -> None:
         """Is any broker reachable?"""
         self._brokers_up = up
+
+    def breaker(self, is_open: bool) -> None:
+        """Has reading stopped because most records are refused?"""
+        self._breaker_open = is_open
 
     def stopping(self) -> None:
         """The service drains; it takes nothing new."""
@@ -61,4 +67,6 @@ class Health:
             return "no Kafka broker answers"
         if not self._joined:
             return "joining the consumer group"
+        if self._breaker_open:
+            return "most records are refused, see vnp_dead_letters_total: reading has stopped"
         return None

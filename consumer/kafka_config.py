@@ -50,8 +50,11 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "isolation.level": "read_committed",
-        "partition.assignment.strategy": "cooperative-sticky",
     }
+    if (
+        settings.kafka.get("group.protocol") != "consumer"
+    ):  # there the broker assigns, in the same gradual way
+        owned["partition.assignment.strategy"] = "cooperative-sticky"
     return tuning | common_config(settings) | owned
 
 

@@ -110,6 +110,14 @@ class Metrics(BatchObserver, DeliveryObserver):
             "Age of the message that has been in flight longest; 0 when there is none.",
         )
         self.assigned = self._gauge("assigned_partitions", "Partitions assigned to this process.")
+        self.breaker_open = self._gauge(
+            "breaker_open", "1 while nothing is read because most of the latest records were refused, else 0."
+        )
+        self.suspects = self._gauge(
+            "suspects",
+            "Records that were on the device when an earlier process of this instance died, and have not run since.",
+        )
+        self.broker_up = self._gauge("broker_up", "1 while a Kafka broker answers, 0 while none does.")
         self.loop_gap = self._histogram(
             "loop_gap_seconds", "From one turn of the loop that owns Kafka to the next.", _SECONDS
         )

@@ -18,7 +18,7 @@ import structlog
 
 from consumer.batcher import Batch, Batcher, RecordJob
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.inference import Inference, Scorer, scored
+from consumer.inference import Inference, Scorer, Suspects, scored
 from consumer.preparation import Preparation
 from consumer.work import Finished, Partition, RawMessage, Refused, Source
 from virnucpro_core.prepare import PreparedFrame
@@ -30,9 +30,10 @@ _LOOK_UP_S = 0.5  # how often an idle thread looks whether it should stop
 
 @dataclass(frozen=True, slots=True)
 class PipelineLimits:
-    """Sizes: tokens of a batch, seconds a frame waits for company, preparation threads, records held."""
+    """Tokens of a batch, tokens that may wait, seconds a frame waits for company, preparation threads, records held."""
 
     token_budget: int
+    max_tokens: int
     max_wait_s: float
     prepare_threads: int
     max_records: int
@@ -55,6 +56,7 @@ class Pipeline:
         scorer: the model; used by the inference thread alone.
         preparation: message -> frames; used by every preparation thread.
         is_wanted: is a message still worth starting? Asked from any thread.
+        suspects: told what goes to the device, before it does.
         after_batch: called on the inference thread with the frames of a batch whose answers are handed over.
     """
 
@@ -65,6 +67,7 @@ class Pipeline:
         limits: PipelineLimits,
         is_wanted: Callable[[Source], bool],
         observer: BatchObserver,
+        suspects: Suspects,
         after_batch: Callable[[Sequence[PreparedFrame]], None] | None = None,
         clock: Clock = monotonic,
     ) -> None:
@@ -81,11 +84,12 @@ class Pipeline:
         self._batcher = Batcher(
             limits.token_budget,
             limits.max_wait_s,
-            backlog=4 * limits.token_budget,
+            backlog=limits.max_tokens,
             preparing=self._is_preparing,
+            taken=self._mark_started,
             clock=clock,
         )
-        self._inference = Inference(scorer, self._finish, observer.batch_failed)
+        self._inference = Inference(scorer, self._finish, observer.batch_failed, suspects)
         names = [f"prepare-{number}" for number in range(limits.prepare_threads)]
         self._threads = [self._thread(name, self._prepare_loop) for name in names]
         self._threads.append(self._thread("inference", self._inference_loop))
@@ -193,13 +197,15 @@ class Pipeline:
             batch = self._batcher.next_batch(_LOOK_UP_S)
             if batch is None:
                 continue
-            with self._lock:
-                self._started.update(slot.job.source for slot in batch.slots if slot.job.failure is None)
             begun = self._clock()
             self._inference.run(batch.slots)
             self._observer.batch_done(batch, self._clock() - begun)
             if self._after_batch is not None:
                 self._after_batch([slot.frame for slot in batch.slots])
+
+    def _mark_started(self, batch: Batch) -> None:
+        with self._lock:
+            self._started.update(slot.job.source for slot in batch.slots if slot.job.failure is None)
 
     def _finish(self, finished: Finished) -> None:
         while not self._stopping.is_set():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -12,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from consumer.admission import Admission
 from consumer.at_least_once import AtLeastOnce
+from consumer.breaker import Breaker
 from consumer.brokers import SETTINGS, BrokerWatch, await_topics, partition_counts, refuse_mock_transactions
 from consumer.clock import Deadline
 from consumer.delivery import Delivery
@@ -27,6 +29,7 @@ from consumer.metrics import Metrics
 from consumer.outgoing import OutgoingBuilder
 from consumer.pipeline import Pipeline, PipelineLimits
 from consumer.preparation import Preparation
+from consumer.quarantine import Quarantine
 from consumer.served import ModelLoader, ServedModel
 from consumer.service import Service
 from consumer.settings import Settings
@@ -35,6 +38,7 @@ from consumer.stopping import StopSignals
 log = structlog.get_logger(__name__)
 
 EMBEDDED_PARTITIONS = 4
+_BATCHES_WAITING = 4  # one to run next, and enough that the others fill up
 _STOP_S = 5.0
 _CLOSE_S = 2.0
 _WATCHDOG_S = 10.0  # after the drain's own time: for leaving the group, closing transactions, ending threads
@@ -77,10 +81,15 @@ def _serve(
     stop: StopSignals,
     stack: ExitStack,
 ) -> bool:
-    watch = BrokerWatch(health)
+    def brokers_changed(up: bool) -> None:
+        health.brokers(up)
+        metrics.broker_up.set(up)
+
+    watch = BrokerWatch(brokers_changed)
     producer = _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
     address, patience = settings.kafka_bootstrap_servers, settings.startup_timeout_s
     counts = await_topics(producer, _topics(settings), address, watch, patience, SETTINGS)
+    metrics.broker_up.set(1)
     if settings.delivery == "exactly_once":
         refuse_mock_transactions(producer, address)
     model = load_model(settings, metrics.diverged)
@@ -88,17 +97,23 @@ def _serve(
 
     ledger = Ledger()
     budget = settings.token_budget or model.default_token_budget
+    max_tokens = _max_tokens(settings, budget)
+    quarantine = Quarantine(Path(settings.state_dir), f"{settings.group_id}.{settings.instance_id}")
+    stack.callback(quarantine.close)
+    metrics.suspects.set_function(lambda: quarantine.count)
     pipeline = Pipeline(
         model.scorer,
         Preparation(model.prepare, settings.max_message_bytes, settings.max_sequence_bases),
         PipelineLimits(
             token_budget=budget,
+            max_tokens=max_tokens,
             max_wait_s=settings.max_wait_ms / 1000,
             prepare_threads=settings.prepare_threads,
             max_records=settings.max_inflight_records,
         ),
         ledger.is_wanted,
         metrics,
+        quarantine,
         model.after_batch,
     )
     stack.callback(lambda: pipeline.stop(Deadline.after(_STOP_S)))
@@ -129,7 +144,8 @@ def _serve(
         ledger,
         pipeline,
         delivery,
-        Admission(settings.max_inflight_records, settings.max_inflight_bytes),
+        Admission(settings.max_inflight_records, settings.max_inflight_bytes, max_tokens),
+        Breaker(settings.breaker_records, settings.breaker_share, settings.breaker_pause_s),
         metrics,
         health,
         assignment_changed,
@@ -138,6 +154,17 @@ def _serve(
     _tell(model, budget)
     stop.serving()
     return service.run(stop.asked, settings.drain_timeout_s)
+
+
+def _max_tokens(settings: Settings, token_budget: int) -> int:
+    if settings.max_inflight_tokens is None:
+        return _BATCHES_WAITING * token_budget
+    if settings.max_inflight_tokens < token_budget:
+        raise ServiceError(
+            f"VIRNUCPRO_MAX_INFLIGHT_TOKENS={settings.max_inflight_tokens} is less than one batch, "
+            f"{token_budget} tokens: set it to that or more"
+        )
+    return settings.max_inflight_tokens
 
 
 def _tell(model: ServedModel, token_budget: int) -> None:

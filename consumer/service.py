@@ -18,7 +18,8 @@ from collections.abc import Callable
 import structlog
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from consumer.admission import Admission
+from consumer.admission import Admission, Level
+from consumer.breaker import Breaker
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery import Delivery
 from consumer.errors import KafkaFatal, ServiceError
@@ -26,7 +27,7 @@ from consumer.health import Health
 from consumer.ledger import Ledger
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline
-from consumer.work import Headers, Partition, RawMessage, Source
+from consumer.work import Headers, Partition, RawMessage, Refused, Source
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +58,7 @@ class Service:
         pipeline: Pipeline,
         delivery: Delivery,
         admission: Admission,
+        breaker: Breaker,
         metrics: Metrics,
         health: Health,
         assignment_changed: Callable[[], None],
@@ -65,7 +67,8 @@ class Service:
     ) -> None:
         self._consumer, self._topic = consumer, topic
         self._ledger, self._pipeline, self._delivery = ledger, pipeline, delivery
-        self._admission, self._metrics, self._health = admission, metrics, health
+        self._admission, self._breaker = admission, breaker
+        self._metrics, self._health = metrics, health
         self._assignment_changed, self._probe, self._clock = assignment_changed, probe, clock
         self._paused = self._changed = False
         self._last_turn = clock()
@@ -85,7 +88,7 @@ class Service:
         return self._drain(Deadline.after(drain_timeout_s, self._clock))
 
     def _turn(self) -> None:
-        level = self._admission.level(self._ledger.records, self._ledger.bytes)
+        level = self._level()
         busy = self._ledger.records > 0
         if level == "open":
             self._pause(False)
@@ -100,6 +103,11 @@ class Service:
         self._delivery.turn()
         self._probe()
         self._measure(level)
+
+    def _level(self) -> Level:
+        if self._breaker.room() == 0:
+            return "pause"
+        return self._admission.level(self._ledger.records, self._ledger.bytes, self._pipeline.queued_tokens)
 
     def _drain(self, deadline: Deadline) -> bool:
         self._health.stopping()
@@ -125,6 +133,8 @@ class Service:
             return
         self._receive(first)
         more = min(_READ_AT_ONCE, self._admission.room(self._ledger.records))
+        if (trial := self._breaker.room()) is not None:
+            more = min(more, trial)
         if more and not self._paused:
             for message in self._consumer.consume(more, 0):
                 self._receive(message)
@@ -154,6 +164,7 @@ class Service:
             received_at=self._clock(),
         )
         self._ledger.receive(raw)
+        self._breaker.admitted()
         self._metrics.consumed.inc()
         self._metrics.consumed_bytes.inc(raw.size)
         self._pipeline.submit(raw)
@@ -184,6 +195,9 @@ class Service:
         for finished in self._pipeline.finished(timeout):
             if self._ledger.finish(finished) is None:
                 self._metrics.records.labels("stale").inc()
+                continue
+            outcome = finished.outcome
+            self._breaker.outcome(outcome.reason if isinstance(outcome, Refused) else None)
 
     def _measure(self, level: str) -> None:
         now = self._clock()
@@ -196,6 +210,8 @@ class Service:
         self._metrics.queued_tokens.set(self._pipeline.queued_tokens)
         oldest = self._ledger.oldest_received_at()
         self._metrics.oldest_seconds.set(now - oldest if oldest is not None else 0)
+        self._metrics.breaker_open.set(self._breaker.is_open)
+        self._health.breaker(self._breaker.is_open)
         self._health.turned()
 
     # ---- assignment -------------------------------------------------------------------------------------------

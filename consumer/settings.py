@@ -6,10 +6,13 @@ refused in one line that names the variable and what it takes. docs/settings.md 
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import tempfile
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -68,6 +71,10 @@ def _delivery(wanted: str, info: ValidationInfo) -> str:
 
 def _default_delivery(data: dict[str, Any]) -> str:
     return "at_least_once" if data.get("kafka_bootstrap_servers", EMBEDDED) == EMBEDDED else "exactly_once"
+
+
+def _state_dir() -> str:
+    return str(Path(tempfile.gettempdir()) / f"virnucpro-{os.getuid()}")
 
 
 def _registry(url: str | None) -> str | None:
@@ -133,10 +140,19 @@ class Settings(BaseModel):
     )
     max_inflight_records: int = Field(2000, ge=1, description="a whole number of records, 1 or more")
     max_inflight_bytes: int = Field(64 << 20, ge=1, description="a whole number of bytes, 1 or more")
+    max_inflight_tokens: int | None = Field(
+        None, ge=1, description="a whole number of tokens, the token budget or more"
+    )
+    breaker_records: int = Field(
+        500, ge=10, le=100_000, description="a whole number of records, 10 to 100000"
+    )
+    breaker_share: float = Field(0.5, ge=0, le=1, description="a share of the records, 0 to 1")
+    breaker_pause_s: float = Field(60.0, gt=0, description="a number of seconds, more than 0")
     commit_interval_ms: int = Field(100, ge=0, le=60_000, description=_MILLISECONDS)
     startup_timeout_s: float = Field(30.0, gt=0, description="a number of seconds, more than 0")
     drain_timeout_s: float = Field(25.0, ge=0, description="a number of seconds, 0 or more")
 
+    state_dir: Name = Field(default_factory=_state_dir, description="a folder that this process may write to")
     http_host: Name = Field("0.0.0.0", description="an address of this machine; 0.0.0.0 is all of them")
     http_port: int = Field(8080, ge=0, le=65_535, description="a port, 1 to 65535, or 0 for any free one")
     log_level: LogLevel = Field("info", description="debug, info, warning or error")

@@ -50,13 +50,12 @@ def publish(
     from consumer.cli.inputs import measure
     from consumer.cli.kafka import OPTIONS, client_settings
     from consumer.cli.publisher import Publisher
-    from consumer.health import Health
     from consumer.kafka_config import publisher_config
 
     settings = client_settings(bootstrap)
     topic = topic or settings.input_topic
     address = settings.kafka_bootstrap_servers
-    watch = BrokerWatch(Health())
+    watch = BrokerWatch()
     size = measure(fasta)
     producer = Producer(publisher_config(address, settings.kafka) | {"error_cb": watch.on_error})
     await_topics(producer, [topic], address, watch, timeout, OPTIONS)

@@ -56,12 +56,11 @@ def watch(
     from consumer.cli.kafka import OPTIONS, client_settings
     from consumer.cli.reading import Reader, follow, reader_config
     from consumer.cli.table import WatchTable
-    from consumer.health import Health
 
     settings = client_settings(bootstrap)
     address = settings.kafka_bootstrap_servers
     topics = [topic or settings.output_topic, *([settings.dlq_topic] if dlq else [])]
-    watched = BrokerWatch(Health())
+    watched = BrokerWatch()
     with ExitStack() as stack:
         consumer = Consumer(reader_config(settings) | {"error_cb": watched.on_error})
         stack.callback(consumer.close)

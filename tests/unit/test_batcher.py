@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from consumer.batcher import Batcher, RecordJob
@@ -122,3 +124,23 @@ def test_a_closed_batcher_gives_nothing_and_takes_nothing(batcher):
     batcher.close()
     assert batcher.next_batch(5) is None
     assert not batcher.put(job(2, 10), 5)
+
+
+def test_a_batch_is_announced_while_nobody_can_look_at_the_queue():
+    """Whoever discards what waits sees a record either in the queue or announced: never in neither."""
+    announced = []
+
+    def announce(batch):
+        other = threading.Thread(target=batcher.discard, args=(lambda source: True,))
+        other.start()
+        other.join(0.05)
+        assert other.is_alive(), "the queue is locked"
+        announced.append(batch)
+        waiting.append(other)
+
+    waiting = []
+    batcher = Batcher(100, 0.0, 400, lambda: False, announce)
+    batcher.put(job(0, 10), 0)
+    batch = batcher.next_batch(5)
+    waiting[0].join(5)
+    assert announced == [batch]

@@ -51,7 +51,12 @@ def field_rows(name: str) -> list[str]:
 def setting_rows() -> list[str]:
     """The beginning of each row: variable, default, what it takes."""
     defaults = load_settings({})
-    told = {"instance_id": "host name", "delivery": "see below", "token_budget": "by device"}
+    told = {
+        "instance_id": "host name",
+        "delivery": "see below",
+        "token_budget": "by device",
+        "state_dir": "see below",
+    }
     rows = []
     for name, field in Settings.model_fields.items():
         default = told.get(name) or defaults.masked().get(f"VIRNUCPRO_{name.upper()}")

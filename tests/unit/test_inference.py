@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from consumer.batcher import RecordJob, Slot
-from consumer.inference import Inference
+from consumer.inference import Inference, Suspects
 from consumer.work import Finished, Refused, Scored
 from schemas import Reason
 from tests.factories import ConstantScorer, prepared_record, source
@@ -35,10 +35,10 @@ class Picky(ConstantScorer):
 
 
 class Run:
-    def __init__(self, scorer) -> None:
+    def __init__(self, scorer, suspects: Suspects | None = None) -> None:
         self.done: list[Finished] = []
         self.failures: list[str] = []
-        self.inference = Inference(scorer, self.done.append, self.failures.append)
+        self.inference = Inference(scorer, self.done.append, self.failures.append, suspects or Suspects())
 
     def outcome(self, offset: int):
         (outcome,) = [f.outcome for f in self.done if f.source.offset == offset]

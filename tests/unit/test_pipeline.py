@@ -8,13 +8,14 @@ import time
 import pytest
 
 from consumer.clock import Deadline
+from consumer.inference import Suspects
 from consumer.pipeline import BatchObserver, Pipeline, PipelineLimits
 from consumer.preparation import Preparation
 from consumer.work import Refused, Scored
 from tests.factories import ConstantScorer, message, prepared_record, record_message, source
 from virnucpro_core.errors import DeviceLost
 
-LIMITS = PipelineLimits(token_budget=100, max_wait_s=0.02, prepare_threads=2, max_records=50)
+LIMITS = PipelineLimits(token_budget=100, max_tokens=400, max_wait_s=0.02, prepare_threads=2, max_records=50)
 
 
 def prepare(record_id, sequence):
@@ -46,7 +47,12 @@ def make(wanted):
 
     def build(scorer) -> Pipeline:
         pipeline = Pipeline(
-            scorer, Preparation(prepare, 10_000, 1000), LIMITS, lambda s: wanted[0](s), BatchObserver()
+            scorer,
+            Preparation(prepare, 10_000, 1000),
+            LIMITS,
+            lambda s: wanted[0](s),
+            BatchObserver(),
+            Suspects(),
         )
         made.append(pipeline)
         return pipeline

@@ -10,9 +10,11 @@ from confluent_kafka import KafkaError
 
 from consumer.admission import Admission
 from consumer.at_least_once import AtLeastOnce
+from consumer.breaker import Breaker
 from consumer.clock import Deadline
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.health import Health
+from consumer.inference import Suspects
 from consumer.ledger import Ledger
 from consumer.metrics import Metrics
 from consumer.outgoing import OutgoingBuilder
@@ -20,7 +22,7 @@ from consumer.pipeline import Pipeline, PipelineLimits
 from consumer.preparation import Preparation
 from consumer.service import Service
 from schemas import Provenance, SequenceRecord, decode_prediction, encode_record
-from tests.factories import ConstantScorer, partition, prepared_record
+from tests.factories import ConstantScorer, FakeClock, partition, prepared_record
 from tests.fake_kafka import FakeConsumer, FakeMessage, FakeProducer
 
 STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
@@ -43,7 +45,10 @@ class GatedScorer(ConstantScorer):
 class Bench:
     """A service whose turns a test takes one by one, from its own thread, as `run` would."""
 
-    def __init__(self, max_records: int = 100) -> None:
+    def __init__(
+        self, max_records: int = 100, breaker: Breaker | None = None, max_tokens: int = 1_000_000
+    ) -> None:
+        self.breaker = breaker or Breaker(500, 0.5, 60.0)
         self.consumer, self.producer = FakeConsumer(), FakeProducer()
         self.producer.acknowledge_at_once = True
         self.ledger, self.metrics, self.health = Ledger(), Metrics(), Health()
@@ -51,9 +56,12 @@ class Bench:
         self.pipeline = Pipeline(
             self.scorer,
             Preparation(lambda record_id, _: prepared_record(10, record_id=record_id), 10_000, 1000),
-            PipelineLimits(token_budget=20, max_wait_s=0.01, prepare_threads=1, max_records=max_records),
+            PipelineLimits(
+                token_budget=20, max_tokens=80, max_wait_s=0.01, prepare_threads=1, max_records=max_records
+            ),
             self.ledger.is_wanted,
             self.metrics,
+            Suspects(),
         )
         builder = OutgoingBuilder("predictions", "sequences.dlq", "group", STAMP)
         self.delivery = AtLeastOnce(self.consumer, self.producer, self.ledger, builder, self.metrics, 0.0)
@@ -64,7 +72,8 @@ class Bench:
             self.ledger,
             self.pipeline,
             self.delivery,
-            Admission(max_records, 1_000_000, hold_s=0.05),
+            Admission(max_records, 1_000_000, max_tokens, hold_s=0.05),
+            self.breaker,
             self.metrics,
             self.health,
             self._look,
@@ -273,3 +282,58 @@ def test_headers_that_the_client_cannot_give_cost_the_headers_alone(make):
     bench.consumer.queue[0].headers = broken
     bench.run(lambda: bench.answered == ["0/1"])
     assert [name for name, _ in bench.producer.sent[0]["headers"]] == ["vnp-source"]
+
+
+def test_when_most_records_are_refused_reading_stops_until_a_trial_passes(make):
+    clock = FakeClock()
+    bench = make(breaker=Breaker(window=20, share=0.5, pause_s=60.0, clock=clock))
+    bench.assign(0)
+    for offset in range(100):
+        bench.consumer.queue.append(FakeMessage(0, offset, b"junk" if offset < 40 else None))
+    while_open = []
+
+    def opened() -> bool:
+        if bench.breaker.is_open and bench.ledger.records == 0 and bench.health.not_ready():
+            while_open.append((bench.consumer.paused, bench.health.not_ready(), bench.count("breaker_open")))
+        return len(while_open) > 3
+
+    bench.run(opened)
+    assert while_open[-1][0] == {0}
+    assert "most records are refused" in while_open[-1][1]
+    assert while_open[-1][2] == 1
+    assert bench.count("dead_letters_total", reason="malformed") <= 40
+
+
+def test_after_a_trial_that_passes_reading_goes_on(make):
+    clock = FakeClock()
+    bench = make(breaker=Breaker(window=20, share=0.5, pause_s=60.0, clock=clock), max_records=20)
+    bench.assign(0)
+    for offset in range(20):
+        bench.consumer.queue.append(FakeMessage(0, offset, b"junk"))
+    bench.receive(*range(20, 60))
+
+    def until() -> bool:
+        if bench.breaker.is_open and bench.ledger.records == 0:
+            clock.advance(61)
+        return len(bench.producer.sent) == 60
+
+    assert bench.run(until)
+    assert not bench.breaker.is_open
+    assert bench.count("records_total", outcome="predicted") == 40
+
+
+def test_tokens_that_wait_hold_the_reading_too(make):
+    bench = make(max_tokens=30)
+    bench.assign(0)
+    bench.receive(*range(60))
+    bench.scorer.gate.clear()
+    most = []
+
+    def until() -> bool:
+        most.append(bench.ledger.records)
+        if bench.consumer.paused:
+            bench.scorer.gate.set()
+        return len(bench.producer.sent) == 60
+
+    assert bench.run(until)
+    assert bench.count("backpressure_seconds_total", level="pause") > 0
