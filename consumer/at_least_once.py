@@ -18,10 +18,19 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.delivery import REBALANCING, UNIT_RECORDS, DeliveryObserver, position, produce, refusal
+from consumer.delivery import (
+    REBALANCING,
+    RIGHTS,
+    UNIT_RECORDS,
+    DeliveryObserver,
+    missing_right,
+    position,
+    produce,
+    refusal,
+)
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.ledger import Ledger, Release
-from consumer.outgoing import Outgoing, OutgoingBuilder
+from consumer.outgoing import MENDABLE, Outgoing, OutgoingBuilder
 from consumer.work import Partition
 
 log = structlog.get_logger(__name__)
@@ -112,7 +121,10 @@ class AtLeastOnce:
             # Only the last offset asked for: an older one, repeated behind a newer one, would go back.
             if self._sent.get(partition) == failed.offset:
                 self._uncommitted.setdefault(partition, failed.offset)
-        self._count_commit(error or next((o.error for o in offsets if o.error), None))
+        first = error or next((o.error for o in offsets if o.error), None)
+        if first is not None and first.code() in RIGHTS:
+            self._failure = missing_right(first)
+        self._count_commit(first)
 
     # ---- producing --------------------------------------------------------------------------------------------
 
@@ -178,9 +190,9 @@ class AtLeastOnce:
             self._failure = KafkaFatal(
                 f"the Kafka producer failed for good ({error.str()}): restart the service"
             )
-        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            log.warning("too large for the broker", topic=outgoing.topic, bytes=outgoing.size, alone=alone)
-            if alone and not self.builder.shrink(unit.release.entries[place]):
+        elif error.code() in MENDABLE:
+            log.warning("refused by the broker", topic=outgoing.topic, error=error.str(), alone=alone)
+            if alone and not self.builder.mend(unit.release.entries[place], error.code()):
                 self._failure = refusal(outgoing, error)
             unit.failed.append(place)
         elif error.code() in _PASSING or error.retriable():

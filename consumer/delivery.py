@@ -23,6 +23,15 @@ UNIT_RECORDS = 1000
 """Most messages that are produced together."""
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+RIGHTS = {
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "READ on the group VIRNUCPRO_GROUP_ID",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "READ on the input topic, WRITE on the output and dead-letter topics",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
+        "WRITE and DESCRIBE on the transactional ids that begin with VIRNUCPRO_GROUP_ID"
+    ),
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "IDEMPOTENT_WRITE on the cluster",
+}
+"""What a principal needs on the broker, by the error that says it lacks it."""
 REBALANCING = (
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.REBALANCE_IN_PROGRESS,
@@ -90,6 +99,11 @@ def produce(producer: Producer, outgoing: Outgoing, report: Report) -> None:
 def position(consumer: Consumer, partition: Partition) -> int:
     """Where the consumer stands; negative before the first message."""
     return int(consumer.position([TopicPartition(partition.topic, partition.number)])[0].offset)
+
+
+def missing_right(error: KafkaError) -> ServiceError:
+    """Why the broker turns this client away, and which right it needs."""
+    return ServiceError(f"Kafka refuses this client ({error.str()}): grant it {RIGHTS[error.code()]}")
 
 
 def refusal(outgoing: Outgoing, error: KafkaError) -> ServiceError:

@@ -33,15 +33,17 @@ from consumer.delivery import (
     FORBIDDEN,
     MISSING,
     REBALANCING,
+    RIGHTS,
     UNIT_RECORDS,
     DeliveryObserver,
+    missing_right,
     position,
     produce,
     refusal,
 )
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.ledger import Entry, Ledger, Release
-from consumer.outgoing import Outgoing, OutgoingBuilder
+from consumer.outgoing import MENDABLE, Outgoing, OutgoingBuilder
 from consumer.work import Partition
 
 log = structlog.get_logger(__name__)
@@ -78,7 +80,7 @@ class ExactlyOnce:
     clock: Clock = monotonic
     _transaction: _Transaction | None = None
     _due: float = 0.0
-    _singly: int = 0  # so many records go in transactions of their own: the broker found a batch too large
+    _singly: int = 0  # so many records go in transactions of their own: the broker refused one of a batch
     _failure: ServiceError | None = None
 
     def open(self, deadline: Deadline) -> None:
@@ -217,11 +219,11 @@ class ExactlyOnce:
             return
         if error.fatal():
             self._failure = _fatal(error)
-        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            log.warning("too large for the broker", topic=outgoing.topic, bytes=outgoing.size, alone=alone)
+        elif error.code() in MENDABLE:
+            log.warning("refused by the broker", topic=outgoing.topic, error=error.str(), alone=alone)
             if not alone:
                 self._singly = len(held.release.entries)
-            elif not self.builder.shrink(entry):
+            elif not self.builder.mend(entry, error.code()):
                 self._failure = refusal(outgoing, error)
         elif error.code() in MISSING + FORBIDDEN:
             self._failure = refusal(outgoing, error)
@@ -232,6 +234,8 @@ class ExactlyOnce:
             call()
         except KafkaException as raised:
             error = raised.args[0]
+            if error.code() in RIGHTS:
+                raise missing_right(error) from raised
             if error.fatal() or error.code() in _FENCED:
                 raise _fatal(error) from raised
             if error.txn_requires_abort():

@@ -34,12 +34,14 @@ from consumer.work import Finished, Outcome, Partition, RawMessage, Source
 class Entry:
     """One message in flight; `outcome` is None until it is finished.
 
-    `cuts` counts how often its answer was made smaller because the broker found it too large.
+    `cuts` counts how often its answer was made smaller because the broker found it too large, and `timeless` is set
+    when the broker refused the input's timestamp.
     """
 
     message: RawMessage
     outcome: Outcome | None = None
     cuts: int = 0
+    timeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from confluent_kafka import KafkaError
+
 from consumer.ledger import Entry
 from consumer.work import Headers, RawMessage, Refused, Scored
 from schemas import (
@@ -35,6 +37,8 @@ CUT_VALUE_BYTES = 256 * 1024
 CUT_KEY_BYTES = 16 * 1024
 """What is kept of a key where even that is too large; nothing of the value and of the input's headers is."""
 _MOST_CUTS = 2
+MENDABLE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_TIMESTAMP)
+"""Refusals of the broker that are about one message, and that another form of it may not meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,12 @@ class OutgoingBuilder:
         match entry.outcome:
             case Scored(result=result):
                 value = encode_prediction(self._prediction(message, result))
-                return self._outgoing(self._predictions, message, value, message.key, message.headers)
+                answer = self._outgoing(self._predictions, message, value, message.key, message.headers)
             case Refused() as refused:
                 letter = _cut(self._dead_letter(message, refused), entry.cuts)
                 bare = entry.cuts == _MOST_CUTS
                 reason: Headers = ((REASON_HEADER, refused.reason.value.encode()),)
-                return self._outgoing(
+                answer = self._outgoing(
                     self._dead_letters,
                     message,
                     encode_dead_letter(letter),
@@ -101,12 +105,23 @@ class OutgoingBuilder:
                     () if bare else message.headers,
                     reason,
                 )
-        raise ValueError(f"{message.source} is not finished")
+            case None:
+                raise ValueError(f"{message.source} is not finished")
+        return replace(answer, timestamp_ms=None) if entry.timeless else answer
 
-    def shrink(self, entry: Entry) -> bool:
-        """Make the answer to an entry smaller, for a broker that finds it too large; False if it is as small as can be.
+    def mend(self, entry: Entry, code: int) -> bool:
+        """Change the answer to an entry so that the broker may take it after all; False if nothing more can be done.
 
-        A prediction becomes a dead letter that says so; a dead letter keeps the beginning of its value, and then
+        Args:
+            code: why the broker refused it, one of `MENDABLE`.
+        """
+        if code != KafkaError.INVALID_TIMESTAMP:
+            return self._shrink(entry)
+        mended, entry.timeless = not entry.timeless, True
+        return mended
+
+    def _shrink(self, entry: Entry) -> bool:
+        """A prediction becomes a dead letter that says so; a dead letter keeps the beginning of its value, and then
         neither value nor headers, so that it always fits in the end.
         """
         if isinstance(entry.outcome, Scored):

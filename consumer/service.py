@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from consumer.admission import Admission, Level
 from consumer.breaker import Breaker
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.delivery import Delivery
+from consumer.delivery import RIGHTS, Delivery, missing_right
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.health import Health
 from consumer.ledger import Ledger
@@ -35,11 +35,6 @@ _IDLE_POLL_S = 0.05
 _BUSY_WAIT_S = 0.01
 _READ_AT_ONCE = 500
 _REVOKE_S = 5.0
-_REFUSED = (
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError._AUTHENTICATION,
-)
 
 
 class Service:
@@ -173,10 +168,10 @@ class Service:
         """An error in place of a message: most pass by themselves, and librdkafka tries on."""
         if error.fatal():
             raise KafkaFatal(f"the Kafka consumer failed for good ({error.str()}): restart the service")
-        if error.code() in _REFUSED:
-            raise ServiceError(
-                f"Kafka refuses this client ({error.str()}): check its credentials and its rights"
-            )
+        if error.code() in RIGHTS:
+            raise missing_right(error)
+        if error.code() == KafkaError._AUTHENTICATION:
+            raise ServiceError(f"Kafka refuses this client ({error.str()}): check its credentials")
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise ServiceError(f"the topic {self._topic} does not exist any more: create it")
         log.warning("Kafka error", error=error.str(), code=error.name())

@@ -266,3 +266,13 @@ def test_flush_gives_up_at_its_deadline(bench):
     bench.finish(1)
     assert not bench.delivery.flush(Deadline.after(0, bench.clock))
     assert bench.consumer.commits == []
+
+
+def test_a_commit_without_the_right_ends_the_service(bench):
+    bench.finish(1)
+    bench.consumer.commit_error = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)
+    bench.producer.acknowledge_at_once = True
+    bench.delivery.turn()
+    bench.delivery.turn()
+    with pytest.raises(ServiceError, match="READ on the group"):
+        bench.delivery.turn()

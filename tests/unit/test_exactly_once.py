@@ -249,3 +249,29 @@ def test_opening_waits_for_the_coordinator_but_not_for_ever(bench):
     bench.producer.errors = [("init", retriable())] * 3
     with pytest.raises(ServiceError, match="at_least_once"):
         bench.delivery.open(Deadline.after(0))
+
+
+def test_an_answer_whose_timestamp_is_refused_goes_without_it(bench):
+    bench.finish(1)
+    bench.producer.refuse_at_once = KafkaError(KafkaError.INVALID_TIMESTAMP)
+    bench.turns()
+    (only,) = bench.producer.committed
+    assert "timestamp" not in only
+    assert bench.offsets == [{0: 2}]
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "right"),
+    [
+        ("offsets", KafkaError.GROUP_AUTHORIZATION_FAILED, "VIRNUCPRO_GROUP_ID"),
+        ("commit", KafkaError.TOPIC_AUTHORIZATION_FAILED, "WRITE"),
+        ("init", KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactional ids"),
+    ],
+)
+def test_a_right_that_is_missing_is_named_and_never_waited_for(bench, call, code, right):
+    bench.producer.errors = [(call, abortable(code))]
+    bench.finish(1)
+    steps = bench.turns if call != "init" else lambda: bench.delivery.open(Deadline.after(1))
+    with pytest.raises(ServiceError, match=right):
+        steps()
+    assert bench.ledger.records == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from confluent_kafka import KafkaError
 
 from consumer.ledger import Entry
 from consumer.outgoing import CUT_KEY_BYTES, CUT_VALUE_BYTES, REASON_HEADER, SOURCE_HEADER, OutgoingBuilder
@@ -57,10 +58,10 @@ def test_a_dead_letter_is_cut_down_until_it_fits_anywhere(builder):
     raw = message(1, value=b"x" * 1_000_000, key=b"k" * 600_000, headers=(("h", b"y" * 300_000),))
     entry = Entry(raw, refused())
     whole = decode_dead_letter(builder.build(entry).value)
-    assert builder.shrink(entry)
+    assert builder.mend(entry, KafkaError.MSG_SIZE_TOO_LARGE)
     shorter = decode_dead_letter(builder.build(entry).value)
     assert (len(shorter.value), shorter.truncated, len(shorter.key)) == (CUT_VALUE_BYTES, True, 600_000)
-    assert builder.shrink(entry)
+    assert builder.mend(entry, KafkaError.MSG_SIZE_TOO_LARGE)
     last = builder.build(entry)
     letter = decode_dead_letter(last.value)
     assert (letter.value, len(letter.key), letter.truncated) == (None, CUT_KEY_BYTES, True)
@@ -68,12 +69,12 @@ def test_a_dead_letter_is_cut_down_until_it_fits_anywhere(builder):
     assert last.key is None
     assert last.headers == ((SOURCE_HEADER, b"sequences/0/1"), (REASON_HEADER, b"malformed"))
     assert last.size < 20_000
-    assert not builder.shrink(entry)
+    assert not builder.mend(entry, KafkaError.MSG_SIZE_TOO_LARGE)
 
 
 def test_a_prediction_too_large_becomes_a_dead_letter_with_the_raw_message(builder):
     entry = Entry(message(1, value=b"raw"), scored(10))
-    assert builder.shrink(entry)
+    assert builder.mend(entry, KafkaError.MSG_SIZE_TOO_LARGE)
     letter = decode_dead_letter(builder.build(entry).value)
     assert (letter.reason, letter.stage, letter.value) == (Reason.PREDICTION_TOO_LARGE, "deliver", b"raw")
     assert not letter.truncated
@@ -90,3 +91,12 @@ def test_the_partition_number_is_kept_only_between_equal_counts(builder):
 def test_an_unfinished_entry_has_no_answer(builder):
     with pytest.raises(ValueError, match="not finished"):
         builder.build(Entry(message(1)))
+
+
+def test_a_timestamp_that_the_broker_refuses_is_left_to_the_broker(builder):
+    entry = Entry(message(1), scored(10))
+    assert builder.mend(entry, KafkaError.INVALID_TIMESTAMP)
+    out = builder.build(entry)
+    assert out.timestamp_ms is None
+    assert (SOURCE_HEADER, b"sequences/0/1") in out.headers
+    assert not builder.mend(entry, KafkaError.INVALID_TIMESTAMP), "nothing more can be done"
