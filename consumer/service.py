@@ -214,8 +214,8 @@ class Service:
     def _assigned(self, consumer: Consumer, topic_partitions: list[TopicPartition]) -> None:
         self._ledger.assign(_partitions(topic_partitions))
         consumer.incremental_assign(topic_partitions)
-        if self._paused and topic_partitions:
-            consumer.pause(topic_partitions)
+        if topic_partitions:  # the client remembers a pause beyond a revoke, so one that has ended is taken back
+            (consumer.pause if self._paused else consumer.resume)(topic_partitions)
         self._rebalanced("assigned", topic_partitions)
         self._changed = True
         self._health.joined()

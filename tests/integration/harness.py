@@ -105,7 +105,8 @@ class Serve(Child):
 
     def __init__(self, log: Path, *arguments: str, **variables: str) -> None:
         module, *first = self.command
-        super().__init__(module, [*first, *arguments], log, variables)
+        state = {"VIRNUCPRO_STATE_DIR": str(log.parent / "state")}
+        super().__init__(module, [*first, *arguments], log, state | variables)
         self.http = self.bootstrap = ""
 
     def wait_ready(self) -> Serve:
@@ -173,7 +174,11 @@ def produce(bootstrap: str, messages: Iterable[dict[str, object]], topic: str = 
 
 
 def read(
-    bootstrap: str, topic: str, enough: Callable[[list[Message]], bool], seconds: float = WAIT_S
+    bootstrap: str,
+    topic: str,
+    enough: Callable[[list[Message]], bool],
+    seconds: float = WAIT_S,
+    partitions: int = PARTITIONS,
 ) -> list[Message]:
     """All messages of a topic from its beginning, until there are enough of them."""
     consumer = Consumer(
@@ -186,7 +191,7 @@ def read(
         }
     )
     try:
-        consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+        consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
         found: list[Message] = []
         deadline = time.monotonic() + seconds
         while not enough(found) and time.monotonic() < deadline:

@@ -337,3 +337,42 @@ def test_tokens_that_wait_hold_the_reading_too(make):
 
     assert bench.run(until)
     assert bench.count("backpressure_seconds_total", level="pause") > 0
+
+
+def test_a_partition_lost_while_paused_is_read_when_it_comes_back(make):
+    bench = make(max_records=10)
+    bench.assign(0)
+    bench.receive(*range(20))
+    bench.scorer.gate.clear()
+    steps = []
+
+    def until() -> bool:
+        if bench.consumer.paused and not steps:
+            bench.consumer.events.append(("lost", [0]))
+            steps.append("lost")
+        elif steps == ["lost"] and not bench.consumer.owned and bench.ledger.records == 0:
+            bench.scorer.gate.set()
+            if bench.count("backpressure_seconds_total", level="pause") > 0:
+                steps.append("resumed")
+                bench.assign(0)
+        return "0/19" in bench.answered
+
+    assert bench.run(until)
+
+
+def test_a_broker_that_acknowledges_nothing_bounds_what_is_in_flight(make):
+    bench = make(max_records=10)
+    bench.producer.acknowledge_at_once = False
+    bench.assign(0)
+    bench.receive(*range(40))
+    most = []
+
+    def until() -> bool:
+        most.append(bench.ledger.records)
+        if bench.consumer.paused:
+            bench.producer.acknowledge()
+            bench.producer.acknowledge_at_once = True
+        return len(bench.producer.sent) == 40
+
+    assert bench.run(until)
+    assert max(most) <= 10
