@@ -7,6 +7,7 @@ service's promises hang on (those are refused already, see consumer/environment.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,13 +24,25 @@ _WRITING: dict[str, Any] = {
     "compression.type": "lz4",
     "linger.ms": 5,
 }
+# Options that the other kind of client would only warn about.
+_READERS = re.compile(
+    r"group\.|session\.timeout|heartbeat\.|max\.poll|coordinator\.query|auto\.offset\.reset|queued\.|fetch\.|check\.crcs"
+)
+_WRITERS = re.compile(
+    r"linger|batch\.|compression|partitioner|queue\.buffering|(message|delivery|request)\.timeout|message\.send|"
+    r"retries|retry\.backoff|sticky\.|msg_order"
+)
 _IDEMPOTENT: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
 
 
-def common_config(settings: Settings) -> dict[str, Any]:
-    """How to reach the broker, for any client: `watch` reads with nothing more than this of the service."""
+def common_config(settings: Settings, foreign: re.Pattern[str] = _WRITERS) -> dict[str, Any]:
+    """How to reach the broker, for any client: `watch` reads with nothing more than this of the service.
+
+    Args:
+        foreign: options of the other kind of client, left out.
+    """
     owned = {"bootstrap.servers": settings.kafka_bootstrap_servers, "logger": _LOGGER}
-    return {"client.id": f"virnucpro-{settings.instance_id}"} | settings.kafka | owned
+    return {"client.id": f"virnucpro-{settings.instance_id}"} | _without(settings.kafka, foreign) | owned
 
 
 def consumer_config(settings: Settings) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def producer_config(settings: Settings) -> dict[str, Any]:
             "transactional.id": f"{settings.group_id}.{settings.instance_id}",
             "transaction.timeout.ms": _TRANSACTION_MS,
         }
-    return _WRITING | tuning | common_config(settings) | owned
+    return _WRITING | tuning | common_config(settings, _READERS) | owned
 
 
 def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:
@@ -82,4 +95,14 @@ def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]
         extra: further options, from `client_options`.
     """
     tuning = {"client.id": "virnucpro-publish", "message.max.bytes": _ANY_BYTES}
-    return _WRITING | tuning | dict(extra) | {"bootstrap.servers": bootstrap, "logger": _LOGGER} | _IDEMPOTENT
+    return (
+        _WRITING
+        | tuning
+        | _without(extra, _READERS)
+        | {"bootstrap.servers": bootstrap, "logger": _LOGGER}
+        | _IDEMPOTENT
+    )
+
+
+def _without(options: Mapping[str, str], foreign: re.Pattern[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if not foreign.match(name)}

@@ -90,3 +90,26 @@ def test_every_option_is_known_to_the_client(settings, kind, caplog):
     if kind == "consumer":
         client.close()
     assert "CONFWARN" not in caplog.text
+
+
+def test_each_client_gets_only_options_of_its_kind(caplog):
+    options = {"session.timeout.ms": "6000", "fetch.min.bytes": "1", "linger.ms": "7", "socket.nagle.disable": "true"}
+    mixed = Settings(kafka_bootstrap_servers="127.0.0.1:1", kafka=options)
+    reading, writing = consumer_config(mixed), producer_config(mixed)
+    assert {"session.timeout.ms", "fetch.min.bytes", "socket.nagle.disable"} <= reading.keys()
+    assert "linger.ms" not in reading
+    assert {"socket.nagle.disable", "linger.ms"} <= writing.keys()
+    assert not {"session.timeout.ms", "fetch.min.bytes"} & writing.keys()
+    for kind, config in ((Consumer, reading), (Producer, writing)):
+        client = kind(config)
+        client.poll(0)
+        if kind is Consumer:
+            client.close()
+    assert "CONFWARN" not in caplog.text
+
+
+def test_the_new_group_protocol_leaves_assignment_to_the_broker():
+    modern = Settings(kafka_bootstrap_servers="127.0.0.1:1", kafka={"group.protocol": "consumer"})
+    assert "partition.assignment.strategy" not in consumer_config(modern)
+    assert consumer_config(Settings())["partition.assignment.strategy"] == "cooperative-sticky"
+    Consumer(consumer_config(modern)).close()

@@ -239,3 +239,12 @@ def test_settings_are_frozen_and_built_directly_without_the_environment(monkeypa
     moved = settings.with_bootstrap("127.0.0.1:1")
     assert (moved.kafka_bootstrap_servers, moved.max_wait_ms, moved.embedded) == ("127.0.0.1:1", 5, False)
     assert Settings(kafka_bootstrap_servers="broker:9092").delivery == "exactly_once"
+
+
+def test_the_new_group_protocol_takes_no_options_of_the_classic_one():
+    base = {"VIRNUCPRO_KAFKA_GROUP_PROTOCOL": "consumer"}
+    assert load_settings(base).kafka == {"group.protocol": "consumer"}
+    with pytest.raises(SettingsError, match=r"SESSION_TIMEOUT_MS is refused.*the broker decides it"):
+        load_settings(base | {"VIRNUCPRO_KAFKA_SESSION_TIMEOUT_MS": "6000"})
+    with pytest.raises(SettingsError, match="GROUP_PROTOCOL is refused"):
+        load_settings({"VIRNUCPRO_KAFKA_GROUP_PROTOCOL": "newest"})
