@@ -83,6 +83,16 @@ def test_answers_and_offsets_go_in_one_transaction(bench):
     assert (bench.ledger.records, bench.done, bench.outcomes) == (0, [1, 2, 3], ["ok"])
 
 
+def test_a_dead_letter_goes_in_the_same_transaction_as_the_predictions_around_it(bench):
+    bench.finish(1)
+    bench.finish(2, good=False)
+    bench.finish(3)
+    bench.delivery.turn()
+    assert bench.producer.calls == ["begin", "offsets", "commit"]
+    assert [m["topic"] for m in bench.producer.committed] == ["predictions", "sequences.dlq", "predictions"]
+    assert bench.offsets == [{0: 4}]
+
+
 def test_without_results_there_is_no_transaction(bench):
     bench.ledger.receive(message(1))
     bench.turns()
