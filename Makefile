@@ -3,13 +3,14 @@
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
-TESTS ?= tests/unit tests/property tests/integration tests/kafka
+TESTS ?= tests/unit tests/property tests/integration tests/kafka tests/chaos
+CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 
 # For machines that differ: see the head of requirements/install.sh.
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench kafka lock clean
+.PHONY: help setup demo test lint bench kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ bench: $(READY) ## measure this machine: how many tokens a second the bundled mo
 
 kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker
 	$(BIN)/python -m tests.kafka.kraft --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4
+
+chaos: $(READY) ## five long runs on a real Kafka while workers and broker are killed (CHAOS= for other options)
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lock: $(READY) ## resolve the dependencies anew into requirements/*.txt
 	@requirements/lock.sh $(BIN)/uv
