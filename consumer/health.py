@@ -21,6 +21,7 @@ class Health:
 
     clock: Clock = monotonic
     on_ready: Callable[[], None] | None = None
+    turns: int = 0
     _last_turn: float | None = None
     _joined: bool = False
     _brokers_up: bool = True
@@ -29,6 +30,7 @@ class Health:
 
     def turned(self) -> None:
         """The loop has gone round once more."""
+        self.turns += 1
         self._last_turn = self.clock()
 
     def joined(self) -> None:

@@ -34,6 +34,7 @@ from consumer.served import ModelLoader, ServedModel
 from consumer.service import Service
 from consumer.settings import Settings
 from consumer.stopping import StopSignals
+from consumer.watchdog import LoopWatchdog
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +154,8 @@ def _serve(
     )
     _tell(model, budget)
     stop.serving()
-    return service.run(stop.asked, settings.drain_timeout_s)
+    with LoopWatchdog(lambda: None if stop.asked() else health.turns):  # a drain has its own watchdog
+        return service.run(stop.asked, settings.drain_timeout_s)
 
 
 def _max_tokens(settings: Settings, token_budget: int) -> int:
