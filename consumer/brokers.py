@@ -40,20 +40,27 @@ class BrokerWatch:
     def on_error(self, error: KafkaError) -> None:
         """The `error_cb` of every client."""
         log.warning("Kafka client error", error=error.str(), code=error.name())
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # says that connections failed, not why
+            self._down = True
+            self._changed(False)
+            return
         self._last = error
         if error.code() in _CURES:
             self._cause = error
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._down = True
-            self._changed(False)
 
     def why(self) -> str:
-        """The last error, the telling ones first, as " (cause: cure)"; empty when there was none."""
+        """The last error, the telling ones first, as " (cause): cure"; empty when there was none."""
+        cause, cure = self.cause(), self.cure()
+        return (f" ({cause})" if cause else "") + (f": {cure}" if cure else "")
+
+    def cause(self) -> str | None:
+        """What the last error says, the telling ones first."""
         error = self._cause or self._last
-        if error is None:
-            return ""
-        cure = _CURES.get(error.code())
-        return f" ({error.str()})" + (f": {cure}" if cure else "")
+        return None if error is None else error.str()
+
+    def cure(self) -> str | None:
+        """What to do about it, where that is known."""
+        return None if self._cause is None else _CURES[self._cause.code()]
 
     def probe(self, client: Any) -> None:
         """While brokers are down, ask now and then (at most a quarter of a second) whether one is back."""
@@ -102,15 +109,18 @@ def await_topics(
         except KafkaException as error:
             client.poll(0)  # brings the error callback, which knows more
             if deadline.expired:
-                cause = watch.why() or f" ({error.args[0].str()})"
+                cause = watch.cause() or error.args[0].str()
+                cure = watch.cure() or (
+                    f"check {named_by.broker} and VIRNUCPRO_KAFKA_SECURITY_PROTOCOL, and that the broker is up"
+                )
                 raise ServiceError(
-                    f"no Kafka broker answers at {bootstrap} within {timeout:.0f} s{cause}: "
-                    f"check {named_by.broker}, and that the broker is up"
+                    f"no Kafka broker answers at {bootstrap} within {timeout:.0f} s ({cause}): {cure}"
                 ) from error
     for topic in topics:
         if topic not in counts:
             raise ServiceError(
-                f"the topic {topic} does not exist at {bootstrap}: create it, or name another ({named_by.topic})"
+                f"the topic {topic} does not exist at {bootstrap}, or this client has no right to see it: "
+                f"create it, grant DESCRIBE, or name another ({named_by.topic})"
             )
     return counts
 

@@ -40,6 +40,8 @@ _REVOKE_S = 5.0
 class Service:
     """Ties consumer, pipeline and delivery together; `run` returns when it was asked to stop and has drained.
 
+    `run` is `start`, then `turn` after `turn`, then `drain`; a test may take them one by one.
+
     Args:
         assignment_changed: called after the assignment has changed, to look at the topics again.
         probe: called in every turn, to look whether brokers that were down are back.
@@ -75,14 +77,19 @@ class Service:
             ServiceError: Kafka or a topic refuses for good.
             DeviceLost, OutOfMemory: from the model.
         """
+        self.start()
+        while not should_stop():
+            self.turn()
+        return self.drain(drain_timeout_s)
+
+    def start(self) -> None:
+        """Join the group; partitions come in later turns."""
         self._consumer.subscribe(
             [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
-        while not should_stop():
-            self._turn()
-        return self._drain(Deadline.after(drain_timeout_s, self._clock))
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Go once round the loop; raises as `run` does."""
         level = self._level()
         busy = self._ledger.records > 0
         if level == "open":
@@ -99,12 +106,9 @@ class Service:
         self._probe()
         self._measure(level)
 
-    def _level(self) -> Level:
-        if self._breaker.room() == 0:
-            return "pause"
-        return self._admission.level(self._ledger.records, self._ledger.bytes, self._pipeline.queued_tokens)
-
-    def _drain(self, deadline: Deadline) -> bool:
+    def drain(self, timeout_s: float) -> bool:
+        """Read nothing more, finish what is in flight; True if all was delivered in time. Raises as `run` does."""
+        deadline = Deadline.after(timeout_s, self._clock)
         self._health.stopping()
         log.info("draining", records=self._ledger.records)
         self._pause(True)
@@ -118,6 +122,11 @@ class Service:
         if not flushed:
             log.warning("drain timed out: these records will be read again", records=self._ledger.records)
         return flushed
+
+    def _level(self) -> Level:
+        if self._breaker.room() == 0:
+            return "pause"
+        return self._admission.level(self._ledger.records, self._ledger.bytes, self._pipeline.queued_tokens)
 
     # ---- reading ----------------------------------------------------------------------------------------------
 
@@ -214,7 +223,9 @@ class Service:
     def _assigned(self, consumer: Consumer, topic_partitions: list[TopicPartition]) -> None:
         self._ledger.assign(_partitions(topic_partitions))
         consumer.incremental_assign(topic_partitions)
-        if topic_partitions:  # the client remembers a pause beyond a revoke, so one that has ended is taken back
+        if (
+            topic_partitions
+        ):  # the client remembers a pause beyond a revoke, so one that has ended is taken back
             (consumer.pause if self._paused else consumer.resume)(topic_partitions)
         self._rebalanced("assigned", topic_partitions)
         self._changed = True

@@ -1,23 +1,56 @@
-"""A real broker for the tests of this folder; without one they are skipped, and in CI that is a failure."""
+"""Real brokers for the tests of this folder; without one they are skipped, and in CI that is a failure."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.kafka.kraft import KraftBroker, class_path, missing_tool
+from tests.kafka.broker import Broker, NoBroker
+from tests.kafka.choice import do_without, start_broker
+from tests.kafka.job import Job
+from tests.kafka.kraft import KraftBroker, class_path
+from tests.kafka.security import SecureBroker, start_secure_broker
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KraftBroker]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """One broker for the session; each test makes topics of its own."""
-    if (reason := missing_tool()) is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no real Kafka in CI: {reason}")
-        pytest.skip(f"no real Kafka here: {reason}")
-    folder = tmp_path_factory.mktemp("kafka")
-    running = KraftBroker(folder, class_path(folder)).start()
+    try:
+        running = start_broker(tmp_path_factory.mktemp("kafka"))
+    except NoBroker as reason:
+        do_without(reason)
     yield running
     running.stop()
+
+
+@pytest.fixture
+def job(broker: Broker) -> Job:
+    """Topics and a group of one test's own, on the session's broker."""
+    return Job.create(broker)
+
+
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KraftBroker]:
+    """A broker that the tests of a module may stop and kill, each leaving it running."""
+    folder = tmp_path_factory.mktemp("own-kafka")
+    try:
+        jars = class_path(folder)
+    except NoBroker as reason:
+        do_without(reason)
+    running = KraftBroker(folder, jars)
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
+    """A broker with encrypted and authenticated listeners, and users without any right."""
+    try:
+        running = start_secure_broker(tmp_path_factory.mktemp("secure-kafka"))
+    except NoBroker as reason:
+        do_without(reason)
+    yield running
+    running.broker.stop()

@@ -20,9 +20,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from tests.kafka import admin
+from tests.kafka.broker import PROPERTIES, NoBroker
 
 KAFKA = "4.4.0"
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
@@ -36,6 +38,15 @@ _READY = "Kafka Server started"
 _PREPARE_S, _START_S, _STOP_S = 600.0, 60.0, 20.0
 
 
+@dataclass(frozen=True)
+class Listeners:
+    """Ways into a broker beside the plain one: their ports by security protocol, and what the broker needs for them."""
+
+    ports: Mapping[str, int] = field(default_factory=dict)
+    properties: Mapping[str, object] = field(default_factory=dict)
+    format_arguments: tuple[str, ...] = ()
+
+
 def missing_tool() -> str | None:
     """Why no broker can be started on this machine, or None."""
     if os.uname().sysname != "Linux":
@@ -45,13 +56,21 @@ def missing_tool() -> str | None:
 
 
 def class_path(folder: Path) -> str:
-    """Kafka's jars, resolved into Maven's own repository; without the network where they are there already."""
+    """Kafka's jars, resolved into Maven's own repository; without the network where they are there already.
+
+    Raises:
+        NoBroker: they are not there and cannot be fetched, or there is nothing to run them with.
+    """
+    if (reason := missing_tool()) is not None:
+        raise NoBroker(reason)
     (folder / "pom.xml").write_text(_POM)
     out = folder / "class_path.txt"
     command = ["mvn", "-B", "-q", "-f", str(folder / "pom.xml"), _GOAL, f"-Dmdep.outputFile={out}"]
-    if subprocess.run([*command, "-o"], capture_output=True, timeout=_PREPARE_S, check=False).returncode:
-        subprocess.run(command, capture_output=True, timeout=_PREPARE_S, check=True)
-    return out.read_text().strip()
+    for attempt in ([*command, "-o"], command):
+        done = subprocess.run(attempt, capture_output=True, text=True, timeout=_PREPARE_S, check=False)
+        if not done.returncode:
+            return out.read_text().strip()
+    raise NoBroker(f"Maven cannot fetch Kafka {KAFKA}: {(done.stdout + done.stderr)[:500]}")
 
 
 def free_port() -> int:
@@ -76,8 +95,8 @@ class KraftBroker:
     Start it from the main thread: it dies with the thread that started it.
     """
 
-    def __init__(self, folder: Path, jars: str) -> None:
-        self._folder, self._jars = folder, jars
+    def __init__(self, folder: Path, jars: str, listeners: Listeners | None = None) -> None:
+        self._folder, self._jars, self._listeners = folder, jars, listeners or Listeners()
         self._port, self._controller = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "server.log"
@@ -124,10 +143,7 @@ class KraftBroker:
 
     def create_topics(self, topics: Mapping[str, int], **config: str) -> None:
         """Create topics with so many partitions."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
-        new = [NewTopic(name, count, 1, config=config) for name, count in topics.items()]
-        for future in admin.create_topics(new, request_timeout=30).values():
-            future.result(30)
+        admin.create_topics(self.bootstrap_servers, topics, config)
 
     def _format(self) -> None:
         (self._folder / "server.properties").write_text(
@@ -135,6 +151,7 @@ class KraftBroker:
         )
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
         command = ["format", "-t", cluster, "-c", str(self._folder / "server.properties")]
+        command += self._listeners.format_arguments
         done = subprocess.run(
             self._java("kafka.tools.StorageTool", *command),
             capture_output=True,
@@ -148,33 +165,22 @@ class KraftBroker:
         return ["java", *_JVM, "-cp", self._jars, main, *arguments]
 
     def _properties(self) -> dict[str, object]:
+        ports = {"PLAINTEXT": self._port, **self._listeners.ports}
+        addresses = [f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items()]
+        controller = f"127.0.0.1:{self._controller}"
         return {
             "process.roles": "broker,controller",
             "node.id": 1,
             "log.dirs": self._folder / "data",
-            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": ",".join([*addresses, f"CONTROLLER://{controller}"]),
+            "advertised.listeners": ",".join(addresses),
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "auto.create.topics.enable": "false",
-            "default.replication.factor": 1,
-            "offsets.topic.replication.factor": 1,
-            "offsets.topic.num.partitions": 4,
-            "transaction.state.log.replication.factor": 1,
-            "transaction.state.log.min.isr": 1,
-            "transaction.state.log.num.partitions": 4,
-            "share.coordinator.state.topic.replication.factor": 1,
-            "share.coordinator.state.topic.min.isr": 1,
-            # Tests wait for what these delay: dead transactions, a broker back after a kill, new members.
-            "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
-            "broker.session.timeout.ms": 2000,
-            "broker.heartbeat.interval.ms": 500,
-            "group.initial.rebalance.delay.ms": 0,
-            "group.min.session.timeout.ms": 1000,
-            "log.cleaner.dedupe.buffer.size": 2 << 20,
-            "num.network.threads": 2,
-            "num.io.threads": 4,
+            "listener.security.protocol.map": ",".join(
+                ["CONTROLLER:PLAINTEXT", *(f"{p}:{p}" for p in ports)]
+            ),
+            **PROPERTIES,
+            **self._listeners.properties,
         }
 
 
@@ -185,10 +191,11 @@ def main() -> None:
     )
     parser.add_argument("--topic", action="append", default=[], metavar="NAME:PARTITIONS")
     topics = {name: int(count) for name, _, count in (t.partition(":") for t in parser.parse_args().topic)}
-    if (reason := missing_tool()) is not None:
-        raise SystemExit(f"no broker: {reason}")
     with tempfile.TemporaryDirectory() as folder:
-        broker = KraftBroker(Path(folder), class_path(Path(folder))).start()
+        try:
+            broker = KraftBroker(Path(folder), class_path(Path(folder))).start()
+        except NoBroker as reason:
+            raise SystemExit(f"no broker: {reason}") from reason
         try:
             if topics:
                 broker.create_topics(topics)

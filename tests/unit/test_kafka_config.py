@@ -93,7 +93,12 @@ def test_every_option_is_known_to_the_client(settings, kind, caplog):
 
 
 def test_each_client_gets_only_options_of_its_kind(caplog):
-    options = {"session.timeout.ms": "6000", "fetch.min.bytes": "1", "linger.ms": "7", "socket.nagle.disable": "true"}
+    options = {
+        "session.timeout.ms": "6000",
+        "fetch.min.bytes": "1",
+        "linger.ms": "7",
+        "socket.nagle.disable": "true",
+    }
     mixed = Settings(kafka_bootstrap_servers="127.0.0.1:1", kafka=options)
     reading, writing = consumer_config(mixed), producer_config(mixed)
     assert {"session.timeout.ms", "fetch.min.bytes", "socket.nagle.disable"} <= reading.keys()

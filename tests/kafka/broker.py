@@ -1,0 +1,50 @@
+"""What the tests ask of a real broker, whatever it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+PROPERTIES: Mapping[str, object] = {
+    "auto.create.topics.enable": "false",
+    # One broker is all there is.
+    "default.replication.factor": 1,
+    "offsets.topic.replication.factor": 1,
+    "offsets.topic.num.partitions": 4,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "transaction.state.log.num.partitions": 4,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    # Tests wait for what these delay: dead transactions, a broker back after a kill, new members.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
+    "broker.session.timeout.ms": 2000,
+    "broker.heartbeat.interval.ms": 500,
+    "group.initial.rebalance.delay.ms": 0,
+    "group.min.session.timeout.ms": 1000,
+    "group.consumer.session.timeout.ms": 6000,
+    "group.consumer.min.session.timeout.ms": 1000,
+    "group.consumer.heartbeat.interval.ms": 500,
+    "group.consumer.min.heartbeat.interval.ms": 500,
+    # Small: its data is, and the machine may be.
+    "log.cleaner.dedupe.buffer.size": 2 << 20,
+    "num.network.threads": 2,
+    "num.io.threads": 4,
+}
+"""How every broker of the tests is set up."""
+
+
+class NoBroker(RuntimeError):
+    """There can be no real broker on this machine; the message says why."""
+
+
+class Broker(Protocol):
+    """A running broker; each test makes topics of its own on it."""
+
+    bootstrap_servers: str
+
+    def create_topics(self, topics: Mapping[str, int], **config: str) -> None:
+        """Create topics with so many partitions."""
+
+    def stop(self) -> None:
+        """Stop it and free what it holds."""

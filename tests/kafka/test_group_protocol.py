@@ -1,0 +1,43 @@
+"""The service as a member of a group of the new protocol (KIP-848), where the broker assigns partitions."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.integration.harness import NoopServe, serving, virnucpro, wait_until
+
+RECORDS = 400
+PROTOCOL = "VIRNUCPRO_KAFKA_GROUP_PROTOCOL"
+
+
+def variables(job, number: int) -> dict[str, str]:
+    chosen = job.worker(number) | {
+        PROTOCOL: "consumer",
+        "NOOP_TOKENS_PER_S": "8000",
+        "VIRNUCPRO_TOKEN_BUDGET": "1000",
+    }
+    del chosen["VIRNUCPRO_KAFKA_SESSION_TIMEOUT_MS"]
+    return chosen
+
+
+def test_members_that_come_die_and_go_repeat_nothing(job, tmp_path):
+    with serving(tmp_path / "0.log", kind=NoopServe, **variables(job, 0)) as first:
+        job.publish(0, 200)
+        wait_until(lambda: first.metric("vnp_records_total", outcome="predicted") >= 20, "some predictions")
+        with serving(tmp_path / "1.log", kind=NoopServe, **variables(job, 1)) as second:
+            wait_until(lambda: second.metric("vnp_assigned_partitions") == 2, "partitions taken over")
+            assert first.metric("vnp_rebalances_total", event="revoked") >= 1
+            job.publish(200, RECORDS)
+            wait_until(lambda: second.metric("vnp_inflight_records") > 0, "work in flight")
+            assert second.stop(signal.SIGKILL) == -signal.SIGKILL
+            job.finish(RECORDS)
+        assert first.stop() == 0
+    job.check(RECORDS)
+
+
+def test_options_of_the_classic_protocol_are_refused_with_it(job):
+    done = virnucpro("serve", "--print-config", **job.variables, **{PROTOCOL: "consumer"})
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert "VIRNUCPRO_KAFKA_SESSION_TIMEOUT_MS is refused" in line
+    assert "the broker decides it" in line
