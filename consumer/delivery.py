@@ -50,7 +50,8 @@ class DeliveryObserver:
         """The answer for one message is in Kafka."""
 
     def committed(self, outcome: str) -> None:
-        """A commit ended: "ok", "rebalancing" (the group will sort it out) or "error" (it is repeated)."""
+        """A commit ended: "ok", "rebalancing" (the group will sort it out), "error" (it is repeated) or "hung" (the
+        client's call did not come back, and a new producer repeats it)."""
 
 
 class Delivery(Protocol):

@@ -11,49 +11,40 @@ it, so that a crash at any moment repeats nothing and loses nothing (KIP-98, KIP
   went away aborts the transaction that holds it (`forget`).
 * Results stay in the ledger until the commit has succeeded. After an abort they are sent again, in the same order,
   without running the model again.
-* Errors, as librdkafka classes them: retriable, the same call again in the next turn; abortable, abort and begin
-  anew; fatal or fenced, this process is over (`KafkaFatal`).
-
-Every call to the broker waits half a second at most, so rebalances are answered in time.
+* A call that is to be repeated is repeated in the next turn; `consumer/transactions.py` says which, and what ends the
+  process.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery import (
     FORBIDDEN,
     MISSING,
-    REBALANCING,
-    RIGHTS,
     UNIT_RECORDS,
     DeliveryObserver,
-    missing_right,
     position,
     produce,
     refusal,
 )
-from consumer.errors import KafkaFatal, ServiceError
+from consumer.errors import ServiceError
 from consumer.ledger import Entry, Ledger, Release
 from consumer.outgoing import MENDABLE, Outgoing, OutgoingBuilder
+from consumer.transactions import Transactions, over
 from consumer.work import Partition
 
 log = structlog.get_logger(__name__)
 
-_CALL_S = 0.5
 _TURN_S = 0.8
 _AFTER_ABORT_S = 0.2
-_FENCED = (KafkaError._FENCED, KafkaError._FATAL, KafkaError.INVALID_PRODUCER_EPOCH)
-
-Result = Literal["done", "again", "abort"]
 
 
 @dataclass(slots=True)
@@ -66,13 +57,19 @@ class _Transaction:
     committing: bool = False
     aborting: bool = False
 
+    @property
+    def offsets(self) -> list[TopicPartition]:
+        """What to commit in it."""
+        released = self.release.offsets.items()
+        return [TopicPartition(topic, number, offset) for (topic, number), offset in released]
+
 
 @dataclass(slots=True)
 class ExactlyOnce:
     """Keeps `consumer.delivery.Delivery` with transactions."""
 
     consumer: Consumer
-    producer: Producer
+    transactions: Transactions
     ledger: Ledger
     builder: OutgoingBuilder
     observer: DeliveryObserver
@@ -85,7 +82,7 @@ class ExactlyOnce:
 
     def open(self, deadline: Deadline) -> None:
         """Register the transactional id, which aborts what an earlier process of that id left open."""
-        while self._call(lambda: self.producer.init_transactions(_CALL_S)) != "done":
+        while self.transactions.register() != "done":
             if deadline.expired:
                 raise ServiceError(
                     "the broker gives no transactional id in time: is its transaction log up? "
@@ -93,19 +90,22 @@ class ExactlyOnce:
                 )
 
     def turn(self) -> None:
-        self.producer.poll(0)
+        self.transactions.producer.poll(0)
         deadline = Deadline.after(_TURN_S, self.clock)
-        while self._transaction is not None or (self.clock() >= self._due and self._begin()):
+        while self._transaction is not None or (
+            self.clock() >= self._due and self._ready() and self._begin()
+        ):
             if not self._go_on() or deadline.expired:
                 return
 
     def flush(self, deadline: Deadline) -> bool:
-        while self._transaction is not None or self._begin():
+        while True:
+            if self._transaction is None and self._ready() and not self._begin():
+                return True
             if deadline.expired:
                 return False
-            if not self._go_on():
-                self.producer.poll(0.05)
-        return True
+            if self._transaction is not None and not self._go_on():
+                self.transactions.producer.poll(0.05)
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         held = self._transaction
@@ -125,13 +125,17 @@ class ExactlyOnce:
 
     # ---- one transaction --------------------------------------------------------------------------------------
 
+    def _ready(self) -> bool:
+        """Is the producer registered? A new one has taken over from one that hung."""
+        return self.transactions.registered or self.transactions.register() == "done"
+
     def _begin(self) -> bool:
         """Open a transaction for what is finished; False if nothing is."""
         limit = 1 if self._singly else UNIT_RECORDS
         release = self.ledger.release(partial(position, self.consumer), limit)
         if not release.entries:
             return False
-        if self._call(self.producer.begin_transaction) != "done":
+        if self.transactions.begin() != "done":
             return False
         self._due = self.clock() + self.commit_interval_s
         self._transaction = _Transaction(release, deque(release.entries))
@@ -149,13 +153,15 @@ class ExactlyOnce:
             return False
         if held.waiting and not self._produce(held):
             return False
-        result: Result = "done"
         if not held.offsets_sent:
-            result = self._call(lambda: self._send_offsets(held))
+            result = self.transactions.send_offsets(held.offsets, self.consumer.consumer_group_metadata)
             held.offsets_sent = result == "done"
+            if not self.transactions.registered:  # it hung, and a new producer begins anew
+                self._transaction = None
+                return False
         if held.offsets_sent:
             held.committing = True
-            result = self._call(lambda: self.producer.commit_transaction(_CALL_S))
+            result = self.transactions.commit()
         if self._failure is not None:  # a report that came meanwhile knows more than the commit
             raise self._failure
         if result == "abort":
@@ -171,9 +177,9 @@ class ExactlyOnce:
             outgoing = self.builder.build(held.waiting[0])
             report = partial(self._reported, held, held.waiting[0], outgoing)
             try:
-                produce(self.producer, outgoing, partial(report, len(held.release.entries) == 1))
+                produce(self.transactions.producer, outgoing, partial(report, len(held.release.entries) == 1))
             except BufferError:
-                self.producer.poll(0)
+                self.transactions.producer.poll(0)
                 return False
             except KafkaException as error:
                 report(True, error.args[0], None)
@@ -181,12 +187,6 @@ class ExactlyOnce:
                 return False
             held.waiting.popleft()
         return True
-
-    def _send_offsets(self, held: _Transaction) -> None:
-        offsets = [
-            TopicPartition(topic, number, offset) for (topic, number), offset in held.release.offsets.items()
-        ]
-        self.producer.send_offsets_to_transaction(offsets, self.consumer.consumer_group_metadata(), _CALL_S)
 
     def _complete(self, held: _Transaction) -> None:
         self.ledger.settle(held.release)
@@ -199,7 +199,7 @@ class ExactlyOnce:
             self.observer.delivered(entry)
 
     def _abort(self) -> None:
-        if self._call(lambda: self.producer.abort_transaction(_CALL_S)) == "done":
+        if self.transactions.abort() == "done":
             self._transaction = None
             self._due = self.clock() + max(self.commit_interval_s, _AFTER_ABORT_S)
 
@@ -218,7 +218,7 @@ class ExactlyOnce:
         if error is None:
             return
         if error.fatal():
-            self._failure = _fatal(error)
+            self._failure = over(error)
         elif error.code() in MENDABLE:
             log.warning("refused by the broker", topic=outgoing.topic, error=error.str(), alone=alone)
             if not alone:
@@ -227,31 +227,3 @@ class ExactlyOnce:
                 self._failure = refusal(outgoing, error)
         elif error.code() in MISSING + FORBIDDEN:
             self._failure = refusal(outgoing, error)
-
-    def _call(self, call: Callable[[], object]) -> Result:
-        """One call of the transactional API, its error classed as librdkafka says."""
-        try:
-            call()
-        except KafkaException as raised:
-            error = raised.args[0]
-            if error.code() in RIGHTS:
-                raise missing_right(error) from raised
-            if error.fatal() or error.code() in _FENCED:
-                raise _fatal(error) from raised
-            if error.txn_requires_abort():
-                log.warning("transaction to be aborted", error=error.str(), code=error.name())
-                self.observer.committed("rebalancing" if error.code() in REBALANCING else "error")
-                return "abort"
-            if error.retriable():
-                return "again"
-            raise ServiceError(
-                f"Kafka refuses a transaction ({error.str()}): see the broker's log"
-            ) from raised
-        return "done"
-
-
-def _fatal(error: KafkaError) -> KafkaFatal:
-    return KafkaFatal(
-        f"the transactional producer is over ({error.str()}): restart the service, and give each process "
-        "its own VIRNUCPRO_INSTANCE_ID"
-    )

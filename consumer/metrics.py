@@ -84,7 +84,7 @@ class Metrics(BatchObserver, DeliveryObserver):
             self.predictions.labels(verdict.value)
         for reason in Reason:
             self.dead_letters.labels(reason.value)
-        for outcome in ("ok", "rebalancing", "error"):
+        for outcome in ("ok", "rebalancing", "error", "hung"):
             self.commits.labels(outcome)
         for event in ("assigned", "revoked", "lost"):
             self.rebalances.labels(event)

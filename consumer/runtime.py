@@ -34,6 +34,7 @@ from consumer.served import ModelLoader, ServedModel
 from consumer.service import Service
 from consumer.settings import Settings
 from consumer.stopping import StopSignals
+from consumer.transactions import Transactions
 from consumer.watchdog import LoopWatchdog
 
 log = structlog.get_logger(__name__)
@@ -87,12 +88,12 @@ def _serve(
         metrics.broker_up.set(up)
 
     watch = BrokerWatch(brokers_changed)
-    producer = _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
-    address, patience = settings.kafka_bootstrap_servers, settings.startup_timeout_s
-    counts = await_topics(producer, _topics(settings), address, watch, patience, SETTINGS)
+
+    def new_producer() -> Producer:
+        return _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
+
+    counts = _meet_brokers(settings, new_producer(), watch)
     metrics.broker_up.set(1)
-    if settings.delivery == "exactly_once":
-        refuse_mock_transactions(producer, address)
     model = load_model(settings, metrics.diverged)
     metrics.describe_model(model.stamp, model.device, model.refusals)
 
@@ -128,14 +129,18 @@ def _serve(
     consumer = _client(Consumer, consumer_config(settings) | callbacks)
     stack.callback(consumer.close)
     interval = settings.commit_interval_ms / 1000
-    guarantee = ExactlyOnce if settings.delivery == "exactly_once" else AtLeastOnce
-    delivery: Delivery = guarantee(consumer, producer, ledger, builder, metrics, interval)
-    delivery.open(Deadline.after(patience))
+    delivery: Delivery
+    if settings.delivery == "exactly_once":
+        transactions = Transactions(new_producer, metrics)
+        delivery = ExactlyOnce(consumer, transactions, ledger, builder, metrics, interval)
+    else:
+        delivery = AtLeastOnce(consumer, new_producer(), ledger, builder, metrics, interval)
+    delivery.open(Deadline.after(settings.startup_timeout_s))
     stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S)))
 
     def assignment_changed() -> None:
         try:
-            builder.set_partition_counts(partition_counts(producer, _topics(settings), 1.0))
+            builder.set_partition_counts(partition_counts(consumer, _topics(settings), 1.0))
         except KafkaException as error:
             log.warning("partition counts not refreshed", error=str(error))
 
@@ -150,12 +155,21 @@ def _serve(
         metrics,
         health,
         assignment_changed,
-        partial(watch.probe, producer),
+        partial(watch.probe, consumer),
     )
     _tell(model, budget)
     stop.serving()
     with LoopWatchdog(lambda: None if stop.asked() else health.turns):  # a drain has its own watchdog
         return service.run(stop.asked, settings.drain_timeout_s)
+
+
+def _meet_brokers(settings: Settings, client: Producer, watch: BrokerWatch) -> dict[str, int]:
+    """Wait for a broker, and look whether it can do what is asked of it; gives the partition counts of the topics."""
+    address = settings.kafka_bootstrap_servers
+    counts = await_topics(client, _topics(settings), address, watch, settings.startup_timeout_s, SETTINGS)
+    if settings.delivery == "exactly_once":
+        refuse_mock_transactions(client, address)
+    return counts
 
 
 def _max_tokens(settings: Settings, token_budget: int) -> int:

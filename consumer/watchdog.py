@@ -1,10 +1,9 @@
 """Ends the process when its loop hangs: a call of a client library that never comes back cannot be ended otherwise.
 
-Every call of the loop is given half a second or so, and librdkafka keeps to that, but for one case that is known:
-`send_offsets_to_transaction` may wait for ever after the broker that coordinates the transaction was restarted
-(2.16.1; found by tests/chaos). The member would keep its partitions, and nothing in them would move, until somebody
-looks. So the process ends with exit code 4, as for every Kafka client beyond repair; its supervisor starts a new one,
-whose first step aborts the open transaction, and nothing is lost or sent twice.
+Every call of the loop is given half a second or so. Where one does not keep to that (the case that is known is met in
+`consumer/transactions.py`), the member would keep its partitions, and nothing in them would move, until somebody looks.
+So the process ends with exit code 4, as for every Kafka client beyond repair; its supervisor starts a new one, whose
+first step aborts the open transaction, and nothing is lost or sent twice.
 """
 
 from __future__ import annotations

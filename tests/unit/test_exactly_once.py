@@ -5,8 +5,11 @@ What the broker itself does with transactions is proven on a real one, in tests/
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from consumer.clock import Deadline
 from consumer.delivery import DeliveryObserver
@@ -14,6 +17,7 @@ from consumer.errors import KafkaFatal, ServiceError
 from consumer.exactly_once import ExactlyOnce
 from consumer.ledger import Ledger
 from consumer.outgoing import OutgoingBuilder
+from consumer.transactions import Transactions
 from schemas import Provenance, decode_dead_letter, decode_prediction
 from tests.factories import FakeClock, finished, message, partition, scored
 from tests.fake_kafka import FakeConsumer, FakeTransactions
@@ -37,9 +41,16 @@ class Bench(DeliveryObserver):
         self.outcomes: list[str] = []
         self.done: list[int] = []
         builder = OutgoingBuilder("predictions", "sequences.dlq", "group", STAMP)
+        self.made = 0
+        transactions = Transactions(self.make, self, self.clock)
         self.delivery = ExactlyOnce(
-            self.consumer, self.producer, self.ledger, builder, self, commit_interval_s=0.1, clock=self.clock
+            self.consumer, transactions, self.ledger, builder, self, commit_interval_s=0.1, clock=self.clock
         )
+        transactions.registered = True
+
+    def make(self):
+        self.made += 1
+        return self.producer
 
     def delivered(self, entry):
         self.done.append(entry.message.source.offset)
@@ -285,3 +296,70 @@ def test_a_right_that_is_missing_is_named_and_never_waited_for(bench, call, code
     with pytest.raises(ServiceError, match=right):
         steps()
     assert bench.ledger.records == 1
+
+
+class HangingProducer(FakeTransactions):
+    """`send_offsets_to_transaction` does not come back before the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go, self.came_back = threading.Event(), threading.Event()
+
+    def send_offsets_to_transaction(self, offsets, metadata, timeout) -> None:
+        assert self.let_go.wait(30)
+        self.came_back.set()
+        raise KafkaException(KafkaError(KafkaError._FENCED, "fenced", True, False, False))
+
+
+@pytest.fixture
+def hanging():
+    """A bench whose first producer hangs, and whose second is sound."""
+    bench = Bench()
+    first, second = HangingProducer(), FakeTransactions()
+    producers = iter([first, second])
+    transactions = Transactions(lambda: next(producers), bench, bench.clock)
+    transactions.registered = True
+    bench.delivery.transactions = transactions
+    bench.first, bench.producer = first, second
+    yield bench
+    first.let_go.set()
+    assert first.came_back.wait(10)
+
+
+def test_a_call_that_hangs_is_left_and_a_new_producer_sends_the_results_again(hanging):
+    hanging.finish(1, 2, 3)
+    hanging.delivery.turn()
+    hanging.clock.advance(6)
+    hanging.turns()
+    assert hanging.first.calls == ["begin"], "the old one is left alone: no abort beside the call that hangs"
+    assert hanging.first.committed == []
+    assert hanging.producer.calls == ["init", "begin", "offsets", "commit"]
+    assert hanging.ids == ["1", "2", "3"]
+    assert hanging.offsets == [{0: 4}]
+    assert hanging.outcomes == ["hung", "ok"]
+    hanging.first.let_go.set()
+    hanging.finish(4)
+    hanging.turns()
+    assert hanging.ids == ["1", "2", "3", "4"], "what the old one hears in the end touches nothing"
+
+
+def test_while_a_call_hangs_each_turn_is_short_and_the_partition_may_go(hanging):
+    hanging.finish(1)
+    begun = time.monotonic()
+    hanging.delivery.turn()
+    assert time.monotonic() - begun < 2, "the loop goes on polling"
+    hanging.delivery.forget([partition(0)])
+    hanging.ledger.drop([partition(0)])
+    hanging.finish(7, number=1)
+    hanging.clock.advance(6)
+    hanging.turns(8)
+    assert hanging.ids == ["7"]
+    assert hanging.offsets == [{1: 8}]
+
+
+def test_flush_waits_for_the_new_producer_too(hanging):
+    hanging.finish(1)
+    hanging.delivery.turn()
+    hanging.clock.advance(6)
+    assert hanging.delivery.flush(Deadline.after(10))
+    assert hanging.ids == ["1"]
