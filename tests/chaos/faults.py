@@ -6,7 +6,7 @@ import heapq
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -210,9 +210,9 @@ class Injector:
 
     def _suspend(self, victim: Worker, pause: float) -> None:
         in_flight = victim.in_flight()
+        self.repeats_bound += self._at_stake(victim.partitions(), 1)
         self._supervisor.suspend(victim)
         self._tell(f"SIGSTOP {victim.name} for {pause:.1f} s with {in_flight} in flight")
-        self.repeats_bound += self._max_in_flight
 
         def resume() -> None:
             self._supervisor.resume(victim)
@@ -233,11 +233,7 @@ class Injector:
 
     def _broker_away(self, fault: Fault) -> None:
         """Repeats come of it when members lose their partitions meanwhile with answers that are not committed."""
-        try:
-            lag = sum(self._probe.lag(range(self._partitions)).values())
-        except NoAnswer:
-            lag = self._max_in_flight * len(self._supervisor.workers)
-        self.repeats_bound += lag
+        self.repeats_bound += self._at_stake(range(self._partitions), len(self._supervisor.workers))
         self._supervisor.broker_went()
         began = time.monotonic()
         if fault.kind == "broker_kill":
@@ -247,6 +243,14 @@ class Injector:
         time.sleep(fault.pause)
         self._broker.start()
         self._tell(f"{fault.kind}: it was away for {time.monotonic() - began:.1f} s")
+
+    def _at_stake(self, partitions: Collection[int], workers: int) -> int:
+        """At most how many records of these partitions are in flight with so many workers."""
+        most = self._max_in_flight * workers
+        try:
+            return min(most, sum(self._probe.lag(partitions).values()))
+        except NoAnswer:
+            return most
 
 
 def worker_name(number: int) -> str:

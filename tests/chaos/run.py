@@ -24,7 +24,7 @@ from tests.noop_service import TOKENS
 WORKERS = 3
 INPUT, GROUP = "sequences", "chaos"
 OUTPUTS: dict[str, Topic] = {"predictions": "predictions", "sequences.dlq": "dead letters"}
-MAX_IN_FLIGHT = 200
+MAX_IN_FLIGHT = 64
 _BATCH_RECORDS = 16
 _BUSY = 0.45  # the share of the time that three workers compute: the rest is for what the faults cost
 _START_S = 90.0

@@ -1,0 +1,55 @@
+"""Short chaos runs: every kind of fault at least once, for either guarantee. The long ones: `python -m tests.chaos`.
+
+CHAOS_SEED in the environment is another seed than the usual one; the seed and everything that happens is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import run as chaos
+from tests.chaos.faults import KINDS
+from tests.kafka.kraft import missing_tool
+
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+class Printer(chaos.Watcher):
+    def event(self, seconds: float, text: str) -> None:
+        print(f"{seconds:7.1f} s  {text}", flush=True)
+
+
+@pytest.fixture(autouse=True)
+def _a_broker_can_run() -> None:
+    if (reason := missing_tool()) is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no real Kafka in CI: {reason}")
+        pytest.skip(f"no real Kafka here: {reason}")
+
+
+def run(options: chaos.Options, folder: Path) -> chaos.Report:
+    print(f"seed {options.seed}, {options.delivery}; the logs are in {folder}", flush=True)
+    report = chaos.run(options, folder, Printer())
+    print(json.dumps(report.as_dict(), indent=2), flush=True)
+    return report
+
+
+def test_exactly_once(tmp_path):
+    report = run(chaos.Options(SEED, records=2500, faults=8, every=8.0), tmp_path)
+    assert report.problems == []
+    assert report.answered == report.published == 2500
+    assert report.repeats == 0
+    assert {kind for kind, times in report.faults.items() if times} >= set(KINDS)
+
+
+def test_at_least_once(tmp_path):
+    options = chaos.Options(SEED, records=1200, faults=6, every=6.0, delivery="at_least_once")
+    report = run(options, tmp_path)
+    assert report.problems == []
+    assert report.answered == report.published == 1200
