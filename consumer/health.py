@@ -65,6 +65,8 @@ class Health:
             return "shutting down"
         if self._last_turn is None:
             return "starting"
+        if self.stuck_for() is not None:
+            return "the main loop hangs"
         if not self._brokers_up:
             return "no Kafka broker answers"
         if not self._joined:

@@ -68,8 +68,14 @@ def test_alive_while_the_loop_turns(client, health, clock):
     health.turned()
     clock.advance(STUCK_AFTER_S - 1)
     assert client.get("/livez").status_code == 200
+    health.joined()
+    assert client.get("/readyz").status_code == 200
     clock.advance(2)
     assert client.get("/livez").status_code == 503
+    assert client.get("/readyz").text == "the main loop hangs\n"
+    health.turned()
+    health.breaker(True)
+    assert "most records are refused" in client.get("/readyz").text
 
 
 def test_ready_is_announced_once(clock):
