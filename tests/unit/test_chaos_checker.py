@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.checker import PREDICTION, Answer, Checker, Expected, Topic
-from tests.chaos.faults import KINDS, Kill, draw, duration
+from tests.chaos.faults import KINDS, draw, duration
+from tests.chaos.injector import Kill
 from tests.chaos.reader import Sighting
-from tests.chaos.run import Options, Report, recovery
+from tests.chaos.report import Options, Report, recovery
 from tests.chaos.stream import PARTITIONS, Stream
 from tests.chaos.workers import Exit
 
