@@ -16,6 +16,9 @@ log = structlog.get_logger(__name__)
 
 _ASK_S = 1.0
 _PROBE_EVERY_S = 5.0
+_TOPICS_EVERY_S = 30.0
+_MISSES = 3
+_SAY_AGAIN_S = 30.0
 _MOCK_CLUSTER = "mockCluster"
 _CURES: Mapping[int, str] = {
     KafkaError._AUTHENTICATION: "check VIRNUCPRO_KAFKA_SASL_USERNAME, ..._SASL_PASSWORD and ..._SASL_MECHANISM",
@@ -35,11 +38,16 @@ class BrokerWatch:
         self._cause: KafkaError | None = None
         self._last: KafkaError | None = None
         self._down = False
-        self._probe_at = 0.0
+        self._probe_at = self._say_at = 0.0
+        self._said: int | None = None
 
     def on_error(self, error: KafkaError) -> None:
         """The `error_cb` of every client."""
-        log.warning("Kafka client error", error=error.str(), code=error.name())
+        if (
+            error.code() != self._said or self._clock() >= self._say_at
+        ):  # a lost connection is told many times a second
+            self._said, self._say_at = error.code(), self._clock() + _SAY_AGAIN_S
+            log.warning("Kafka client error", error=error.str(), code=error.name())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:  # says that connections failed, not why
             self._down = True
             self._changed(False)
@@ -74,6 +82,56 @@ class BrokerWatch:
         self._down = False
         self._changed(True)
         log.info("a Kafka broker answers again")
+
+
+class TopicWatch:
+    """Looks now and then whether the topics are still there, and with how many partitions.
+
+    A topic that is deleted while the service runs shows to no call of the clients, and to a transaction only as one
+    that fails again and again. A broker that has just started may not know its topics yet: one look is not enough.
+
+    Args:
+        counted: told of the partition counts of all topics.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        topics: Iterable[str],
+        counted: Callable[[Mapping[str, int]], None],
+        clock: Clock = monotonic,
+    ) -> None:
+        self._client, self._topics, self._counted, self._clock = client, tuple(topics), counted, clock
+        self._misses = 0
+        self._next = clock() + _TOPICS_EVERY_S
+
+    def turn(self) -> None:
+        """Look when it is time; called in every turn of the loop.
+
+        Raises:
+            ServiceError: a topic is gone.
+        """
+        if self._clock() >= self._next:
+            self.look()
+
+    def look(self) -> None:
+        """Look now; raises as `turn` does."""
+        self._next = self._clock() + _TOPICS_EVERY_S
+        try:
+            counts = partition_counts(self._client, self._topics, _ASK_S / 2)
+        except KafkaException as error:
+            log.info("partition counts not refreshed", error=str(error))
+            return
+        missing = [topic for topic in self._topics if topic not in counts]
+        if not missing:
+            self._misses = 0
+            self._counted(counts)
+            return
+        self._misses += 1
+        self._next = self._clock() + _PROBE_EVERY_S
+        if self._misses >= _MISSES:
+            raise ServiceError(f"the topic {missing[0]} does not exist any more: create it, and start again")
+        log.warning("a topic is not there", topic=missing[0])
 
 
 @dataclass(frozen=True, slots=True)

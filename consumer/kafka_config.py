@@ -9,9 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from confluent_kafka import Consumer, KafkaException, Producer
+
+from consumer.errors import ServiceError
 from consumer.settings import Settings
+
+Client = TypeVar("Client", Consumer, Producer)
 
 _LOGGER = logging.getLogger("librdkafka")
 _OVERHEAD_BYTES = 1 << 20  # of a dead letter or a prediction, beyond the message that it answers
@@ -76,6 +81,10 @@ def producer_config(settings: Settings) -> dict[str, Any]:
     tuning = {
         # A dead letter holds the raw message; the broker's and the topic's own limits still apply.
         "message.max.bytes": settings.max_message_bytes + _OVERHEAD_BYTES,
+        # With the default the client forgets a broker that is missing from one answer, as it is for a moment when it
+        # starts; the group's coordinator is then remembered as one that never comes back, and a call hangs
+        # (librdkafka #5511). Brokers that come and go are followed with this too.
+        "metadata.recovery.strategy": "none",
     }
     owned = dict(_IDEMPOTENT)
     if settings.delivery == "exactly_once":
@@ -102,6 +111,18 @@ def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]
         | {"bootstrap.servers": bootstrap, "logger": _LOGGER}
         | _IDEMPOTENT
     )
+
+
+def new_client(kind: type[Client], config: dict[str, Any]) -> Client:
+    """A Kafka client.
+
+    Raises:
+        ServiceError: librdkafka refuses an option; one line says which.
+    """
+    try:
+        return kind(config)
+    except KafkaException as error:
+        raise ServiceError(f"the Kafka client refuses its options: {error.args[0].str()}") from error
 
 
 def _without(options: Mapping[str, str], foreign: re.Pattern[str]) -> dict[str, Any]:

@@ -7,13 +7,42 @@ a library says by `logging`.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 
 import structlog
 from structlog.typing import Processor
 
+from consumer.clock import Clock, monotonic
+
 # Loggers of libraries that tell every request or connection at the level info.
 _CHATTY = ("httpcore", "httpx", "uvicorn", "urllib3")
+
+
+_SAY_AGAIN_S = 30.0
+_MOST_KINDS = 1000
+
+
+class Repeats(logging.Filter):
+    """Lets a line through once in half a minute; lines that differ in their numbers alone are the same.
+
+    librdkafka tells every attempt to connect, which are twenty a second for each client while a broker is down.
+    """
+
+    def __init__(self, clock: Clock = monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = re.sub(r"\d+", "", record.getMessage())
+        now = self._clock()
+        if now < self._said.get(kind, 0.0):
+            return False
+        if len(self._said) >= _MOST_KINDS:
+            self._said.clear()
+        self._said[kind] = now + _SAY_AGAIN_S
+        return True
 
 
 def configure(level: str, fmt: str) -> None:
@@ -44,6 +73,8 @@ def configure(level: str, fmt: str) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    librdkafka = logging.getLogger("librdkafka")
+    librdkafka.filters[:] = [Repeats()]
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.getLevelName(level.upper()), logging.WARNING))
     structlog.configure(

@@ -37,7 +37,12 @@ CUT_VALUE_BYTES = 256 * 1024
 CUT_KEY_BYTES = 16 * 1024
 """What is kept of a key where even that is too large; nothing of the value and of the input's headers is."""
 _MOST_CUTS = 2
-MENDABLE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_TIMESTAMP)
+MENDABLE = (
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.INVALID_RECORD,  # so it says when one of a batch has such a timestamp,
+    KafkaError._INVALID_DIFFERENT_RECORD,  # and so of the others
+)
 """Refusals of the broker that are about one message, and that another form of it may not meet."""
 
 
@@ -115,7 +120,7 @@ class OutgoingBuilder:
         Args:
             code: why the broker refused it, one of `MENDABLE`.
         """
-        if code != KafkaError.INVALID_TIMESTAMP:
+        if code == KafkaError.MSG_SIZE_TOO_LARGE:
             return self._shrink(entry)
         mended, entry.timeless = not entry.timeless, True
         return mended

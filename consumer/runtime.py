@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from consumer.admission import Admission
 from consumer.at_least_once import AtLeastOnce
 from consumer.breaker import Breaker
-from consumer.brokers import SETTINGS, BrokerWatch, await_topics, partition_counts, refuse_mock_transactions
+from consumer.brokers import SETTINGS, BrokerWatch, TopicWatch, await_topics, refuse_mock_transactions
 from consumer.clock import Deadline
 from consumer.delivery import Delivery
 from consumer.embedded import EmbeddedBroker
@@ -23,7 +21,7 @@ from consumer.exactly_once import ExactlyOnce
 from consumer.exit_codes import ExitCode
 from consumer.health import Health
 from consumer.http import HttpServer
-from consumer.kafka_config import consumer_config, producer_config
+from consumer.kafka_config import consumer_config, new_client, producer_config
 from consumer.ledger import Ledger
 from consumer.metrics import Metrics
 from consumer.outgoing import OutgoingBuilder
@@ -45,7 +43,6 @@ _STOP_S = 5.0
 _CLOSE_S = 2.0
 _WATCHDOG_S = 10.0  # after the drain's own time: for leaving the group, closing transactions, ending threads
 
-Client = TypeVar("Client", Consumer, Producer)
 Announce = Callable[[str, str], None]
 """Called once when the service is ready, with its HTTP URL and the bootstrap address of its Kafka."""
 
@@ -90,7 +87,7 @@ def _serve(
     watch = BrokerWatch(brokers_changed)
 
     def new_producer() -> Producer:
-        return _client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
+        return new_client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
 
     counts = _meet_brokers(settings, new_producer(), watch)
     metrics.broker_up.set(1)
@@ -126,7 +123,7 @@ def _serve(
         delivery.on_commit(error, offsets)
 
     callbacks = {"error_cb": watch.on_error, "on_commit": on_commit}
-    consumer = _client(Consumer, consumer_config(settings) | callbacks)
+    consumer = new_client(Consumer, consumer_config(settings) | callbacks)
     stack.callback(consumer.close)
     interval = settings.commit_interval_ms / 1000
     delivery: Delivery
@@ -138,11 +135,11 @@ def _serve(
     delivery.open(Deadline.after(settings.startup_timeout_s))
     stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S)))
 
-    def assignment_changed() -> None:
-        try:
-            builder.set_partition_counts(partition_counts(consumer, _topics(settings), 1.0))
-        except KafkaException as error:
-            log.warning("partition counts not refreshed", error=str(error))
+    topics = TopicWatch(consumer, _topics(settings), builder.set_partition_counts)
+
+    def probe() -> None:
+        watch.probe(consumer)
+        topics.turn()
 
     service = Service(
         consumer,
@@ -154,8 +151,8 @@ def _serve(
         Breaker(settings.breaker_records, settings.breaker_share, settings.breaker_pause_s),
         metrics,
         health,
-        assignment_changed,
-        partial(watch.probe, consumer),
+        topics.look,
+        probe,
     )
     _tell(model, budget)
     stop.serving()
@@ -203,11 +200,3 @@ def _tell(model: ServedModel, token_budget: int) -> None:
 
 def _topics(settings: Settings) -> tuple[str, str, str]:
     return settings.input_topic, settings.output_topic, settings.dlq_topic
-
-
-def _client(kind: type[Client], config: dict[str, Any]) -> Client:
-    """A Kafka client; an option that librdkafka refuses becomes one clear line."""
-    try:
-        return kind(config)
-    except KafkaException as error:
-        raise ServiceError(f"the Kafka client refuses its options: {error.args[0].str()}") from error

@@ -50,14 +50,15 @@ def publish(
     from consumer.cli.inputs import measure
     from consumer.cli.kafka import OPTIONS, client_settings
     from consumer.cli.publisher import Publisher
-    from consumer.kafka_config import publisher_config
+    from consumer.kafka_config import new_client, publisher_config
 
     settings = client_settings(bootstrap)
     topic = topic or settings.input_topic
     address = settings.kafka_bootstrap_servers
     watch = BrokerWatch()
     size = measure(fasta)
-    producer = Producer(publisher_config(address, settings.kafka) | {"error_cb": watch.on_error})
+    config = publisher_config(address, settings.kafka) | {"error_cb": watch.on_error}
+    producer = new_client(Producer, config)
     await_topics(producer, [topic], address, watch, timeout, OPTIONS)
     publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why)
     _send(publisher, fasta, size, f"{address}, topic {topic}")

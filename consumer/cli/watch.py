@@ -56,13 +56,14 @@ def watch(
     from consumer.cli.kafka import OPTIONS, client_settings
     from consumer.cli.reading import Reader, follow, reader_config
     from consumer.cli.table import WatchTable
+    from consumer.kafka_config import new_client
 
     settings = client_settings(bootstrap)
     address = settings.kafka_bootstrap_servers
     topics = [topic or settings.output_topic, *([settings.dlq_topic] if dlq else [])]
     watched = BrokerWatch()
     with ExitStack() as stack:
-        consumer = Consumer(reader_config(settings) | {"error_cb": watched.on_error})
+        consumer = new_client(Consumer, reader_config(settings) | {"error_cb": watched.on_error})
         stack.callback(consumer.close)
         partitions = await_topics(consumer, topics, address, watched, timeout, OPTIONS)
         reader = Reader(consumer, partitions, start, watched.why)

@@ -150,7 +150,6 @@ def test_an_answer_whose_timestamp_is_refused_goes_without_it(job, tmp_path, gua
     assert all(about_now(message) for topic in ("out", "dlq") for message in job.read_all(topic))
 
 
-@pytest.mark.xfail(strict=True, reason="of the rest of its batch the broker says something else")
 def test_refused_timestamps_among_others(job, tmp_path, guarantee):
     refuse_the_future(job)
     kept, refused = now_ms() - HALF_AN_HOUR_MS, now_ms() + HALF_AN_HOUR_MS

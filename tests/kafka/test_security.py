@@ -182,11 +182,6 @@ def test_publish_and_watch_say_it_in_the_same_way(secure_broker, job, fasta, com
     assert "Topic authorization failed" in command_error(command, fasta, job, person)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="publish and watch make their client without a word for its refusal",
-)
 @pytest.mark.parametrize("command", ["publish", "watch"])
 def test_publish_and_watch_with_an_authority_that_is_no_file(secure_broker, job, fasta, command):
     assert "ssl.ca.location" in command_error(command, fasta, job, secure_broker.client("person") | NO_CA)

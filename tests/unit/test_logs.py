@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from consumer.logs import Repeats
+from tests.factories import FakeClock
 
 ROOT = Path(__file__).parents[2]
 SAY = """
@@ -63,3 +67,17 @@ def test_console_is_for_people():
     assert "records=3" in line
     assert not line.startswith("{")
     assert "\x1b" not in err  # no colours where there is no terminal
+
+
+def test_lines_that_differ_in_numbers_alone_come_once_in_half_a_minute():
+    clock = FakeClock()
+    repeats = Repeats(clock)
+
+    def passes(text: str) -> bool:
+        return bool(repeats.filter(logging.LogRecord("librdkafka", logging.ERROR, "", 0, text, (), None)))
+
+    assert passes("FAIL port 9092 after 1 ms")
+    assert not passes("FAIL port 9092 after 25 ms")
+    assert passes("FAIL of another kind")
+    clock.advance(31)
+    assert passes("FAIL port 9092 after 3 ms")
