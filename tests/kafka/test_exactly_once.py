@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import time
 
-from tests.integration.harness import Serve, serving, virnucpro, wait_until
+from tests.integration.harness import NoopServe, Serve, serving, virnucpro, wait_until
 
 RECORDS = 300
+FEW = 100  # for the bundled model
+SLOW = {"NOOP_TOKENS_PER_S": "8000", "VIRNUCPRO_TOKEN_BUDGET": "1000"}  # eighty records a second
 
 
 def in_mid_flight(serve: Serve) -> bool:
@@ -20,31 +22,31 @@ def test_it_is_the_default_on_a_real_broker(job):
 
 
 def test_every_record_once_and_a_drained_stop_repeats_nothing(job, tmp_path):
-    with serving(tmp_path / "a.log", **job.worker(0), VIRNUCPRO_MAX_INFLIGHT_RECORDS="40") as serve:
-        job.publish(0, RECORDS)
+    with serving(tmp_path / "a.log", **job.worker(0), VIRNUCPRO_MAX_INFLIGHT_FEW="40") as serve:
+        job.publish(0, FEW)
         wait_until(lambda: in_mid_flight(serve), "some predictions")
         assert serve.stop(signal.SIGTERM) == 0
     with serving(tmp_path / "b.log", **job.worker(0)):
-        job.finish(RECORDS)
-    job.check(RECORDS)
+        job.finish(FEW)
+    job.check(FEW)
 
 
 def test_sigkill_repeats_nothing_and_loses_nothing(job, tmp_path):
     for attempt in range(3):
-        with serving(tmp_path / f"{attempt}.log", **job.worker(0)) as serve:
+        with serving(tmp_path / f"{attempt}.log", kind=NoopServe, **SLOW, **job.worker(0)) as serve:
             job.publish(attempt * 100, attempt * 100 + 100)
             wait_until(lambda serve=serve: in_mid_flight(serve), "some predictions")
             assert serve.stop(signal.SIGKILL) == -signal.SIGKILL
-    with serving(tmp_path / "last.log", **job.worker(0)):
+    with serving(tmp_path / "last.log", kind=NoopServe, **SLOW, **job.worker(0)):
         job.finish(300)
     job.check(300)
 
 
 def test_members_that_come_go_and_die_repeat_nothing(job, tmp_path):
-    with serving(tmp_path / "0.log", **job.worker(0)) as first:
+    with serving(tmp_path / "0.log", kind=NoopServe, **SLOW, **job.worker(0)) as first:
         job.publish(0, 150)
         wait_until(lambda: in_mid_flight(first), "some predictions")
-        with serving(tmp_path / "1.log", **job.worker(1)) as second:
+        with serving(tmp_path / "1.log", kind=NoopServe, **SLOW, **job.worker(1)) as second:
             wait_until(lambda: second.metric("vnp_assigned_partitions") > 0, "partitions taken over")
             job.publish(150, RECORDS)
             time.sleep(0.5)
@@ -54,10 +56,10 @@ def test_members_that_come_go_and_die_repeat_nothing(job, tmp_path):
 
 
 def test_a_second_process_of_the_same_instance_fences_the_first(job, tmp_path):
-    with serving(tmp_path / "0.log", **job.worker(0)) as first:
+    with serving(tmp_path / "0.log", kind=NoopServe, **SLOW, **job.worker(0)) as first:
         job.publish(0, 50)
         job.finish(50)
-        with serving(tmp_path / "1.log", **job.worker(0)):
+        with serving(tmp_path / "1.log", kind=NoopServe, **SLOW, **job.worker(0)):
             job.publish(50, RECORDS)
             assert first.process.wait(60) == 4, "its own exit code: Kafka is over for this process"
             assert "VIRNUCPRO_INSTANCE_ID" in (tmp_path / "0.log").read_text()
