@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.chaos import run as chaos
+from tests.chaos.report import Options
 from tests.kafka.kraft import missing_tool
 
 
 class Terminal(chaos.Watcher):
     """Tells events as lines, and progress as a bar where there is a terminal."""
 
-    def __init__(self, options: chaos.Options) -> None:
+    def __init__(self, options: Options) -> None:
         console = Console(highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -73,7 +74,7 @@ def main() -> int:
 
 
 def _one(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    options = chaos.Options(
+    options = Options(
         seed, arguments.records, arguments.faults, arguments.every, arguments.delivery, arguments.protocol
     )
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))

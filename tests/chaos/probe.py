@@ -30,15 +30,14 @@ class Probe:
         self._group, self._input = group, input_topic
         self._bootstrap = bootstrap
 
-    def ends(self, places: Collection[Place], *, committed_only: bool = False) -> dict[Place, int]:
-        """Where each partition ends: its high watermark, or where the first open transaction begins."""
-        if not places:
-            return {}
-        level = IsolationLevel.READ_COMMITTED if committed_only else IsolationLevel.READ_UNCOMMITTED
-        asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
-        admin = AdminClient(client_config(self._bootstrap))
-        answers = admin.list_offsets(asked, isolation_level=level, request_timeout=_ANSWER_S)
-        return {(tp.topic, tp.partition): _result(answer).offset for tp, answer in answers.items()}
+    def ends(self, places: Collection[Place]) -> dict[Place, int]:
+        """The high watermark of each partition."""
+        return self._latest(places, IsolationLevel.READ_UNCOMMITTED)
+
+    def open_transactions(self, places: Collection[Place]) -> bool:
+        """Is any transaction open that has written to one of these partitions?"""
+        visible = self._latest(places, IsolationLevel.READ_COMMITTED)
+        return any(visible[place] < end for place, end in self.ends(places).items())
 
     def committed(self, partitions: Collection[int]) -> dict[int, int]:
         """The group's offset of each input partition; 0 where it has none."""
@@ -60,6 +59,14 @@ class Probe:
         committed = self.committed(partitions)
         ends = self.ends([(self._input, number) for number in partitions])
         return {number: ends[self._input, number] - committed[number] for number in partitions}
+
+    def _latest(self, places: Collection[Place], level: IsolationLevel) -> dict[Place, int]:
+        if not places:
+            return {}
+        admin = AdminClient(client_config(self._bootstrap))
+        asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
+        answers = admin.list_offsets(asked, isolation_level=level, request_timeout=_ANSWER_S)
+        return {(tp.topic, tp.partition): _result(answer).offset for tp, answer in answers.items()}
 
 
 def _result(future: Future[Any]) -> Any:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
-from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 from tests.chaos.checker import Checker, Topic, Violation
-from tests.chaos.faults import SESSION_S, Agenda, Injector, Kill, draw, duration, worker_name
+from tests.chaos.faults import SESSION_S, draw, duration
+from tests.chaos.injector import Agenda, Injector
 from tests.chaos.probe import NoAnswer, Probe
-from tests.chaos.reader import Place, Reader, Sighting
+from tests.chaos.reader import Place, Reader
+from tests.chaos.report import Options, Report, recovery
 from tests.chaos.stream import PARTITIONS, Publisher, Stream
-from tests.chaos.workers import Exit, Supervisor, Worker
+from tests.chaos.workers import Supervisor, Worker, worker_name
 from tests.kafka.kraft import KraftBroker, class_path
 from tests.noop_service import TOKENS
 
@@ -31,18 +30,6 @@ _START_S = 90.0
 _FINISH_S = 180.0
 _VISIBLE_S = 20.0  # a dead worker's transaction ends after 10 s, and is looked for every second
 _TICK_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run is made of; the seed decides all that is drawn."""
-
-    seed: int
-    records: int = 20_000
-    faults: int = 25
-    every: float = 12.0
-    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    protocol: Literal["classic", "consumer"] = "classic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,77 +53,6 @@ class Watcher:
 
 class RunFailed(RuntimeError):
     """The run itself broke, which says nothing about the service."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What a run found; `problems` is empty if the service kept its promise."""
-
-    options: Options
-    published: int = 0
-    answered: int = 0
-    repeats: int = 0
-    repeats_bound: int | None = None
-    violations: list[Violation] = field(default_factory=list)
-    hanging: list[str] = field(default_factory=list)
-    uncommitted: dict[int, int] = field(default_factory=dict)
-    faults: dict[str, int] = field(default_factory=dict)
-    kills: list[Kill] = field(default_factory=list)
-    recovery_s: list[float | None] = field(default_factory=list)
-    exits: list[Exit] = field(default_factory=list)
-    reader: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def problems(self) -> list[str]:
-        found = [str(violation) for violation in self.violations]
-        found += [f"hanging: {text}" for text in self.hanging]
-        found += [f"uncommitted: {lag} records of input partition {n}" for n, lag in self.uncommitted.items()]
-        found += [
-            f"wrong exit: {exit_.worker} with {exit_.code} after {exit_.after}"
-            for exit_ in self.exits
-            if not exit_.right
-        ]
-        if self.repeats_bound is not None and self.repeats > self.repeats_bound:
-            found.append(f"too many repeats: {self.repeats}, more than {self.repeats_bound} were in flight")
-        return found
-
-    def as_dict(self) -> dict[str, Any]:
-        kinds = Counter(violation.kind for violation in self.violations)
-        at_least_once = {"duplicates": self.repeats, "bound": self.repeats_bound}
-        return {
-            **asdict(self.options),
-            "passed": not self.problems,
-            "published": self.published,
-            "answered": self.answered,
-            "faults_by_kind": self.faults,
-            "lost": kinds["lost"],
-            "twice": kinds["twice"],
-            "out_of_order": kinds["out_of_order"],
-            "other_violations": sum(kinds.values()) - kinds["lost"] - kinds["twice"] - kinds["out_of_order"],
-            "hanging": len(self.hanging),
-            **(at_least_once if self.repeats_bound is not None else {}),
-            "kills": [
-                {
-                    "worker": kill.worker,
-                    "in_flight": kill.in_flight,
-                    "lag": kill.lag,
-                    "in_transaction": kill.in_transaction,
-                    "recovery_s": seconds,
-                }
-                for kill, seconds in zip(self.kills, self.recovery_s, strict=True)
-            ],
-            "exit_codes": [
-                {"code": code, "after": after, "said": said, "times": times}
-                for (code, after, said), times in Counter(
-                    (e.code, e.after, e.said) for e in self.exits
-                ).items()
-            ],
-            "reader": self.reader,
-            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
-            "machine": platform.platform(),
-            "problems": self.problems,
-        }
 
 
 def run(options: Options, folder: Path, watcher: Watcher) -> Report:
@@ -178,9 +94,16 @@ class _Run:
         self._publisher = Publisher(bootstrap, INPUT, self._stream, seconds)
         self._agenda = Agenda()
         self._injector = Injector(
-            self._broker, self._supervisor, self._probe, tuple(OUTPUTS), PARTITIONS, MAX_IN_FLIGHT,
-            self._agenda, self._tell,
-        )  # fmt: skip
+            self._broker,
+            self._supervisor,
+            self._probe,
+            self._agenda,
+            self._tell,
+            outputs=tuple(OUTPUTS),
+            partitions=PARTITIONS,
+            max_in_flight=MAX_IN_FLIGHT,
+            transactional=options.delivery == "exactly_once",
+        )
         stack.callback(self._publisher.close)
 
     def do(self) -> Report:
@@ -306,15 +229,6 @@ class _Run:
     def _mark(self, phase: str) -> None:
         self._report.seconds[phase] = time.monotonic() - self._begun
         self._tell(phase)
-
-
-def recovery(kill: Kill, sightings: list[Sighting]) -> float | None:
-    """Seconds from a kill until an answer of one of its partitions came from another process; None if none did."""
-    for sighting in sightings:
-        floor = kill.floors.get(sighting.place)
-        if floor is not None and sighting.offset >= floor:
-            return round(sighting.at - kill.at, 2)
-    return None
 
 
 def _variables(options: Options, bootstrap: str, seconds: float) -> dict[str, str]:

@@ -172,6 +172,16 @@ class Supervisor:
             worker.life.suspended = False
             worker.life.process.process.send_signal(signal.SIGCONT)
 
+    def freeze(self, worker: Worker) -> None:
+        """SIGSTOP for a moment: too short to count as a fault."""
+        if worker.life is not None:
+            worker.life.process.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self, worker: Worker) -> None:
+        """SIGCONT after `freeze`."""
+        if worker.life is not None:
+            worker.life.process.process.send_signal(signal.SIGCONT)
+
     def broker_went(self) -> None:
         """A broker away longer than a transaction lives fences every producer that had one open."""
         for worker in self.workers.values():
@@ -240,3 +250,8 @@ class Supervisor:
             worker.start_at = time.monotonic() + _AFTER_EXIT_S
         elif not worker.kept:
             self.workers.pop(worker.name, None)
+
+
+def worker_name(number: int) -> str:
+    """The instance id of one of the workers that are there from the beginning."""
+    return f"worker-{number}"

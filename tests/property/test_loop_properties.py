@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 import structlog
@@ -28,6 +28,7 @@ from consumer.admission import Admission
 from consumer.at_least_once import AtLeastOnce
 from consumer.breaker import Breaker
 from consumer.clock import Deadline
+from consumer.delivery import Delivery
 from consumer.errors import KafkaFatal
 from consumer.exactly_once import ExactlyOnce
 from consumer.health import Health
@@ -35,10 +36,12 @@ from consumer.ledger import Entry, Ledger
 from consumer.metrics import Metrics
 from consumer.outgoing import SOURCE_HEADER, OutgoingBuilder
 from consumer.service import Service
+from consumer.transactions import Transactions
 from consumer.work import Finished, Outcome, Partition, RawMessage, Scored, Source
 from schemas import Provenance, decode_dead_letter, decode_prediction
 from tests.factories import FakeClock, refused, scored
-from tests.memory_kafka import Fault, MemoryKafka, retriable
+from tests.memory_clients import Fault, Link, MemoryConsumer, MemoryProducer, retriable
+from tests.memory_kafka import MemoryKafka
 
 INPUT, OUTPUT, LETTERS = "sequences", "predictions", "sequences.dlq"
 PARTITIONS, SLOTS = 3, 3
@@ -51,11 +54,12 @@ EXAMPLES = int(os.environ.get("LOOP_EXAMPLES", "100"))
 
 @pytest.fixture(autouse=True, scope="module")
 def quiet_and_in_small_units() -> Iterator[None]:
-    """Nothing is logged, and a few records fill a unit, so that the next one waits."""
+    """Nothing is logged, a few records fill a unit, so that the next one waits, and no thread is started."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("consumer.exactly_once.UNIT_RECORDS", 4)
         patch.setattr("consumer.at_least_once.UNIT_RECORDS", 4)
+        patch.setattr("consumer.transactions._Aside", StepAside)
         yield
     structlog.reset_defaults()
 
@@ -65,19 +69,20 @@ class Crashed(BaseException):
 
 
 class Pace(NamedTuple):
-    """How many records start on the device, and finish there, while the service waits for one."""
+    """How many records start on the device, and finish there, while the service waits for one; the newest first?"""
 
     starts: int
     finishes: int
+    newest_first: bool = True
 
 
-HALT, FAST = Pace(0, 0), Pace(8, 8)
+HALT, FAST, EMPTY = Pace(0, 0), Pace(8, 8), Pace(0, 8, newest_first=False)
 
 
 class StepPipeline:
     """A pipeline whose records start and finish when a rule says so.
 
-    While the service waits for one, as many start and finish as `pace` says: the newest first.
+    While the service waits for one, as many start and finish as `pace` says.
     """
 
     def __init__(self, is_wanted: Callable[[Source], bool], clock: FakeClock) -> None:
@@ -100,7 +105,7 @@ class StepPipeline:
             self._clock.advance(timeout)
             self.start(self.pace.starts)
             for _ in range(self.pace.finishes):
-                self.finish(-1)
+                self.finish(-1 if self.pace.newest_first else 0)
         done, self._outbox = self._outbox, []
         self.handed_over |= {finished.source for finished in done}
         return done
@@ -143,21 +148,82 @@ class Watch(Metrics):
         assert entry.message.source in self._pipeline.handed_over, "an answer of an old epoch"
 
 
+class Hang(BaseException):
+    """A call does not come back for so long; `is_sent` says whether it has taken effect all the same."""
+
+    def __init__(self, producer: MemoryProducer, seconds: float, is_sent: bool) -> None:
+        super().__init__()
+        self.producer, self.clock, self.is_sent = producer, producer.clock, is_sent
+        self.back_at = self.clock() + seconds
+        producer.is_busy = True
+
+
+class StepAside:
+    """In place of the thread on which offsets are sent: makes the call at once, unless that hangs."""
+
+    left: ClassVar[list[StepAside]] = []
+    """Calls that hang: they go on when their time has come, also when nobody waits any more."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._error: BaseException | None = None
+        self._hang: Hang | None = None
+        self._run()
+
+    def wait(self, timeout: float) -> bool:
+        if self._hang is not None:
+            self._hang.clock.advance(timeout)
+            self.go_on()
+        return self._hang is None
+
+    def result(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def go_on(self) -> None:
+        if self._hang is not None and self._hang.clock() >= self._hang.back_at:
+            hang, self._hang = self._hang, None
+            self.left.remove(self)
+            hang.producer.is_busy = False
+            if not hang.is_sent:
+                self._run()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except Hang as hang:
+            self._hang = hang
+            self.left.append(self)
+        except (KafkaException, Crashed) as error:
+            self._error = error
+
+
 class Member:
     """One process of the service, as consumer/runtime.py builds it and takes it down."""
 
     def __init__(self, kafka: MemoryKafka, slot: int, transactional: bool) -> None:
         self.slot, self.alive = slot, True
-        self.consumer = kafka.consumer(lambda error, offsets: self.delivery.on_commit(error, offsets))
-        self.producer = kafka.producer(f"group.{slot}" if transactional else None, room=6)
         clock, ledger = kafka.clock, Ledger()
-        self._clock, self._transactional = clock, transactional
+        self._clock = clock
+        self.reading, self.writing = Link(clock), Link(clock)
+        self.producers: list[MemoryProducer] = []
+        self.consumer = MemoryConsumer(kafka, self.reading, lambda *report: self.delivery.on_commit(*report))
         self.pipeline = StepPipeline(ledger.is_wanted, clock)
         watch = Watch(self.pipeline, clock)
         builder = OutgoingBuilder(OUTPUT, LETTERS, "group", STAMP, now_ms=lambda: 0)
         builder.set_partition_counts(dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS))
-        guarantee = ExactlyOnce if transactional else AtLeastOnce
-        self.delivery = guarantee(self.consumer, self.producer, ledger, builder, watch, 0.1, clock)
+
+        def new_producer() -> MemoryProducer:
+            name = f"group.{slot}" if transactional else None
+            self.producers.append(MemoryProducer(kafka, self.writing, name, room=6))
+            return self.producers[-1]
+
+        self.delivery: Delivery
+        if transactional:
+            transactions = Transactions(new_producer, watch, clock)
+            self.delivery = ExactlyOnce(self.consumer, transactions, ledger, builder, watch, 0.1, clock)
+        else:
+            self.delivery = AtLeastOnce(self.consumer, new_producer(), ledger, builder, watch, 0.1, clock)
         self.service = Service(
             self.consumer,
             INPUT,
@@ -172,6 +238,11 @@ class Member:
             lambda: None,
             clock,
         )
+
+    @property
+    def producer(self) -> MemoryProducer:
+        """The one in use."""
+        return self.producers[-1]
 
     def begin(self) -> None:
         self._live(lambda: (self.delivery.open(Deadline.after(30.0, self._clock)), self.service.start()))
@@ -188,9 +259,9 @@ class Member:
         self.alive = False
 
     def cut_off(self, seconds: float, reads: bool) -> None:
-        self.producer.cut_off_until = self._clock() + seconds
+        self.writing.cut_off_until = self._clock() + seconds
         if not reads:
-            self.consumer.cut_off_until = self._clock() + seconds
+            self.reading.cut_off_until = self._clock() + seconds
 
     def crash(self, sent: bool) -> None:
         """End at once; what was produced is still sent, or not."""
@@ -204,9 +275,9 @@ class Member:
         except Crashed:
             self.alive = False
         except KafkaFatal:
-            assert self.producer.is_fenced, "fatal without a cause"
+            assert any(producer.is_fenced for producer in self.producers), "fatal without a cause"
             self.alive = False
-            with suppress(KafkaFatal):
+            with suppress(KafkaFatal, Crashed):
                 self._take_down()
 
     def _take_down(self) -> None:
@@ -225,7 +296,7 @@ def fail(error: Exception) -> None:
 
 WHO = st.integers(0, SLOTS)
 NUMBERS = st.integers(0, PARTITIONS - 1)
-PACE = st.sampled_from([HALT, Pace(3, 0), Pace(2, 1), FAST, FAST])
+PACE = st.sampled_from([HALT, Pace(3, 0), Pace(2, 1), EMPTY, FAST, FAST])
 TURNS = st.integers(0, 4)
 SECONDS = st.sampled_from([0.1, 1.0, 4.0, 7.0, 11.0])
 VALUES = st.lists(st.sampled_from([b"good"] * 6 + [POISON, LARGE]), min_size=1, max_size=6)
@@ -239,8 +310,9 @@ class Loop(RuleBasedStateMachine):
     transactional: bool
     calls: Sequence[str]  # of the guarantee, where an error may come and the call is repeated
 
-    @initialize(slots=st.sets(st.integers(0, SLOTS - 1), min_size=1), values=VALUES)
+    @initialize(slots=st.sets(st.integers(0, SLOTS - 1), min_size=2), values=VALUES)
     def open(self, slots: set[int], values: list[bytes]) -> None:
+        StepAside.left.clear()
         self.clock = FakeClock()
         topics = dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS)
         self.kafka = MemoryKafka(
@@ -278,11 +350,16 @@ class Loop(RuleBasedStateMachine):
             for member in list(self.members):
                 self.take_turn(member, pace)
 
-    @rule(pace=PACE, turns=TURNS)
-    def work(self, pace: Pace, turns: int) -> None:
+    @rule(pace=PACE, turns=TURNS, moved=st.booleans())
+    def work(self, pace: Pace, turns: int, moved: bool) -> None:
+        """Perhaps all partitions move while it goes on."""
         for number in range(PARTITIONS):
             self.write(number, [b"good"])
         self.all_turn(pace, turns)
+        if moved:
+            self.kafka.group.move(self.inputs)
+            self.all_turn(pace, 4)
+            self.all_turn(FAST, 3)
 
     @rule(who=WHO, place=st.integers(0, 3), count=st.integers(1, 3))
     def device_finishes(self, who: int, place: int, count: int) -> None:
@@ -295,6 +372,15 @@ class Loop(RuleBasedStateMachine):
     def move(self, partitions: set[int], pace: Pace, turns: int) -> None:
         self.kafka.group.move(self.inputs[number] for number in partitions)
         self.all_turn(pace, turns)
+
+    @rule(partitions=st.sets(NUMBERS, min_size=1), pace=PACE, turns=TURNS)
+    def move_away_and_back(self, partitions: set[int], pace: Pace, turns: int) -> None:
+        """What runs on the device meanwhile finishes when its partition is back."""
+        self.work(pace, turns, False)
+        for _ in range(len(self.members)):
+            self.kafka.group.move(self.inputs[number] for number in partitions)
+            self.all_turn(pace, 6)
+        self.all_turn(EMPTY, 2)
 
     @rule(slot=st.integers(0, SLOTS - 1), pace=PACE, turns=TURNS)
     def join(self, slot: int, pace: Pace, turns: int) -> None:
@@ -331,42 +417,53 @@ class Loop(RuleBasedStateMachine):
     def heartbeat(self, who: int) -> None:
         self.member(who).consumer.heartbeat()
 
-    @rule(who=WHO, seconds=SECONDS, reads=st.booleans(), pace=PACE, turns=TURNS)
-    def cut_off(self, who: int, seconds: float, reads: bool, pace: Pace, turns: int) -> None:
+    @rule(who=WHO, seconds=SECONDS, reads=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
+    def cut_off(self, who: int, seconds: float, reads: bool, pace: Pace, turns: int, moved: bool) -> None:
         """The producer reaches no broker, and the consumer perhaps does."""
         self.member(who).cut_off(seconds, reads)
-        self.work(pace, turns)
+        self.work(pace, turns, moved)
 
-    @rule(who=WHO, polls=st.integers(1, 5), pace=PACE, turns=TURNS)
-    def reports_come_late(self, who: int, polls: int, pace: Pace, turns: int) -> None:
-        self.member(who).producer.late_polls = polls
-        self.work(pace, turns)
+    @rule(who=WHO, polls=st.integers(1, 5), pace=PACE, turns=TURNS, moved=st.booleans())
+    def reports_come_late(self, who: int, polls: int, pace: Pace, turns: int, moved: bool) -> None:
+        member = self.member(who)
+        member.reading.late_polls = member.writing.late_polls = polls
+        self.work(pace, turns, moved)
 
-    @rule(who=WHO, taken=st.booleans(), pace=PACE, turns=TURNS)
-    def batch_fails(self, who: int, taken: bool, pace: Pace, turns: int) -> None:
+    @rule(who=WHO, taken=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
+    def batch_fails(self, who: int, taken: bool, pace: Pace, turns: int, moved: bool) -> None:
         self.member(who).producer.lost_batches.append(taken)
-        self.work(pace, turns)
+        self.work(pace, turns, moved)
 
     @rule(who=WHO)
     def queue_is_full(self, who: int) -> None:
-        self.member(who).producer.faults.append(Fault("produce", partial(fail, BufferError("full"))))
+        self.put(self.member(who), "produce", partial(fail, BufferError("full")))
 
     @rule(who=WHO)
     def consumer_meets_an_error(self, who: int) -> None:
         self.member(who).consumer.meet(KafkaError(KafkaError._TRANSPORT))
 
-    @rule(who=WHO, data=st.data(), after=st.booleans(), times=st.integers(1, 3), pace=PACE, turns=TURNS)
+    @rule(
+        who=WHO,
+        data=st.data(),
+        after=st.booleans(),
+        times=st.sampled_from([1, 2, 12]),
+        pace=PACE,
+        turns=TURNS,
+        moved=st.booleans(),
+    )
     def call_times_out(
-        self, who: int, data: st.DataObject, after: bool, times: int, pace: Pace, turns: int
+        self, who: int, data: st.DataObject, after: bool, times: int, pace: Pace, turns: int, moved: bool
     ) -> None:
         """Before it takes effect, or after: then only the answer is lost."""
         call = data.draw(st.sampled_from(self.calls))
         after = after and call != "begin_transaction"  # which asks nobody: an answer cannot be lost
         self.put(self.member(who), call, partial(fail, KafkaException(retriable())), after, times)
-        self.work(pace, turns)
+        self.work(pace, turns, moved)
 
-    @rule(who=WHO, data=st.data(), after=st.booleans(), pace=PACE, turns=TURNS)
-    def meanwhile(self, who: int, data: st.DataObject, after: bool, pace: Pace, turns: int) -> None:
+    @rule(who=WHO, data=st.data(), after=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
+    def meanwhile(
+        self, who: int, data: st.DataObject, after: bool, pace: Pace, turns: int, moved: bool
+    ) -> None:
         """Something else happens in the middle of a call."""
         member = self.member(who)
         happens = {
@@ -378,10 +475,10 @@ class Loop(RuleBasedStateMachine):
             "move": lambda: (self.kafka.group.move(self.inputs), self.others_go_on(member)),
             "cut off": lambda: member.cut_off(SESSION_S + 1, True),
         }
-        event = data.draw(st.sampled_from(list(happens)))
+        event = data.draw(st.sampled_from([*happens, "frozen"]))
         calls = [*COMMON_CALLS, *(call for call in self.calls if call != "commit_async")]
         self.put(member, data.draw(st.sampled_from(calls)), happens[event], after)
-        self.work(pace, turns)
+        self.work(pace, turns, moved)
 
     # ---- how it is done -------------------------------------------------------------------------------------------
 
@@ -402,8 +499,8 @@ class Loop(RuleBasedStateMachine):
     def put(
         self, member: Member, call: str, strike: Callable[[], object], after: bool = False, times: int = 1
     ) -> None:
-        for client in (member.consumer, member.producer):
-            client.faults += [Fault(call, strike, after)] * times
+        for link in (member.reading, member.writing):
+            link.faults += [Fault(call, strike, after)] * times
 
     def take_turn(self, member: Member, pace: Pace) -> None:
         self.busy(member, lambda: member.turn(pace))
@@ -429,6 +526,8 @@ class Loop(RuleBasedStateMachine):
             for member in self.members:
                 if member.alive and member is not frozen:
                     member.consumer.heartbeat()
+        for call in list(StepAside.left):
+            call.go_on()
 
     def answers(self) -> dict[Partition, list[tuple[int, bytes]]]:
         """For each partition of the output topics the offsets that are answered, in order."""
@@ -466,8 +565,8 @@ class Loop(RuleBasedStateMachine):
             return
         last = self.member(0)
         for member in self.members:
-            member.consumer.faults, member.producer.faults = [], []
-            member.consumer.cut_off_until = member.producer.cut_off_until = 0.0
+            member.reading.mend()
+            member.writing.mend()
         for member in self.members[1:]:
             member.stop(FAST)
         for _ in range(300):
@@ -516,11 +615,24 @@ class ExactlyOnceLoop(Loop):
         call=st.sampled_from(["send_offsets_to_transaction", "commit_transaction"]),
         pace=PACE,
         turns=TURNS,
+        moved=st.booleans(),
     )
-    def transaction_fails(self, who: int, call: str, pace: Pace, turns: int) -> None:
+    def transaction_fails(self, who: int, call: str, pace: Pace, turns: int, moved: bool) -> None:
         member = self.member(who)
-        self.put(member, call, partial(member.producer.fail_transaction, KafkaError.ILLEGAL_GENERATION))
-        self.work(pace, turns)
+        self.put(member, call, lambda: member.producer.fail_transaction(KafkaError.ILLEGAL_GENERATION))
+        self.work(pace, turns, moved)
+
+    @rule(who=WHO, seconds=SECONDS, is_sent=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
+    def sending_offsets_hangs(
+        self, who: int, seconds: float, is_sent: bool, pace: Pace, turns: int, moved: bool
+    ) -> None:
+        member = self.member(who)
+
+        def hang() -> None:
+            raise Hang(member.producer, seconds, is_sent)
+
+        self.put(member, "send_offsets_to_transaction", hang, is_sent)
+        self.work(pace, turns, moved)
 
     @invariant()
     def each_input_has_one_answer_at_most_and_in_order(self) -> None:
