@@ -117,11 +117,11 @@ class ExactlyOnce:
 
     def close(self, deadline: Deadline) -> None:
         held = self._transaction
-        if held is None or self._failure is not None:
-            return
-        held.aborting = not held.committing
-        while self._transaction is held and not deadline.expired:
-            self._go_on()
+        if held is not None and self._failure is None:
+            held.aborting = not held.committing
+            while self._transaction is held and not deadline.expired:
+                self._go_on()
+        self.transactions.close()
 
     # ---- one transaction --------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ and fences it, and the results are still in the ledger. The thread keeps the old
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -50,8 +51,8 @@ class Transactions:
         self._make, self._observer, self._clock = make, observer, clock
         self.producer = make()
         self.registered = False
-        self._aside: _Aside | None = None
-        self._aside_since = 0.0
+        self._aside = _Aside()
+        self._called_at: float | None = None  # when the call began that is on the way
 
     def register(self) -> Result:
         """Register the transactional id, which aborts what another producer of that id left open."""
@@ -68,37 +69,41 @@ class Transactions:
         Args:
             metadata: gives the group's metadata; called in this very step.
         """
-        if self._aside is None:
+        if self._called_at is None:
             producer, group = self.producer, metadata()
-            self._aside = _Aside(lambda: producer.send_offsets_to_transaction(list(offsets), group, CALL_S))
-            self._aside_since = self._clock()
-        aside = self._aside
-        return self._call(aside.result) if self._is_back() else "again"
+            self._aside.begin(lambda: producer.send_offsets_to_transaction(list(offsets), group, CALL_S))
+            self._called_at = self._clock()
+        return self._call(self._aside.result) if self._is_back() else "again"
 
     def commit(self) -> Result:
         return self._call(lambda: self.producer.commit_transaction(CALL_S))
 
     def abort(self) -> Result:
         """Abort the open transaction, once the call that is on its way has come back or is left."""
-        if self._aside is not None and not self._is_back():
+        if self._called_at is not None and not self._is_back():
             return "again"
         if not self.registered:
             return "done"
         return self._call(lambda: self.producer.abort_transaction(CALL_S))
 
+    def close(self) -> None:
+        """End the thread that this keeps."""
+        self._aside.end()
+
     def _is_back(self) -> bool:
         """Wait a moment for the call on the other thread; replace the producer when it hangs."""
-        assert self._aside is not None
+        assert self._called_at is not None
         if self._aside.wait(CALL_S):
-            self._aside = None
+            self._called_at = None
             return True
-        if self._clock() - self._aside_since >= HANGS_S:
+        if self._clock() - self._called_at >= HANGS_S:
             self._observer.committed("hung")
             log.warning(
                 "a call of the Kafka client hangs: a new producer takes over",
                 call="send_offsets_to_transaction",
             )
-            self._aside, self.registered = None, False
+            self._aside.end()
+            self._aside, self._called_at, self.registered = _Aside(), None, False
             self.producer = self._make()
         return False
 
@@ -125,13 +130,19 @@ class Transactions:
 
 
 class _Aside:
-    """One call on a daemon thread of its own."""
+    """A daemon thread that makes one call at a time."""
 
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
-        self._error: BaseException | None = None
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._done = threading.Event()
+        self._error: BaseException | None = None
         threading.Thread(target=self._run, name="transaction", daemon=True).start()
+
+    def begin(self, call: Callable[[], object]) -> None:
+        """Make this call; the one before must have come back."""
+        self._done.clear()
+        self._error = None
+        self._calls.put(call)
 
     def wait(self, timeout: float) -> bool:
         """Has it come back?"""
@@ -142,12 +153,17 @@ class _Aside:
         if self._error is not None:
             raise self._error
 
+    def end(self) -> None:
+        """End the thread, after the call that it is in if there is one."""
+        self._calls.put(None)
+
     def _run(self) -> None:
-        try:
-            self._call()
-        except BaseException as error:  # noqa: BLE001
-            self._error = error  # raised again in `result`, on the thread that asked
-        finally:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except BaseException as error:  # noqa: BLE001
+                self._error = error  # raised again in `result`, on the thread that asked
+            del call  # with it goes the producer that hung, if it was one
             self._done.set()
 
 

@@ -164,11 +164,17 @@ class StepAside:
     left: ClassVar[list[StepAside]] = []
     """Calls that hang: they go on when their time has come, also when nobody waits any more."""
 
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
+    def __init__(self) -> None:
+        self._call: Callable[[], object] = crash
         self._error: BaseException | None = None
         self._hang: Hang | None = None
+
+    def begin(self, call: Callable[[], object]) -> None:
+        self._call, self._error = call, None
         self._run()
+
+    def end(self) -> None:
+        """What hangs goes on, as on the real thread."""
 
     def wait(self, timeout: float) -> bool:
         if self._hang is not None:
