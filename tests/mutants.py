@@ -38,14 +38,15 @@ MUTANTS = (
     Mutant(
         "transactions",  # offsets are committed beside the transaction, not in it
         "consumer/exactly_once.py",
-        "self.producer.send_offsets_to_transaction(offsets, self.consumer.consumer_group_metadata(), _CALL_S)",
-        "self.consumer.commit(offsets=offsets, asynchronous=False)",
+        "            result = self.transactions.send_offsets(held.offsets, self.consumer.consumer_group_metadata)\n",
+        "            self.consumer.commit(offsets=held.offsets, asynchronous=False)\n"
+        "            result = self.transactions.send_offsets([], self.consumer.consumer_group_metadata)\n",
     ),
     Mutant(
         "group metadata",  # fetched once and kept, instead of in the step that uses it
-        "consumer/exactly_once.py",
-        "self.consumer.consumer_group_metadata(), _CALL_S)",
-        "_KEPT.setdefault(id(self), self.consumer.consumer_group_metadata()), _CALL_S)",
+        "consumer/transactions.py",
+        "producer, group = self.producer, metadata()",
+        "producer, group = self.producer, _KEPT.setdefault(id(self), metadata())",
     ),
     Mutant(
         "epoch check",  # a result of an earlier assignment counts for the present one
@@ -67,9 +68,9 @@ MUTANTS = (
         "        self._due = self.clock() + self.commit_interval_s\n        self._transaction =",
         "        if apart := [e for e in release.entries if isinstance(e.outcome, Refused)]:\n"
         "            for entry in apart:\n"
-        "                produce(self.producer, self.builder.build(entry), lambda *_: None)\n"
-        "            self.producer.commit_transaction(_CALL_S)\n"
-        "            self.producer.begin_transaction()\n"
+        "                produce(self.transactions.producer, self.builder.build(entry), lambda *_: None)\n"
+        "            self.transactions.commit()\n"
+        "            self.transactions.begin()\n"
         "            rest = tuple(e for e in release.entries if not isinstance(e.outcome, Refused))\n"
         "            self._transaction = _Transaction(release, deque(rest))\n"
         "            return True\n"
@@ -109,7 +110,10 @@ MUTANTS = (
         ("tests/unit/test_quarantine.py",),
     ),
 )
-_IMPORTS = {"consumer/exactly_once.py": "from consumer.work import Refused\n_KEPT: dict[int, object] = {}\n"}
+_IMPORTS = {
+    "consumer/exactly_once.py": "from consumer.work import Refused\n",
+    "consumer/transactions.py": "_KEPT: dict[int, object] = {}\n",
+}
 
 
 def broken(mutant: Mutant, folder: Path) -> None:
