@@ -22,7 +22,7 @@ def test_it_is_the_default_on_a_real_broker(job):
 
 
 def test_every_record_once_and_a_drained_stop_repeats_nothing(job, tmp_path):
-    with serving(tmp_path / "a.log", **job.worker(0), VIRNUCPRO_MAX_INFLIGHT_FEW="40") as serve:
+    with serving(tmp_path / "a.log", **job.worker(0), VIRNUCPRO_MAX_INFLIGHT_RECORDS="40") as serve:
         job.publish(0, FEW)
         wait_until(lambda: in_mid_flight(serve), "some predictions")
         assert serve.stop(signal.SIGTERM) == 0
