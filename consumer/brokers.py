@@ -153,7 +153,7 @@ def await_topics(
     """Partition counts of topics that must exist, asked until a broker answers.
 
     Args:
-        client: a producer or a consumer with `watch.on_error` as its error callback.
+        client: any Kafka client with `watch.on_error` as its error callback.
         timeout: seconds.
 
     Raises:

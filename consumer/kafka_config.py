@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
 
 from consumer.errors import ServiceError
 from consumer.settings import Settings
 
-Client = TypeVar("Client", Consumer, Producer)
+Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
 _LOGGER = logging.getLogger("librdkafka")
 _OVERHEAD_BYTES = 1 << 20  # of a dead letter or a prediction, beyond the message that it answers
@@ -48,6 +49,11 @@ def common_config(settings: Settings, foreign: re.Pattern[str] = _WRITERS) -> di
     """
     owned = {"bootstrap.servers": settings.kafka_bootstrap_servers, "logger": _LOGGER}
     return {"client.id": f"virnucpro-{settings.instance_id}"} | _without(settings.kafka, foreign) | owned
+
+
+def asking_config(settings: Settings) -> dict[str, Any]:
+    """For the client that only asks for metadata: neither a reader's options nor a writer's."""
+    return _without(common_config(settings), _READERS)
 
 
 def consumer_config(settings: Settings) -> dict[str, Any]:
@@ -125,5 +131,5 @@ def new_client(kind: type[Client], config: dict[str, Any]) -> Client:
         raise ServiceError(f"the Kafka client refuses its options: {error.args[0].str()}") from error
 
 
-def _without(options: Mapping[str, str], foreign: re.Pattern[str]) -> dict[str, Any]:
+def _without(options: Mapping[str, Any], foreign: re.Pattern[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not foreign.match(name)}

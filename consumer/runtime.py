@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from consumer.admission import Admission
 from consumer.at_least_once import AtLeastOnce
@@ -21,7 +22,7 @@ from consumer.exactly_once import ExactlyOnce
 from consumer.exit_codes import ExitCode
 from consumer.health import Health
 from consumer.http import HttpServer
-from consumer.kafka_config import consumer_config, new_client, producer_config
+from consumer.kafka_config import asking_config, consumer_config, new_client, producer_config
 from consumer.ledger import Ledger
 from consumer.metrics import Metrics
 from consumer.outgoing import OutgoingBuilder
@@ -89,7 +90,10 @@ def _serve(
     def new_producer() -> Producer:
         return new_client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
 
-    counts = _meet_brokers(settings, new_producer(), watch)
+    # A client of its own to ask with: on the consumer's connection a question waits behind a fetch, for longer than
+    # the loop can wait for an answer.
+    asker = new_client(AdminClient, asking_config(settings) | {"error_cb": watch.on_error})
+    counts = _meet_brokers(settings, asker, watch)
     metrics.broker_up.set(1)
     model = load_model(settings, metrics.diverged)
     metrics.describe_model(model.stamp, model.device, model.refusals)
@@ -135,10 +139,11 @@ def _serve(
     delivery.open(Deadline.after(settings.startup_timeout_s))
     stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S)))
 
-    topics = TopicWatch(consumer, _topics(settings), builder.set_partition_counts)
+    topics = TopicWatch(asker, _topics(settings), builder.set_partition_counts)
 
     def probe() -> None:
-        watch.probe(consumer)
+        asker.poll(0)
+        watch.probe(asker)
         topics.turn()
 
     service = Service(
@@ -160,7 +165,7 @@ def _serve(
         return service.run(stop.asked, settings.drain_timeout_s)
 
 
-def _meet_brokers(settings: Settings, client: Producer, watch: BrokerWatch) -> dict[str, int]:
+def _meet_brokers(settings: Settings, client: AdminClient, watch: BrokerWatch) -> dict[str, int]:
     """Wait for a broker, and look whether it can do what is asked of it; gives the partition counts of the topics."""
     address = settings.kafka_bootstrap_servers
     counts = await_topics(client, _topics(settings), address, watch, settings.startup_timeout_s, SETTINGS)

@@ -6,10 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from consumer.embedded import EmbeddedBroker
 from consumer.environment import OWNED
-from consumer.kafka_config import common_config, consumer_config, producer_config, publisher_config
+from consumer.kafka_config import (
+    asking_config,
+    common_config,
+    consumer_config,
+    producer_config,
+    publisher_config,
+)
 from consumer.settings import Settings, load_settings
 
 
@@ -76,13 +83,13 @@ def test_what_the_service_sets_by_itself_cannot_be_passed_through():
     assert own <= set(consumer_config(Settings())) | set(producer_config(Settings()))
 
 
-@pytest.mark.parametrize("kind", ["consumer", "producer", "publisher", "common"])
+@pytest.mark.parametrize("kind", ["consumer", "producer", "publisher", "asking"])
 def test_every_option_is_known_to_the_client(settings, kind, caplog):
     configs = {
         "consumer": consumer_config(settings),
         "producer": producer_config(settings),
         "publisher": publisher_config(settings.kafka_bootstrap_servers, {}),
-        "common": common_config(settings),
+        "asking": asking_config(settings),
     }
     client = Consumer(configs[kind]) if kind == "consumer" else Producer(configs[kind])
     with caplog.at_level("DEBUG", logger="librdkafka"):
@@ -100,12 +107,13 @@ def test_each_client_gets_only_options_of_its_kind(caplog):
         "socket.nagle.disable": "true",
     }
     mixed = Settings(kafka_bootstrap_servers="127.0.0.1:1", kafka=options)
-    reading, writing = consumer_config(mixed), producer_config(mixed)
+    reading, writing, asking = consumer_config(mixed), producer_config(mixed), asking_config(mixed)
     assert {"session.timeout.ms", "fetch.min.bytes", "socket.nagle.disable"} <= reading.keys()
     assert "linger.ms" not in reading
     assert {"socket.nagle.disable", "linger.ms"} <= writing.keys()
     assert not {"session.timeout.ms", "fetch.min.bytes"} & writing.keys()
-    for kind, config in ((Consumer, reading), (Producer, writing)):
+    assert options.keys() & asking.keys() == {"socket.nagle.disable"}
+    for kind, config in ((Consumer, reading), (Producer, writing), (AdminClient, asking)):
         client = kind(config)
         client.poll(0)
         if kind is Consumer:
