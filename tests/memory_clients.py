@@ -69,6 +69,10 @@ class Link:
         self.late_polls = max(-1, self.late_polls - 1)
         return self.late_polls >= 0
 
+    @property
+    def is_troubled(self) -> bool:
+        return bool(self.faults) or self.cut_off or self.late_polls > 0
+
     def mend(self) -> None:
         self.faults, self.cut_off_until, self.late_polls = [], 0.0, 0
 
@@ -388,6 +392,10 @@ class MemoryProducer(_Client):
     @property
     def is_fenced(self) -> bool:
         return self._state == "fatal"
+
+    @property
+    def has_open_transaction(self) -> bool:
+        return self._id is not None and self._kafka.has_open_transaction(self._id, self._epoch)
 
     def produce(
         self,

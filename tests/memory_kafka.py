@@ -174,6 +174,9 @@ class MemoryKafka:
         if owner.transaction is not None:
             self._end(owner, state)
 
+    def has_open_transaction(self, name: str, epoch: int) -> bool:
+        return self._ids[name].epoch == epoch and self._ids[name].transaction is not None
+
     def committed_offset(self, partition: Partition) -> int | None:
         """Where a new owner begins to read, or None while a transaction is about to move that."""
         held = (owner.transaction for owner in self._ids.values() if owner.transaction is not None)

@@ -16,7 +16,7 @@ from tests.kafka.kraft import KraftBroker
 
 _ASK_S = 3.0
 _PATIENCE, _AGAIN_S = 12, 1.0
-_AIMS, _BETWEEN_AIMS_S = 15, 0.1
+_AIMS, _BETWEEN_AIMS_S = 20, 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from tests.chaos.injector import Kill
 from tests.chaos.reader import Sighting
 from tests.chaos.workers import Exit
 
+_MOST_PROBLEMS = 200  # of those told in the report; all were told when they were seen
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -92,7 +94,7 @@ class Report:
             "reader": self.reader,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
             "machine": platform.platform(),
-            "problems": self.problems,
+            "problems": self.problems[:_MOST_PROBLEMS],
         }
 
 

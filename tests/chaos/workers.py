@@ -241,7 +241,7 @@ class Supervisor:
         life.process.close()
         said = worker.last_words()
         worker.life = None
-        after = ", ".join(life.done_to_it) or "nothing"
+        after = ", ".join(dict.fromkeys(life.done_to_it)) or "nothing"
         done = Exit(worker.name, code, after, code in life.ends, said)
         self.exits.append(done)
         wrong = "" if done.right else ": NOT RIGHT"
