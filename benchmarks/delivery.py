@@ -27,7 +27,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas import SequenceRecord, encode_record
 from tests.integration.harness import NoopServe, Serve, serving
@@ -39,6 +39,12 @@ INPUT = "sequences"
 _LOOK_S = 0.02
 _STALLED_S = 60.0
 _FLUSH_S = 60.0
+_COORDINATOR_S = 30.0
+_NO_COORDINATOR_YET = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,16 @@ class Committed:
         self._partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
 
     def offsets(self) -> list[int]:
-        """For each partition, of a topic that began at 0."""
-        return [max(0, found.offset) for found in self._client.committed(self._partitions, timeout=30)]
+        """For each partition, of a topic that began at 0; a broker that is new may have to be asked again."""
+        deadline = time.monotonic() + _COORDINATOR_S
+        while True:
+            try:
+                found = self._client.committed(self._partitions, timeout=30)
+                return [max(0, partition.offset) for partition in found]
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_COORDINATOR_YET or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def close(self) -> None:
         self._client.close()
