@@ -141,6 +141,18 @@ class KraftBroker:
             self._process.kill()
             self._process.wait()
 
+    def freeze(self) -> None:
+        """Let it answer nobody, with all connections as they are, until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen broker go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None, "it has not been started"
+        self._process.send_signal(number)
+
     def create_topics(self, topics: Mapping[str, int], **config: str) -> None:
         """Create topics with so many partitions."""
         admin.create_topics(self.bootstrap_servers, topics, config)
