@@ -165,7 +165,9 @@ def produce(bootstrap: str, messages: Iterable[dict[str, object]], topic: str = 
         if error:
             failed.append(str(error))
 
-    producer = Producer({"bootstrap.servers": bootstrap, "message.max.bytes": 20_000_000, "linger.ms": 0})
+    options = {"bootstrap.servers": bootstrap, "message.max.bytes": 20_000_000, "linger.ms": 0}
+    # Idempotent: a topic that has just been made may refuse a batch at first, and the next must not overtake it.
+    producer = Producer(options | {"enable.idempotence": True})
     for arguments in messages:
         producer.produce(topic, on_delivery=report, **arguments)
         producer.poll(0)
