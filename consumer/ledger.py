@@ -15,7 +15,9 @@ gaps, and the position, not "last offset + 1", steps over a marker at the end.
 
 An *epoch* is one assignment of one partition to this process. It is part of every message's `Source`. When a
 partition is revoked its ledger is dropped; when it comes back it gets a new epoch, and a result that still
-carries the old one (it was on the GPU meanwhile) is stale: another member may have processed it already.
+carries the old one (it was on the GPU meanwhile) is stale: another member may have processed it already. A log
+that is cut (a broker came back without its newest records, a topic was made anew) begins an epoch too: other
+messages may stand at the same offsets now, while what was read from before the cut stays in flight.
 
 All methods run on the thread that owns the consumer; `is_wanted` alone may be called from any thread.
 The model is Confluent's parallel-consumer (`PartitionState.java`), without its locks.
@@ -101,18 +103,29 @@ class Ledger:
             if ledger := self._partitions.pop(partition, None):
                 self._forget(ledger.entries.values())
 
+    def cut(self, partition: Partition, offset: int) -> None:
+        """The partition is read from `offset` again: forget what was read from there on, in a new epoch."""
+        ledger = self._partitions[partition]
+        gone = [known for known in ledger.entries if known >= offset]
+        self._forget([ledger.entries.pop(known) for known in gone])
+        self._epochs[partition] = ledger.epoch = ledger.epoch + 1
+        ledger.last_received = offset - 1
+
     def epoch(self, partition: Partition) -> int | None:
         """The current epoch, or None while the partition is not assigned."""
         ledger = self._partitions.get(partition)
         return ledger.epoch if ledger else None
 
     def is_current(self, source: Source) -> bool:
-        return self.epoch(source.partition) == source.epoch
+        """Is this very message in flight? Safe from any thread (two dict look-ups)."""
+        ledger = self._partitions.get(source.partition)
+        entry = None if ledger is None else ledger.entries.get(source.offset)
+        return entry is not None and entry.message.source == source
 
     def is_wanted(self, source: Source) -> bool:
-        """Is it still worth starting this message? Safe from any thread (one dict look-up)."""
+        """Is it still worth starting this message? Safe from any thread."""
         ledger = self._partitions.get(source.partition)
-        return ledger is not None and ledger.epoch == source.epoch and not ledger.revoking
+        return ledger is not None and not ledger.revoking and self.is_current(source)
 
     # ---- messages ---------------------------------------------------------------------------------------------
 
@@ -141,8 +154,8 @@ class Ledger:
         """Record an outcome; returns the entry, or None if the result is stale (an old epoch) or known."""
         if not self.is_current(finished.source):
             return None
-        entry = self._partitions[finished.source.partition].entries.get(finished.source.offset)
-        if entry is None or entry.outcome is not None:
+        entry = self._partitions[finished.source.partition].entries[finished.source.offset]
+        if entry.outcome is not None:
             return None
         entry.outcome = finished.outcome
         return entry

@@ -153,8 +153,9 @@ class Service:
             log.warning(
                 "the log of a partition was cut or its offset reset", partition=str(partition), to=offset
             )
-            self._forget([partition])
-            self._ledger.assign([partition])
+            self._delivery.forget([partition])
+            self._ledger.cut(partition, offset)
+            self._pipeline.discard()
         epoch = self._ledger.epoch(partition)
         if epoch is None:  # read just before it was revoked; the next owner reads it again
             return

@@ -111,7 +111,9 @@ def test_dropping_a_partition_gives_its_budget_back(ledger):
 
 
 def test_a_revoking_partition_is_not_wanted_but_still_released(ledger):
-    ledger.receive(message(1))
+    for number in (0, 1):
+        ledger.receive(message(1, number=number))
+        ledger.receive(message(2, number=number))
     ledger.finish(finished(1))
     ledger.revoking([partition(0)])
     assert not ledger.is_wanted(source(2))
@@ -127,6 +129,31 @@ def test_messages_out_of_turn_are_refused(ledger):
         ledger.receive(message(6, epoch=9))
     assert ledger.went_back(partition(0), 5)
     assert not ledger.went_back(partition(0), 6)
+
+
+def test_a_log_that_is_cut_keeps_what_was_read_before_the_cut(ledger):
+    for offset in (4, 5, 6, 7):
+        ledger.receive(message(offset))
+    ledger.finish(finished(4))
+    held = ledger.release(position(8), 10)
+    ledger.cut(partition(0), 6)
+    assert (ledger.records, ledger.epoch(partition(0))) == (2, 2)
+    ledger.receive(message(6, epoch=2))
+    assert ledger.finish(finished(6)) is None, "it was another message"
+    assert ledger.finish(finished(5)) is not None, "it is still the one that was read"
+    ledger.settle(held)
+    assert offsets_of(ledger.release(position(7), 10)) == [5]
+    ledger.finish(finished(6, epoch=2))
+    release = ledger.release(position(7), 10)
+    assert (offsets_of(release), release.offsets) == ([5, 6], {partition(0): 7})
+
+
+def test_a_topic_that_was_made_anew_begins_at_its_beginning(ledger):
+    ledger.receive(message(900))
+    ledger.cut(partition(0), 0)
+    ledger.receive(message(0, epoch=2))
+    assert not ledger.is_wanted(source(900))
+    assert ledger.is_wanted(source(0, epoch=2))
 
 
 def test_the_oldest_message_is_that_of_any_partition(ledger):
