@@ -51,9 +51,16 @@ MUTANTS = (
     Mutant(
         "epoch check",  # a result of an earlier assignment counts for the present one
         "consumer/ledger.py",
-        "        if not self.is_current(finished.source):\n            return None\n        entry",
-        "        if finished.source.partition not in self._partitions:\n            return None\n        entry",
+        "return entry is not None and entry.message.source == source",
+        "return entry is not None",
         ("tests/unit/test_ledger.py", "tests/property"),
+    ),
+    Mutant(
+        "whole groups",  # members of a group are on both sides of the split
+        "virnucpro_core/splitting.py",
+        '(label.group, "") if label.group else ("", file.record_ids[record])',
+        '("", file.record_ids[record])',
+        ("tests/unit/test_splitting.py",),
     ),
     Mutant(
         "prefix rule",  # what is finished is released past what is not

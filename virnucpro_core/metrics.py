@@ -1,8 +1,7 @@
-"""What a set of frame scores is worth: AUROC and verdicts of frames, chunks and records, in numpy."""
+"""What margins are worth: AUROC with its interval, calibration, verdicts of frames, chunks and records."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,83 +9,165 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
+BoolArray = npt.NDArray[np.bool_]
+BINS = 15
+ROUNDS = 1000
 
 
-def auroc(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
+def auroc(scores: FloatArray, positive: BoolArray, weights: FloatArray | None = None) -> float:
     """The share of (positive, negative) pairs that the score puts in order, a tie counting one half.
 
-    NaN when there is no positive or no negative.
+    weights: how often each counts. NaN when there is no positive or no negative.
     """
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if positives == 0 or negatives == 0:
+    _, place = np.unique(scores, return_inverse=True)
+    return _auroc(place, positive, np.ones(len(scores)) if weights is None else weights)
+
+
+def _auroc(place: IntArray, positive: BoolArray, weights: FloatArray) -> float:
+    """By the place of each score among the different scores."""
+    highs = np.bincount(place, weights * positive)
+    lows = np.bincount(place, weights * ~positive)
+    if highs.sum() == 0 or lows.sum() == 0:
         return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = float(mean_rank[inverse][positive].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+    below = np.cumsum(lows) - lows / 2
+    return float((highs * below).sum() / highs.sum() / lows.sum())
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which chunk each frame is of and which record each chunk is of; both sorted, chunks of no open frame
-    left out. frame_chunk int [frames] (values 0..chunks-1, each present), chunk_record int [chunks]."""
+def interval(scores: FloatArray, positive: BoolArray, genome: IntArray, seed: int = 1) -> list[float]:
+    """The 95% interval of the AUROC, by drawing genomes of each label anew; both labels must be there.
 
-    frame_chunk: IntArray
-    chunk_record: IntArray
+    Pieces of one genome are alike, so genomes are drawn, not pieces.
 
-    @property
-    def chunk_starts(self) -> IntArray:
-        """The first frame of each chunk."""
-        return np.searchsorted(self.frame_chunk, np.arange(len(self.chunk_record)))
-
-
-def _maxima(scores: FloatArray, starts: IntArray) -> FloatArray:
-    """Highest score per segment and column: [frames, 2] -> [segments, 2]."""
-    return np.maximum.reduceat(scores, starts, axis=0)
-
-
-def evaluate(
-    scores: FloatArray, layout: Layout, labels: IntArray, groups: npt.NDArray[np.str_]
-) -> dict[str, Any]:
-    """Figures for frame scores [frames, 2] (columns others, virus).
-
-    labels int [records] (1 is virus) and groups str [records] are indexed by layout.chunk_record. A chunk's
-    and a record's verdict is VirNucPro's: virus if the highest virus score >= the highest others score; the
-    AUROC ranks by the difference of the two. Chunks and records without an open frame have no verdict and are
-    not counted.
+    scores [pieces]; positive bool [pieces], the same for all pieces of a genome; genome int [pieces].
     """
-    chunk_best = _maxima(scores, layout.chunk_starts)
-    records, record_starts = np.unique(layout.chunk_record, return_index=True)
-    record_best = _maxima(chunk_best, record_starts)
-    chunk_label = labels[layout.chunk_record] == 1
-    frame_label = chunk_label[layout.frame_chunk]
-    record_label = labels[records] == 1
-    chunk_right = (chunk_best[:, 1] >= chunk_best[:, 0]) == chunk_label
-    record_right = (record_best[:, 1] >= record_best[:, 0]) == record_label
-    chunk_group = groups[layout.chunk_record]
-    by_group: dict[str, Any] = {}
-    for name in np.unique(groups[records]):
-        of_chunks, of_records = chunk_group == name, groups[records] == name
-        by_group[str(name)] = {
-            "label": "virus" if bool(record_label[of_records].mean() >= 0.5) else "others",
-            "chunks": int(of_chunks.sum()),
-            "chunk_accuracy": round(float(chunk_right[of_chunks].mean()), 4),
-            "records": int(of_records.sum()),
-            "record_accuracy": round(float(record_right[of_records].mean()), 4),
-        }
+    _, place = np.unique(scores, return_inverse=True)
+    genomes, of_piece = np.unique(genome, return_inverse=True)
+    label = np.zeros(len(genomes), dtype=bool)
+    label[of_piece] = positive
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(ROUNDS):
+        times = np.zeros(len(genomes))
+        for kind in (True, False):
+            members = np.flatnonzero(label == kind)
+            times += np.bincount(rng.choice(members, len(members)), minlength=len(genomes))
+        found.append(_auroc(place, positive, times[of_piece]))
+    return [round(float(value), 4) for value in np.percentile(found, [2.5, 97.5])]
+
+
+def calibration(margins: FloatArray, positive: BoolArray) -> dict[str, Any]:
+    """Expected calibration error of sigmoid(margin) over equal bins, and the bins; of at least one margin."""
+    probability = sigmoid(margins)
+    place = np.minimum((probability * BINS).astype(int), BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    there = np.maximum(counts, 1)
+    said = np.bincount(place, probability, minlength=BINS) / there
+    true = np.bincount(place, positive, minlength=BINS) / there
     return {
-        "frames": len(scores),
-        "frame_auroc": round(auroc(scores[:, 1], frame_label), 4),
-        "chunks": len(chunk_best),
-        "chunk_auroc": round(auroc(chunk_best[:, 1] - chunk_best[:, 0], chunk_label), 4),
-        "chunk_accuracy": round(float(chunk_right.mean()), 4),
-        "chunk_sensitivity": round(float(chunk_right[chunk_label].mean()), 4),
-        "chunk_specificity": round(float(chunk_right[~chunk_label].mean()), 4),
-        "records": len(records),
-        "record_auroc": round(auroc(record_best[:, 1] - record_best[:, 0], record_label), 4),
-        "record_accuracy": round(float(record_right.mean()), 4),
-        "record_sensitivity": round(float(record_right[record_label].mean()), 4),
-        "record_specificity": round(float(record_right[~record_label].mean()), 4),
-        "by_group": by_group,
+        "ece": round(float((counts * np.abs(said - true)).sum() / len(margins)), 4),
+        "said": said.round(4).tolist(),
+        "true": true.round(4).tolist(),
+        "counts": counts.tolist(),
+    }
+
+
+def temperature(margins: FloatArray, positive: BoolArray) -> float:
+    """What to divide margins by so that sigmoid(margin) is a probability, each label counting one half.
+
+    Raises:
+        ValueError: there is no positive or no negative.
+    """
+    if positive.all() or not positive.any():
+        raise ValueError("a temperature needs margins of both labels")
+    weights = np.where(positive, 0.5 / positive.sum(), 0.5 / (~positive).sum())
+    candidates = np.exp(np.linspace(np.log(0.2), np.log(5), 400))
+    signed = np.where(positive, 1, -1) * margins
+    losses = [float((weights * np.logaddexp(0, -signed / t)).sum()) for t in candidates]
+    return round(float(candidates[int(np.argmin(losses))]), 4)
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-x)), without overflow."""
+    half: FloatArray = 0.5 * (1 + np.tanh(0.5 * x))
+    return half
+
+
+def verdict_margins(margins: FloatArray, owner: IntArray) -> FloatArray:
+    """The margin behind VirNucPro's verdict on each chunk or record.
+
+    It is a virus if its highest virus score is at least its highest others score. With margins
+    m = logit(virus) - logit(others) of its frames that is max(m) + min(m) >= 0: the frame surest of a virus against
+    the frame surest of the opposite. The half keeps what has one frame at that frame's own margin.
+
+    margins [frames]; owner int [frames], sorted and without gaps.
+    """
+    starts = np.searchsorted(owner, np.arange(owner[-1] + 1 if len(owner) else 0))
+    return (np.maximum.reduceat(margins, starts) + np.minimum.reduceat(margins, starts)) / 2
+
+
+def mean_margins(margins: FloatArray, owner: IntArray) -> FloatArray:
+    """Mean margin of each owner; owner int [members], without gaps."""
+    return np.bincount(owner, margins) / np.bincount(owner)
+
+
+def figures(margins: FloatArray, positive: BoolArray, genome: IntArray) -> dict[str, Any]:
+    """AUROC with its interval, accuracy and calibration of pieces (chunks, 5 kb, records).
+
+    Where one label is missing, the figures are None (JSON has no NaN) and only the counts are there.
+
+    margins [pieces], a virus from 0 on; positive bool [pieces]; genome int [pieces], see `interval`.
+    """
+    counts = {
+        "pieces": len(margins),
+        "of_viruses": int(positive.sum()),
+        "genomes": len(np.unique(genome)),
+    }
+    if positive.all() or not positive.any():
+        measured = ("auroc", "interval95", "accuracy", "sensitivity", "specificity", "ece")
+        return counts | dict.fromkeys(measured)
+    right = (margins >= 0) == positive
+    return counts | {
+        "auroc": round(auroc(margins, positive), 4),
+        "interval95": interval(margins, positive, genome),
+        "accuracy": round(float(right.mean()), 4),
+        "sensitivity": round(float(right[positive].mean()), 4),
+        "specificity": round(float(right[~positive].mean()), 4),
+        "ece": calibration(margins, positive)["ece"],
+    }
+
+
+def by_kind(
+    margins: FloatArray, positive: BoolArray, genome: IntArray, kind: npt.NDArray[np.str_]
+) -> dict[str, Any]:
+    """For each kind of piece (a family, a group, a novelty): how many, the share right, and the AUROC of its
+    viruses against all others, and of its others against all viruses."""
+    right = (margins >= 0) == positive
+    found: dict[str, Any] = {}
+    for label, name in sorted({(bool(p), str(k)) for p, k in zip(positive, kind, strict=True)}):
+        members = (kind == name) & (positive == label)
+        against = members | (positive != label)
+        found[f"{name} ({'virus' if label else 'others'})"] = {
+            "chunks": int(members.sum()),
+            "genomes": len(np.unique(genome[members])),
+            "right": round(float(right[members].mean()), 4),
+            "auroc": round(auroc(margins[against], positive[against]), 4),
+        }
+    return found
+
+
+def curves(margins: FloatArray, positive: BoolArray) -> dict[str, Any]:
+    """What pictures are drawn from: ROC points, calibration bins, a histogram of scores."""
+    order = np.argsort(-margins)
+    hits = np.cumsum(positive[order]) / positive.sum()
+    alarms = np.cumsum(~positive[order]) / (~positive).sum()
+    chosen = np.unique(np.linspace(0, len(order) - 1, 200).astype(int))
+    edges = np.linspace(0, 1, 41)
+    return {
+        "roc": {"false_alarms": alarms[chosen].round(4).tolist(), "hits": hits[chosen].round(4).tolist()},
+        "calibration": calibration(margins, positive),
+        "histogram": {
+            "edges": edges.round(4).tolist(),
+            "virus": np.histogram(sigmoid(margins[positive]), edges)[0].tolist(),
+            "others": np.histogram(sigmoid(margins[~positive]), edges)[0].tolist(),
+        },
     }

@@ -1,4 +1,4 @@
-"""Score a stream of records without any broker: the same steps as the service's, on one thread."""
+"""Put a stream of records through a model without any broker: the same steps as the service's, on one thread."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from virnucpro_core.validation import InvalidSequence, validate
 OnInvalid = Callable[[str, InvalidSequence], None]
 """Told (record id, what is wrong) of each record that is left out; it may raise to stop."""
 
+Compute = Callable[[Sequence[PreparedFrame]], NDArray[np.float32]]
+"""A batch of frames -> float32 [frames, columns]: the engine's `score` or `features`."""
+
 _MOST_WAITING_RECORDS = 1024
 """Records that may wait for a batch: a long run of records without frames must not pile up behind one."""
 
 
-class Scorer(Protocol):
-    """The model: `virnucpro_core.models.engine.Engine`, or a stand-in of a test."""
+class Preparer(Protocol):
+    """What a model says about the preparation of its frames."""
 
     @property
     def expected_length(self) -> int:
@@ -34,30 +37,31 @@ class Scorer(Protocol):
     def tokenizer(self) -> DnaTokenizer:
         """The nucleotide tokenizer that belongs to the weights."""
 
+
+class Scorer(Preparer, Protocol):
+    """The model: `virnucpro_core.models.engine.Engine`, or a stand-in of a test."""
+
     def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
         """Softmax scores, float32 [frames, 2]: others, virus."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """A record and the scores of as many of its frames, [2] each, as have been in a batch."""
+    """A record and the rows, [columns] each, of as many of its frames as have been in a batch."""
 
     prepared: PreparedRecord
-    scores: list[NDArray[np.float32]] = field(default_factory=list)
+    rows: list[NDArray[np.float32]] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
-        return len(self.scores) == len(self.prepared.frames)
-
-    def result(self) -> RecordResult:
-        return assemble(self.prepared, np.array(self.scores, dtype=np.float32).reshape(-1, 2))
+        return len(self.rows) == len(self.prepared.frames)
 
 
 class _Waiting:
     """Records on their way, in order, and those of their frames that have not been in a batch."""
 
-    def __init__(self, engine: Scorer, token_budget: int) -> None:
-        self._engine, self._token_budget = engine, token_budget
+    def __init__(self, compute: Compute, token_budget: int) -> None:
+        self._compute, self._token_budget = compute, token_budget
         self._jobs: deque[_Job] = deque()
         self._frames: deque[tuple[_Job, PreparedFrame]] = deque()
         self._protein_tokens = self._dna_tokens = 0
@@ -80,8 +84,8 @@ class _Waiting:
     def has_frames(self) -> bool:
         return bool(self._frames)
 
-    def score_batch(self) -> None:
-        """Score as many frames from the head as the budget takes."""
+    def compute_batch(self) -> None:
+        """Put as many frames from the head through the model as the budget takes."""
         count, protein_tokens, _ = how_many_fit((frame for _, frame in self._frames), self._token_budget)
         if not count:
             frame = self._frames[0][1]
@@ -92,14 +96,15 @@ class _Waiting:
         batch = [self._frames.popleft() for _ in range(count)]
         self._protein_tokens -= protein_tokens
         self._dna_tokens -= sum(len(frame.dna_ids) for _, frame in batch)
-        scores = self._engine.score([frame for _, frame in batch])
-        for (job, _), score in zip(batch, scores, strict=True):
-            job.scores.append(score)
+        rows = self._compute([frame for _, frame in batch])
+        for (job, _), row in zip(batch, rows, strict=True):
+            job.rows.append(row)
 
-    def take_results(self) -> Iterator[RecordResult]:
-        """The results at the head of the line."""
+    def take_done(self) -> Iterator[tuple[PreparedRecord, list[NDArray[np.float32]]]]:
+        """The records at the head of the line whose frames have all been in a batch."""
         while self._jobs and self._jobs[0].done:
-            yield self._jobs.popleft().result()
+            job = self._jobs.popleft()
+            yield job.prepared, job.rows
 
 
 def score_records(
@@ -109,25 +114,44 @@ def score_records(
     max_bases: int,
     on_invalid: OnInvalid,
 ) -> Iterator[RecordResult]:
-    """Score records in batches that several records share.
+    """Score records in batches that several records share; arguments, memory and errors as of `rows_of_records`.
+
+    Yields:
+        the result of each valid record, in the order of `records`.
+    """
+    scored = rows_of_records(records, engine, engine.score, token_budget, max_bases, on_invalid)
+    for prepared, scores in scored:
+        yield assemble(prepared, np.array(scores, dtype=np.float32).reshape(-1, 2))
+
+
+def rows_of_records(
+    records: Iterable[tuple[str, str | None, str]],
+    engine: Preparer,
+    compute: Compute,
+    token_budget: int,
+    max_bases: int,
+    on_invalid: OnInvalid,
+) -> Iterator[tuple[PreparedRecord, list[NDArray[np.float32]]]]:
+    """Put records through a model in batches that several records share.
 
     Memory is bounded by a batch, the record read last and the records that wait for either.
 
     Args:
         records: (id, description, sequence), as `virnucpro_core.fasta.read_sequences` yields them.
-        engine: the model.
+        engine: the model that frames are prepared for.
+        compute: what is computed of a batch.
         token_budget: most tokens of a batch, for either model.
         max_bases: a longer sequence is invalid.
         on_invalid: told of each invalid record as soon as it is read.
 
     Yields:
-        the result of each valid record, in the order of `records`.
+        each valid record, in the order of `records`, with a row [columns] for each of its frames.
 
     Raises:
         ValueError: a single frame is over the token budget.
         CoreError: the model failed. What `records` and `on_invalid` raise passes through.
     """
-    waiting = _Waiting(engine, token_budget)
+    waiting = _Waiting(compute, token_budget)
     for record_id, _, sequence in records:
         try:
             validate(record_id, sequence, max_bases)
@@ -136,8 +160,8 @@ def score_records(
             continue
         waiting.add(prepare(record_id, sequence, engine.expected_length, engine.tokenizer))
         while waiting.batch_due:
-            waiting.score_batch()
-        yield from waiting.take_results()
+            waiting.compute_batch()
+        yield from waiting.take_done()
     while waiting.has_frames:
-        waiting.score_batch()
-    yield from waiting.take_results()
+        waiting.compute_batch()
+    yield from waiting.take_done()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Literal, TextIO, get_args
 import numpy as np
 
 from virnucpro_core.assemble import RecordResult
+from virnucpro_core.drafts import drafts
 
 Format = Literal["tsv", "jsonl", "virnucpro"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -144,25 +144,6 @@ def _virnucpro(frames: TextIO, chunks: TextIO) -> Iterator[Write]:
 
 @contextmanager
 def _complete_files(*paths: Path) -> Iterator[tuple[TextIO, ...]]:
-    """Open files that take their names when the block ends well; pipes and devices are written directly."""
-    targets = [path.resolve() for path in paths]
-    drafts = [
-        path.with_name(f".{path.name}.{os.getpid()}.part") if _is_plain(path) else path for path in targets
-    ]
-    try:
-        with ExitStack() as stack:
-            yield tuple(
-                stack.enter_context(draft.open("w", encoding="utf-8", newline="")) for draft in drafts
-            )
-        for draft, path in zip(drafts, targets, strict=True):
-            if draft != path:
-                draft.replace(path)
-    finally:
-        for draft, path in zip(drafts, targets, strict=True):
-            if draft != path:
-                draft.unlink(missing_ok=True)
-
-
-def _is_plain(path: Path) -> bool:
-    """Is this a file, or going to be one? A rename would put a file in the place of a device or pipe."""
-    return path.is_file() or not path.exists()
+    """Open files that take their names when the block ends well."""
+    with drafts(*paths) as written, ExitStack() as stack:
+        yield tuple(stack.enter_context(draft.open("w", encoding="utf-8", newline="")) for draft in written)

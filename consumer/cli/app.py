@@ -14,12 +14,15 @@ from typer.exceptions import TyperException
 
 from consumer.cli.demo import demo
 from consumer.cli.divergence import divergence
+from consumer.cli.embed import embed
 from consumer.cli.errors import exit_code_of, known_errors, report
+from consumer.cli.evaluate import evaluate
 from consumer.cli.frames import frames
 from consumer.cli.models import models
 from consumer.cli.predict import predict
 from consumer.cli.publish import publish
 from consumer.cli.serve import serve
+from consumer.cli.train_head import train_head
 from consumer.cli.version import one_line, version
 from consumer.cli.watch import watch
 from consumer.exit_codes import ExitCode
@@ -62,9 +65,12 @@ _START = "To begin with"
 app.command(rich_help_panel=_START)(demo)
 app.command(rich_help_panel=_START)(version)
 app.command(rich_help_panel=_SCIENCE)(predict)
+app.command(rich_help_panel=_SCIENCE)(evaluate)
 app.command(rich_help_panel=_SCIENCE)(frames)
 app.add_typer(models, name="models", rich_help_panel=_SCIENCE)
 app.command(rich_help_panel=_SCIENCE)(divergence)
+app.command(rich_help_panel=_SCIENCE)(embed)
+app.command("train-head", rich_help_panel=_SCIENCE)(train_head)
 app.command(rich_help_panel=_SERVICE)(serve)
 app.command(rich_help_panel=_SERVICE)(publish)
 app.command(rich_help_panel=_SERVICE)(watch)

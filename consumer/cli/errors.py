@@ -40,9 +40,14 @@ def known_errors() -> tuple[type[BaseException], ...]:
     from consumer.errors import ServiceError
     from virnucpro_core.errors import CoreError
     from virnucpro_core.fasta import SequenceFileError
+    from virnucpro_core.features import FeatureFileError
+    from virnucpro_core.labels import LabelFileError
     from virnucpro_core.models.manifest import BundleError
 
-    errors = (UserError, ServiceError, SettingsError, CoreError, BundleError, SequenceFileError)
+    errors = (
+        *(UserError, ServiceError, SettingsError, CoreError),
+        *(BundleError, SequenceFileError, LabelFileError, FeatureFileError),
+    )
     if "torch" not in sys.modules:
         return errors
     from virnucpro_core.models.attention import BackendUnavailable

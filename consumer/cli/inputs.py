@@ -35,7 +35,7 @@ def measure(paths: Sequence[str]) -> Size | None:
     """
     from virnucpro_core.fasta import read_sequences
 
-    if any(_is_stream(path) for path in paths):
+    if any(is_stream(path) for path in paths):
         return None
     records = bases = 0
     for path in paths:
@@ -45,8 +45,8 @@ def measure(paths: Sequence[str]) -> Size | None:
     return Size(records, bases)
 
 
-def _is_stream(path: str) -> bool:
-    """A missing file or a directory is no stream: reading it is what gives the error."""
+def is_stream(path: str) -> bool:
+    """Can this be read only once? A missing file or a directory is no stream: reading it gives the error."""
     from virnucpro_core.fasta import STDIN
 
     found = Path(path)

@@ -131,6 +131,10 @@ def test_two_files_swapped_with_each_other(copied: Path) -> None:
         ({"files.head.name": "../head.safetensors"}, "'../head.safetensors' is not a plain name"),
         ({"files.head.sha256": 5}, "'sha256' is not str"),
         ({"training": []}, "'training' is not dict"),
+        *(
+            ({"temperature": value}, "'temperature' must be a positive number, not")
+            for value in (0, -1.5, "1", True, [], float("nan"), float("inf"))
+        ),
     ],
 )
 def test_a_wrong_manifest_names_the_entry(copied: Path, change: dict[str, Any], message: str) -> None:
@@ -139,6 +143,14 @@ def test_a_wrong_manifest_names_the_entry(copied: Path, change: dict[str, Any], 
         Bundle.load(copied)
     assert str(caught.value).startswith(f"{copied / 'manifest.json'}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("entry", "expected"), [(None, 1.0), (2, 2.0), (0.25, 0.25)])
+def test_the_temperature_is_1_unless_the_manifest_says_another(
+    copied: Path, entry: float | None, expected: float
+) -> None:
+    edit(copied, {"temperature": entry})
+    assert Bundle.load(copied).manifest.temperature == expected
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe"])
@@ -171,6 +183,23 @@ class TestWriting:
         given = arguments(Bundle.load(written))
         first, second = (write_bundle(tmp_path / name, **given) for name in ("one", "two"))
         assert first.sha256 == second.sha256
+
+    def test_weights_in_the_file_of_another_bundle_are_copied(self, written: Path, tmp_path: Path) -> None:
+        source, told = Bundle.load(written), []
+        given = arguments(source)
+        given["tensors"] |= {role: source.file(role) for role in ("esm2", "dnabert_s")}
+        copy = write_bundle(tmp_path / "copy", **given, temperature=1.5, written=told.append)
+        assert copy.manifest.files == source.manifest.files
+        assert copy.manifest.temperature == 1.5
+        weights = sum(source.file(role).stat().st_size for role in ("esm2", "dnabert_s"))
+        assert sum(told) == weights + sum(tensor.nbytes for tensor in source.tensors("head").values())
+
+    def test_a_file_of_weights_that_is_missing_leaves_nothing(self, written: Path, tmp_path: Path) -> None:
+        given = arguments(Bundle.load(written))
+        given["tensors"]["esm2"] = tmp_path / "missing.safetensors"
+        with pytest.raises(FileNotFoundError):
+            write_bundle(tmp_path / "copy", **given)
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("failing", ["tokenizer", "tensors", "training", "rename"])
     def test_a_failure_leaves_nothing(

@@ -14,7 +14,18 @@ from consumer.cli.app import run
 from virnucpro_core import __version__
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("serve", "publish", "watch", "predict", "frames", "demo", "version")
+COMMANDS = (
+    "serve",
+    "publish",
+    "watch",
+    "predict",
+    "evaluate",
+    "frames",
+    "embed",
+    "train-head",
+    "demo",
+    "version",
+)
 HEAVY = ("torch", "esm", "safetensors")
 
 _THEN_LIST_MODULES = """

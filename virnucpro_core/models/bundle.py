@@ -145,18 +145,20 @@ def write_bundle(
     dnabert_s: DnabertSConfig,
     head: HeadConfig,
     licence: str,
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    tensors: Mapping[str, Mapping[str, Tensor] | Path],
     tokenizer: str | Path,
     training: Mapping[str, Any],
     validation: Mapping[str, Any],
+    temperature: float = 1.0,
     written: Callable[[int], None] | None = None,
 ) -> Bundle:
     """Write a bundle: either all of it appears at `path`, or nothing. No copy of the weights is made.
 
     Args:
         path: a folder that does not exist yet.
-        tensors: by role (esm2, dnabert_s, head), the weights by name, in the types to store. See
-            `virnucpro_core.models.weights` for how to take them from a model.
+        tensors: by role (esm2, dnabert_s, head), the weights by name, in the types to store (see
+            `virnucpro_core.models.weights` for how to take them from a model), or the file of another bundle,
+            which is copied.
         tokenizer: a tokenizer.json, which is copied.
         training, validation: free form, JSON.
         written: told the number of bytes after each piece of the weights.
@@ -178,7 +180,12 @@ def write_bundle(
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         for role in _WEIGHT_ROLES:
-            write_safetensors(staging / _name(role), tensors[role], written or (lambda _: None))
+            weights = tensors[role]
+            if isinstance(weights, Path):
+                shutil.copyfile(weights, staging / _name(role))
+                (written or _ignore)(weights.stat().st_size)
+            else:
+                write_safetensors(staging / _name(role), weights, written or _ignore)
         shutil.copyfile(tokenizer, staging / _name("tokenizer"))
         manifest = Manifest(
             id=id,
@@ -189,6 +196,7 @@ def write_bundle(
             head=head,
             licence=licence,
             files={role: _describe(staging / _name(role)) for role in ROLES},
+            temperature=temperature,
             training=dict(training),
             validation=dict(validation),
         )
@@ -200,6 +208,10 @@ def write_bundle(
         shutil.rmtree(staging)
         raise
     return Bundle.load(path)
+
+
+def _ignore(_: int) -> None:
+    """Nobody wants to know."""
 
 
 def _name(role: str) -> str:

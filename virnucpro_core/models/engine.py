@@ -99,7 +99,7 @@ class Engine:
             self.esm2 = ESM2WithFlashAttention(model, attention_backend, v1_attention)
             with torch.device("meta"):
                 dnabert_s = DnabertS(manifest.dnabert_s, place.dna_backend)
-                head = Head(manifest.feature_dim, manifest.head.hidden)
+                head = Head(manifest.feature_dim, manifest.head.hidden, temperature=manifest.temperature)
             self.dnabert_s = fill(
                 "dnabert_s", dnabert_s, bundle.tensors("dnabert_s"), place.device, place.dtype
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
@@ -66,6 +67,7 @@ class Manifest:
         expected_length: bases in a chunk that the classifier was trained on (500 or 300).
         esm2, dnabert_s, head: the architecture.
         licence: of the weights.
+        temperature: the head's logits are divided by it, so that its scores are probabilities; 1 for a published head.
         files: by role, see `ROLES`.
         training, validation: how it was made and how good it is; free form.
     """
@@ -78,6 +80,7 @@ class Manifest:
     head: HeadConfig
     licence: str
     files: dict[str, FileEntry]
+    temperature: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
 
@@ -117,6 +120,7 @@ class Manifest:
             head=_sizes(HeadConfig, content, "head"),
             licence=_text(content, "licence"),
             files={role: _file(_entry(files, role, dict)) for role in ROLES},
+            temperature=_temperature(content),
             training=_entry(content, "training", dict),
             validation=_entry(content, "validation", dict),
         )
@@ -145,6 +149,14 @@ def _positive(content: Mapping[str, Any], name: str) -> int:
     if value < 1:
         raise BundleError(f"{name!r} must be positive, not {value}")
     return value
+
+
+def _temperature(content: Mapping[str, Any]) -> float:
+    """A manifest without one is of an uncalibrated head."""
+    value = content.get("temperature", 1.0)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise BundleError(f"'temperature' must be a positive number, not {value!r}")
+    return float(value)
 
 
 def _sizes(kind: type[_Sizes], content: Mapping[str, Any], name: str) -> _Sizes:

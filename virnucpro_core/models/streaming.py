@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from virnucpro_core.safetensors_header import Entry, header_of
 
 Written = Callable[[int], None]
 """Told the number of bytes after each piece."""
@@ -20,7 +20,6 @@ _NAMES = {
     torch.bfloat16: "BF16",
     torch.int64: "I64",
 }
-_ALIGNMENT = 8
 _PIECE = 16 * 2**20
 
 
@@ -35,22 +34,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], written: Writte
     """
     # Widest elements first keeps each tensor aligned to its elements.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header, end = {}, 0
+    entries = {}
     for name in names:
         tensor = tensors[name]
         if tensor.device.type != "cpu" or tensor.dtype not in _NAMES:
             raise ValueError(f"{name} cannot be stored: {tensor.dtype} on {tensor.device}")
-        start, end = end, end + tensor.nbytes
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
+        entries[name] = Entry(_NAMES[tensor.dtype], tuple(tensor.shape), tensor.nbytes)
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
+        file.write(header_of(entries))
         for name in names:
             values = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8)
             for piece in torch.split(values, _PIECE):

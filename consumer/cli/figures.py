@@ -1,0 +1,86 @@
+"""An evaluation report as a table for people at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_MOST_GROUPS = 20
+_HEAD = ("", "number", "AUROC", "95% interval", "right", "of viruses", "of others", "ECE")
+
+
+def lines(report: dict[str, Any]) -> Iterator[str]:
+    """The lines of the table of what `Evaluation.report` gives, with its `model`, and the counts of the command."""
+    model, counts = report["model"], report["counts"]
+    yield (
+        f"model    {model['id']}, {model['expected_length']} bases a chunk; {model['device']}, "
+        f"{model['precision']}, attention {model['attention']} ({model['attention_backend']})"
+    )
+    yield (
+        f"records  {counts['records']:,} ({counts['viruses']:,} viruses, {counts['others']:,} others), "
+        f"{counts['bases']:,} bases; {counts['records_without_open_frame']:,} have no open frame and no verdict"
+    )
+    yield (
+        f"chunks   {counts['chunks']:,}; {counts['chunks_without_open_frame']:,} "
+        f"({_percent(counts['share_without_open_frame'])}) have no open frame and no verdict"
+    )
+    left_out = {
+        "can't be scored": counts["records_refused"],
+        "have no label": counts["records_unlabelled"],
+    }
+    if any(left_out.values()):
+        yield "left out " + ", ".join(
+            f"{count:,} records that {why}" for why, count in left_out.items() if count
+        )
+    rows: list[tuple[str, ...]] = [
+        _HEAD,
+        ("chunks", *_cells(report["chunks"])),
+        ("records, mean of their chunks", *_cells(report["records_by_mean_margin"])),
+        ("records, VirNucPro's verdict", *_cells(report["records_by_verdict"])),
+        (),
+        ("records by bases, mean of their chunks",),
+        *((f"  {bin_['bases']}", *_cells(bin_["records_by_mean_margin"])) for bin_ in report["by_length"]),
+    ]
+    groups = report["by_group"]
+    if groups:
+        largest = sorted(groups.items(), key=lambda item: -item[1]["chunks"])
+        more = len(largest) - _MOST_GROUPS
+        rows += [(), ("chunks by group, AUROC against the other class",)]
+        rows += [
+            (f"  {name}", f"{found['chunks']:,}", _number(found["auroc"]), "", _percent(found["right"]))
+            for name, found in largest[:_MOST_GROUPS]
+        ]
+        rows += [(f"  and {more:,} smaller groups: see --report",)] if more > 0 else []
+    yield ""
+    yield from _aligned(rows)
+
+
+def _cells(figures: dict[str, Any]) -> tuple[str, ...]:
+    interval = figures["interval95"]
+    return (
+        f"{figures['count']:,}",
+        _number(figures["auroc"]),
+        "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+        _percent(figures["accuracy"]),
+        _percent(figures["sensitivity"]),
+        _percent(figures["specificity"]),
+        _number(figures["ece"]),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Names to the left, figures to the right; a row of one cell is a heading and may be as long as it likes."""
+    tabled = [row for row in rows if len(row) > 1]
+    widths = [max(len(row[column]) for row in tabled if column < len(row)) for column in range(len(_HEAD))]
+    for row in rows:
+        name, *cells = row or ("",)
+        shown = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=False)]
+        yield "  ".join([f"{name:{widths[0]}}", *shown]).rstrip()
