@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.corpus import LABELS, SPLITS, Corpus, ids_digest
-from training.network import ESM2, HEAD, Network
+from training.corpus import SPLITS, Corpus, ids_digest
+from training.network import Network
+from virnucpro_core.labels import LABELS
 from virnucpro_core.models.bundle import Bundle, write_bundle
 from virnucpro_core.models.esm2_weights import esm2_weights
 from virnucpro_core.models.weights import weights_of
@@ -48,31 +49,36 @@ def data_list(corpus: Corpus) -> dict[str, Any]:
 def export(
     network: Network,
     path: Path,
+    *,
+    name: str,
     tokenizer: Path,
     expected_length: int,
+    temperature: float,
     training: Mapping[str, Any],
     validation: Mapping[str, Any],
 ) -> Bundle:
-    """Write the bundle `nano` to `path`, which must not exist.
+    """Write the bundle `name` to `path`, which must not exist.
 
-    The encoders are stored in fp16. The head stays fp32, in which it is always computed: it is 170 kB, and
+    The encoders are stored in fp16. The head stays fp32, in which it is always computed: it is small, and
     BatchNorm's variances are no numbers for fp16.
     """
+    esm2, dnabert_s, head = network.configs
     return write_bundle(
         path,
-        id="nano",
+        id=name,
         description=DESCRIPTION,
         expected_length=expected_length,
-        esm2=ESM2,
-        dnabert_s=network.dnabert_s.config,
-        head=HEAD,
+        esm2=esm2,
+        dnabert_s=dnabert_s,
+        head=head,
         licence=LICENCE,
         tensors={
-            "esm2": esm2_weights(network.esm2.model, torch.float16),
-            "dnabert_s": weights_of(network.dnabert_s, torch.float16),
+            "esm2": esm2_weights(network.encoders.esm2, torch.float16),
+            "dnabert_s": weights_of(network.encoders.dnabert_s, torch.float16),
             "head": weights_of(network.head, torch.float32),
         },
         tokenizer=tokenizer,
+        temperature=temperature,
         training=training,
         validation=validation,
     )

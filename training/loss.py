@@ -1,51 +1,69 @@
-"""What training minimises: the chunk's verdict, each frame's score, and the two language-model losses."""
+"""What training minimises: the chunk's verdict, each frame's score, and the prediction of hidden tokens."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How much each loss counts. smoothing: how far a label is moved from 0 or 1 towards one half."""
-
-    frame: float = 0.5
-    chunk: float = 0.5
-    protein_mlm: float = 0.1
-    dna_mlm: float = 0.1
-    smoothing: float = 0.1
+FRAME, CHUNK = 0.5, 0.5  # how much the two ways to look at a verdict count
 
 
-def chunk_logits(margins: Tensor, frame_chunk: Tensor, chunks: int) -> Tensor:
-    """The margin behind a chunk's verdict, float [chunks].
+def chunk_margins(margins: Tensor, frame_chunk: Tensor, chunks: int) -> Tensor:
+    """The margin behind a chunk's verdict, float [chunks]; 0 for a number that no frame has.
 
     VirNucPro calls a chunk a virus if its highest virus score is at least its highest others score. With
     margins m = logit(virus) - logit(others) [frames] that is max(m) + min(m) >= 0: the frame surest of a
     virus against the frame surest of the opposite. The half keeps a chunk of one frame at its own margin.
     """
-    highest = margins.new_full((chunks,), -torch.inf).scatter_reduce(0, frame_chunk, margins, "amax")
-    lowest = margins.new_full((chunks,), torch.inf).scatter_reduce(0, frame_chunk, margins, "amin")
+    zeros = margins.new_zeros(chunks)
+    highest = zeros.scatter_reduce(0, frame_chunk, margins, "amax", include_self=False)
+    lowest = zeros.scatter_reduce(0, frame_chunk, margins, "amin", include_self=False)
     return (highest + lowest) / 2
 
 
-def classification_loss(logits: Tensor, frame_chunk: Tensor, chunk_label: Tensor, weights: Weights) -> Tensor:
+def targets(label: Tensor, smoothing: float, teachers: Tensor | None = None, soft: float = 0.0) -> Tensor:
+    """What margins are trained towards, as probabilities of a virus, float [n].
+
+    label float [n], 1 for a virus, moved towards one half by `smoothing`; with margins of `teachers` [n], a
+    share `soft` of the target is what those say.
+    """
+    hard = label * (1 - smoothing) + smoothing / 2
+    return hard if teachers is None else soft * torch.sigmoid(teachers) + (1 - soft) * hard
+
+
+def classification_loss(
+    margins: Tensor,
+    frame_chunk: Tensor,
+    frame_label: Tensor,
+    smoothing: float,
+    teachers: Tensor | None = None,
+    soft: float = 0.0,
+) -> Tensor:
     """Weighted sum of the frames' and the chunks' cross-entropy.
 
-    logits float [frames, 2] (others, virus); frame_chunk int64 [frames]; chunk_label float [chunks], 1 for a
-    virus. A frame has its chunk's label.
+    margins float [frames]; frame_chunk int64 [frames], below the number of frames; frame_label float [frames],
+    the same for all frames of a chunk; the rest: see `targets`.
     """
-    margins = logits[:, 1] - logits[:, 0]
-    target = chunk_label * (1 - weights.smoothing) + weights.smoothing / 2
-    of_chunk = chunk_logits(margins, frame_chunk, len(chunk_label))
-    return weights.frame * F.binary_cross_entropy_with_logits(
-        margins, target[frame_chunk]
-    ) + weights.chunk * F.binary_cross_entropy_with_logits(of_chunk, target)
+    # As many places as frames, whatever the number of chunks: shapes stay the same from step to step.
+    places = len(margins)
+    chunk_label = torch.zeros_like(margins).scatter(0, frame_chunk, frame_label)
+    there = torch.zeros_like(margins).scatter(0, frame_chunk, 1.0)
+    of_chunks = None if teachers is None else chunk_margins(teachers, frame_chunk, places)
+    frames = F.binary_cross_entropy_with_logits(margins, targets(frame_label, smoothing, teachers, soft))
+    chunks = F.binary_cross_entropy_with_logits(
+        chunk_margins(margins, frame_chunk, places),
+        targets(chunk_label, smoothing, of_chunks, soft),
+        reduction="none",
+    )
+    return FRAME * frames + CHUNK * (chunks * there).sum() / there.sum()
 
 
-def masked_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of hidden tokens: logits [hidden, vocabulary], targets int64 [hidden]; 0 for none."""
-    return F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1)
+def hidden_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of hidden tokens: logits [places, vocabulary], targets int64 [places].
+
+    A target below zero does not count (see batches.hide); 0 if none counts.
+    """
+    of_place = F.cross_entropy(logits, targets.clamp(min=0), reduction="none")
+    counts = targets >= 0
+    return (of_place * counts).sum() / counts.sum().clamp(min=1)

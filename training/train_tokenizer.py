@@ -31,7 +31,7 @@ def sample_pieces(corpus: Corpus, pieces: int, bases: int, seed: int) -> Iterato
     other than A, C, G and T."""
     rng = np.random.default_rng(seed)
     records = corpus.records_of(TRAIN)
-    sampler = BalancedSampler(records, corpus.labels, corpus.groups, corpus.lengths)
+    sampler = BalancedSampler(corpus, records)
     for record in sampler.draw(rng, pieces):
         room = max(int(corpus.lengths[record]) - bases, 0)
         start = int(rng.integers(room + 1))

@@ -1,142 +1,159 @@
-"""Training's torch side: the losses, the optimiser's parts, and that a bundle scores as the trained network."""
+"""The network that trains, over padded rows, computes what the service does over packed frames."""
 
 from __future__ import annotations
 
-import math
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.models_fixture import relative_l2, shake
+from tests.training_fixture import data, tiny_recipe
+from training.batches import PROTEIN, hide
+from training.corpus import TRAIN, VALIDATION
+from training.evaluate import engine_margins
 from training.export import data_list, export
-from training.loss import Weights, chunk_logits, classification_loss, masked_token_loss
-from training.network import Batch, Network
-from training.optimise import MovingAverage, learning_rate, parameter_groups, recalibrate
-from training.shards import Sampling, training_shard
-from training.train_tokenizer import sample_pieces, train_tokenizer
-from virnucpro_core.models.classifier import Head
+from training.frames import DNA_PAD, Frames
+from training.network import Network
+from training.tables import evaluated_part
+from virnucpro_core.models.bundle import Bundle
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.prepare import prepare
-from virnucpro_core.tokens import DnaTokenizer
-
-from training.corpus import BalancedSampler, Corpus, TRAIN, VALIDATION  # isort: skip
+from virnucpro_core.tokens import ESM2_MASK, ESM2_PAD
 
 CPU = torch.device("cpu")
+TEMPERATURE = 1.7
 
 
-def make_corpus() -> Corpus:
-    """Two records of each label, one of either in the validation split."""
-    rng = np.random.default_rng(7)
-    letters = [rng.choice(np.frombuffer(b"ACGGCC", dtype=np.uint8), n) for n in (2500, 2500, 1700, 1700)]
-    return Corpus(
-        codes=np.concatenate(letters),
-        starts=np.array([0, 2500, 5000, 6700, 8400]),
-        ids=np.array(["v1", "b1", "v2", "b2"]),
-        groups=np.array(["flu", "plant", "flu", "plant"]),
-        splits=np.array([TRAIN, TRAIN, VALIDATION, VALIDATION]),
-        labels=np.array([1, 0, 1, 0], dtype=np.uint8),
-    )
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a model is slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    train_tokenizer(sample_pieces(make_corpus(), 60, 150, seed=1), 64).save(str(path))
-    return path
+def network() -> Network:
+    """With weights large enough for attention to matter, the encoders' as fp16 holds them.
 
-
-@pytest.fixture(scope="module")
-def batch(tokenizer_file: Path) -> Batch:
-    corpus = make_corpus()
-    sampler = BalancedSampler(corpus.records_of(TRAIN), corpus.labels, corpus.groups, corpus.lengths)
-    sampling = Sampling(seed=2, chunks=4, masked=1.0)
-    return Batch.of(training_shard(corpus, sampler, DnaTokenizer(tokenizer_file), sampling, 0), CPU)
-
-
-@given(st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=4), min_size=1, max_size=5))
-def test_the_chunk_s_margin_has_the_sign_of_virnucpro_s_verdict(chunks: list[list[float]]) -> None:
-    margins = torch.tensor([margin for chunk in chunks for margin in chunk], dtype=torch.float64)
-    frame_chunk = torch.tensor([number for number, chunk in enumerate(chunks) for _ in chunk])
-    found = chunk_logits(margins, frame_chunk, len(chunks))
-    for margin, chunk in zip(found.tolist(), chunks, strict=True):
-        assert margin == pytest.approx((max(chunk) + min(chunk)) / 2, abs=1e-12)
-        virus = [1 / (1 + math.exp(-m)) for m in chunk]
-        difference = max(virus) - max(1 - score for score in virus)
-        assert margin * difference >= 0 or abs(difference) < 1e-9
-
-
-def test_losses() -> None:
-    logits = torch.tensor([[0.0, 2.0], [1.0, 0.0], [0.5, 0.0]])
-    chunk_of, label = torch.tensor([0, 0, 1]), torch.tensor([1.0, 0.0])
-    soft = torch.tensor([1.0, 1.0, 0.0]) * 0.8 + 0.1
-    margins = torch.tensor([2.0, -1.0, -0.5])
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(margins, soft)
-    only_frames = Weights(frame=1.0, chunk=0.0, smoothing=0.2)
-    assert classification_loss(logits, chunk_of, label, only_frames) == pytest.approx(expected.item())
-    only_chunks = Weights(frame=0.0, chunk=1.0, smoothing=0.0)
-    expected = torch.log1p(torch.exp(torch.tensor([-0.5, -0.5]))).mean()
-    assert classification_loss(logits, chunk_of, label, only_chunks) == pytest.approx(expected.item())
-    assert masked_token_loss(torch.empty(0, 9), torch.empty(0, dtype=torch.int64)) == 0
-    assert masked_token_loss(torch.zeros(3, 8), torch.tensor([0, 1, 7])) == pytest.approx(math.log(8))
-
-
-def test_learning_rate_rises_then_falls_to_zero() -> None:
-    assert learning_rate(2.0, 0.0, 0, 10) == pytest.approx(0.2)
-    assert learning_rate(2.0, 0.0, 9, 10) == pytest.approx(2.0)
-    assert learning_rate(2.0, 0.5, 99, 10) == pytest.approx(1.0)
-    assert learning_rate(2.0, 1.2, 999, 10) == pytest.approx(0.0)
-
-
-def test_recalibrated_statistics_are_the_mean_over_the_batches() -> None:
-    torch.manual_seed(1)
-    head = Head(6, 5, dropout=0.5)
-    features = [torch.randn(200, 6) * 3 + 1 for _ in range(3)]
-    recalibrate(head, features)
-    hidden = [head.hidden(batch) for batch in features]
-    mean = torch.stack([values.mean(0) for values in hidden]).mean(0)
-    variance = torch.stack([values.var(0) for values in hidden]).mean(0)
-    assert torch.allclose(head.norm.running_mean, mean, atol=1e-5)
-    assert torch.allclose(head.norm.running_var, variance, rtol=1e-4)
-    assert not any(module.training for module in head.modules())
-
-
-def test_every_weight_that_a_bundle_holds_learns_and_the_average_follows(batch: Batch) -> None:
-    torch.manual_seed(3)
-    network = Network(64, dropout=0.1)
-    average = MovingAverage(network, decay=0.9)
-    optimizer = torch.optim.AdamW(parameter_groups(network, 0.0), lr=1e-3)
-    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    logits, proteins, dna = network.train()(batch)
-    loss = classification_loss(logits, batch.frame_chunk, batch.chunk_label, Weights())
-    loss = (
-        loss + masked_token_loss(proteins, batch.protein_targets) + masked_token_loss(dna, batch.dna_targets)
-    )
-    loss.backward()
-    optimizer.step()
-    average.update(network)
-    unmoved = {name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])}
-    assert {name for name in unmoved if "contact_head" not in name} == set()
-    kept = dict(average.network.named_parameters())
-    for name, parameter in network.named_parameters():
-        expected = before[name] + (parameter.detach() - before[name]) * (1 - 2 / 11)
-        assert torch.allclose(kept[name], expected, atol=1e-6), name
-
-
-def test_a_bundle_scores_as_the_network_that_it_was_made_from(tmp_path: Path, tokenizer_file: Path) -> None:
+    A bundle stores encoders in fp16. That rounding is of no interest here, and at 1e-3 of the values it would hide
+    faults as large; `test_what_is_stored_in_16_bits_is_close` looks at it.
+    """
     torch.manual_seed(4)
-    corpus = make_corpus()
-    network = Network(64, dropout=0.1)
-    torch.nn.init.normal_(network.head.output.weight, std=2.0)
-    bundle = export(
-        network, tmp_path / "nano", tokenizer_file, 500, {"data": data_list(corpus)}, {"note": "none"}
+    network = Network(tiny_recipe("shape.esm2_layers=2").shape, data().tokenizer.vocabulary_size).eval()
+    shake(network)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.mul_(4 if parameter.ndim == 2 and name.startswith("encoders.") else 1)
+        network.head.output.weight.normal_(std=2.0)
+        network.head.norm.running_mean.normal_()
+        for parameter in network.encoders.parameters():
+            parameter.copy_(parameter.half().float())
+    return network
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    """Rows of unequal lengths: of full chunks, of a short record's only chunk, and of frames with dropped codons."""
+    corpus, tokenizer = data().corpus, data().tokenizer
+    short = prepare("short", corpus.sequence(0, 0, 40), 500, tokenizer).frames
+    table = evaluated_part(corpus, tokenizer, 300, corpus.records_of(VALIDATION)[:1], False)
+    for row, frame in enumerate(short):
+        table.protein[row] = np.pad(frame.protein_ids, (0, 200), constant_values=ESM2_PAD)[
+            : table.protein.shape[1]
+        ]
+        table.dna[row] = np.pad(frame.dna_ids, (0, 200), constant_values=DNA_PAD)[: table.dna.shape[1]]
+    lengths = (table.protein != ESM2_PAD).sum(axis=1)
+    assert lengths.min() < 20 < 90 < lengths.max()
+    return table
+
+
+@pytest.fixture(scope="module")
+def bundle(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    path = tmp_path_factory.mktemp("bundle") / "nano"
+    return write(network, path)
+
+
+def write(network: Network, path: Path) -> Bundle:
+    return export(
+        network,
+        path,
+        name="nano-300",
+        tokenizer=data().tokenizer_file,
+        expected_length=300,
+        temperature=TEMPERATURE,
+        training={"data": data_list(data().corpus)},
+        validation={},
     )
-    assert bundle.manifest.training["data"][TRAIN]["ids"] == "b1 v1"
-    assert bundle.manifest.training["data"][VALIDATION]["virus"] == {"records": 1, "bases": 1700}
-    engine = Engine(bundle, device="cpu")
-    frames = prepare("v1", corpus.sequence(0), 500, engine.tokenizer).frames
-    expected = network.score(frames, CPU)
-    assert np.ptp(expected[:, 1]) > 1e-3
-    assert np.allclose(engine.score(frames), expected, atol=2e-3)
+
+
+def test_padded_rows_get_the_margins_of_the_packed_engine(
+    network: Network, frames: Frames, bundle: Bundle
+) -> None:
+    of_network = network.score(frames, CPU)
+    of_engine = engine_margins(Engine(bundle, "cpu", "fp32"), frames)
+    assert of_network.std() > 0.1
+    assert np.abs(of_network / TEMPERATURE - of_engine).max() < 1e-4
+
+
+def test_a_row_s_margin_depends_neither_on_its_padding_nor_on_other_rows(
+    network: Network, frames: Frames
+) -> None:
+    whole = network.score(frames, CPU)
+    wider = Frames(
+        np.pad(frames.protein[3:9], ((0, 0), (0, 24)), constant_values=ESM2_PAD),
+        np.pad(frames.dna[3:9], ((0, 0), (0, 24)), constant_values=DNA_PAD),
+        *(getattr(frames, name) for name in Frames.__slots__[2:]),
+    )
+    wider = Frames(wider.protein, wider.dna, np.arange(6), *(getattr(wider, n) for n in Frames.__slots__[3:]))
+    assert np.abs(network.score(wider, CPU) - whole[3:9]).max() < 1e-5
+
+
+def test_what_is_stored_in_16_bits_is_close(network: Network, frames: Frames, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    fine = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in fine.encoders.parameters():
+            parameter.mul_(1 + 3e-4 * torch.rand_like(parameter))  # within a step of fp16
+    engine = Engine(write(fine, tmp_path / "fine"), "cpu", "fp32")
+    difference = np.abs(fine.score(frames, CPU) / TEMPERATURE - engine_margins(engine, frames)).max()
+    # A margin is a sum over all features, each off by a few units of fp16's 2 ** -11.
+    assert 1e-6 < difference < 0.02
+
+
+def test_hidden_residues_act_as_in_fair_esm(network: Network, frames: Frames) -> None:
+    ids = torch.from_numpy(frames.protein.astype(np.int64))
+    ids = hide(ids, 0.3, 0.7, 0.8, PROTEIN, torch.Generator().manual_seed(1)).ids
+    assert (ids == ESM2_MASK).any(dim=1).float().mean() < 1
+    esm2 = network.encoders.esm2
+    with torch.no_grad():
+        expected = esm2(ids, repr_layers=[esm2.num_layers])["representations"][esm2.num_layers]
+        found = network.encoders.of_protein(ids)
+    there = ids != ESM2_PAD
+    assert relative_l2(found[there], expected[there]) < 1e-4
+
+
+def test_hidden_tokens_are_predicted_from_their_own_places(network: Network, frames: Frames) -> None:
+    protein, dna = (torch.from_numpy(part.astype(np.int64)) for part in (frames.protein, frames.dna))
+    places = torch.tensor([1, 5, protein.shape[1] + 2])
+    with torch.no_grad():
+        hidden = network.encode(protein, dna)
+        amino, words = network.predict_tokens(*hidden, places, places)
+        whole, _ = network.predict_tokens(*hidden, torch.arange(protein.numel()), places)
+    assert amino.shape == (3, 33)
+    assert words.shape == (3, data().tokenizer.vocabulary_size)
+    assert torch.allclose(amino, whole[places], atol=1e-5)
+
+
+def test_the_manifest_names_the_records_of_each_split(bundle: Bundle) -> None:
+    listed, corpus = bundle.manifest.training["data"], data().corpus
+    train = corpus.records_of(TRAIN)
+    assert listed[TRAIN]["ids"].split() == sorted(corpus.ids[train].tolist())
+    virus = train[corpus.labels[train] == 1]
+    assert listed[TRAIN]["virus"] == {"records": len(virus), "bases": int(corpus.lengths[virus].sum())}
+    assert bundle.manifest.temperature == TEMPERATURE

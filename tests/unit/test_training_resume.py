@@ -1,0 +1,178 @@
+"""A training that is interrupted goes on to the same weights, to the last bit (on a CPU)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training_fixture import data, tiny_recipe
+from training import pretrain, train_head
+from training.optimise import Checkpoint, take_step
+from training.train_head import HeadTraining, member_file, report_file
+from training.workspace import FINAL, TRIAL, Workspace
+
+LENGTH = 500
+RECIPE = tiny_recipe("head.teachers=2")
+STEPS = 4 + 2 * 3 + 4  # of the encoders, two teachers, the model
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def work(out: Path, phase: str = TRIAL) -> Workspace:
+    return Workspace(data().folder, out, phase, RECIPE, 1, torch.device("cpu"))
+
+
+def train(out: Path) -> None:
+    pretrain.pretrain(work(out))
+    train_head.train_head(work(out), LENGTH)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a model is slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Makes take_step raise on its `last`-th call from now on; gives a list of the calls that were made."""
+
+    def interrupt(last: int) -> list[int]:
+        taken: list[int] = []
+
+        def step(*given: Any) -> None:
+            if len(taken) == last:
+                raise Interrupted
+            take_step(*given)
+            taken.append(len(taken))
+
+        for module in (pretrain, train_head):
+            monkeypatch.setattr(module, "take_step", step)
+        return taken
+
+    return interrupt
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    train(out)
+    return out
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """The same tensors, and everything else that is in two saved states."""
+
+    def compare(a: Any, b: Any, where: str) -> None:
+        assert type(a) is type(b), where
+        if isinstance(a, torch.Tensor):
+            assert torch.equal(a, b), where
+        elif isinstance(a, dict):
+            assert a.keys() == b.keys(), where
+            for key in a:
+                compare(a[key], b[key], f"{where}.{key}")
+        elif isinstance(a, list):
+            assert len(a) == len(b), where
+            for number, (x, y) in enumerate(zip(a, b, strict=True)):
+                compare(x, y, f"{where}.{number}")
+        else:
+            assert a == b, where
+
+    compare(*(torch.load(path, weights_only=True) for path in (one, other)), one.name)
+
+
+def test_an_interrupted_run_goes_on_where_it_was_to_the_same_bits(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: Path,
+    steps: Callable[[int], list[int]],
+) -> None:
+    monkeypatch.setattr(Checkpoint, "due", lambda self: True)
+    done = 0
+    # In the encoders at the first step and later, in the first teacher, in the second, in the model.
+    for cut in (0, 2, 5, 9, 13):
+        taken = steps(cut - done)
+        with pytest.raises(Interrupted):
+            train(tmp_path)
+        done += len(taken)
+        assert done == cut
+        assert not report_file(work(tmp_path), LENGTH).exists()
+    taken = steps(STEPS)
+    train(tmp_path)
+    # Nothing was done twice: it went on, it did not begin again.
+    assert done + len(taken) == STEPS
+    assert_equal(tmp_path / pretrain.ENCODERS, uninterrupted / pretrain.ENCODERS)
+    for number in range(3):
+        files = [member_file(work(out), LENGTH, number) for out in (tmp_path, uninterrupted)]
+        assert_equal(*files)
+    one, other = (json.loads(report_file(work(out), LENGTH).read_text()) for out in (tmp_path, uninterrupted))
+    assert {k: v for k, v in one.items() if k != "seconds"} == {
+        k: v for k, v in other.items() if k != "seconds"
+    }
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_what_is_done_is_not_trained_again(uninterrupted: Path, steps: Callable[[int], list[int]]) -> None:
+    taken = steps(0)
+    pretrain.pretrain(work(uninterrupted))
+    network, report = train_head.train_head(work(uninterrupted), LENGTH)
+    assert taken == []
+    saved = torch.load(member_file(work(uninterrupted), LENGTH, 0), weights_only=True)["network"]
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
+    assert report == json.loads(report_file(work(uninterrupted), LENGTH).read_text())
+    assert not network.training
+
+
+def test_the_model_differs_from_its_teachers_and_the_dev_split_is_measured(uninterrupted: Path) -> None:
+    report = json.loads(report_file(work(uninterrupted), LENGTH).read_text())
+    assert set(report["curves"]) == {"teacher 1", "teacher 2", "model"}
+    assert report["curves"]["model"][-1]["dev"] == report["model"]["dev"]
+    assert 0.2 <= report["temperature"] <= 5
+    weights = [
+        torch.load(member_file(work(uninterrupted), LENGTH, n), weights_only=True)["network"][
+            "head.output.weight"
+        ]
+        for n in range(3)
+    ]
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+
+
+def test_the_head_needs_finished_encoders_of_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], list[int]]
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"run training\.pretrain first"):
+        HeadTraining(work(tmp_path), LENGTH)
+    monkeypatch.setattr(Checkpoint, "due", lambda self: True)
+    steps(2)
+    with pytest.raises(Interrupted):
+        pretrain.pretrain(work(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"run training\.pretrain first"):
+        HeadTraining(work(tmp_path), LENGTH)
+
+
+def test_the_final_phase_trains_on_dev_and_measures_nothing_there(uninterrupted: Path) -> None:
+    final = work(uninterrupted, FINAL)
+    table = final.training(LENGTH)
+    assert set(final.corpus.splits[table.chunk_record]) == {"train", "dev"}
+    assert final.dev(LENGTH) is None
+    _, report = train_head.train_head(final, LENGTH)
+    assert set(report) == {"key", "seconds", "curves"}
+    assert not any(report["curves"].values())
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "LOG_EVERY", 1)
+    monkeypatch.setattr(pretrain, "hidden_token_loss", lambda logits, targets: logits.sum() * torch.nan)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        pretrain.pretrain(work(tmp_path))

@@ -1,0 +1,169 @@
+"""Everything that decides a model but the data and the machine: recipe.toml, read into dataclasses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+DEFAULT = Path(__file__).with_name("recipe.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of the models: layers, dimension and heads of ESM-2; the same, and the feed-forward width, of
+    DNABERT-S; hidden width of the head."""
+
+    esm2_layers: int
+    esm2_dim: int
+    esm2_heads: int
+    dna_layers: int
+    dna_dim: int
+    dna_heads: int
+    dna_intermediate: int
+    head_hidden: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How training chunks are drawn and disturbed.
+
+    chunks: how many; full: the share that has the model's full length, while the others have `shortest` (a
+    share of the length) or more; balance: see BalancedSampler; stitched: the share of eukaryotes and their
+    viruses that is put together from open pieces of one record, as exons are; recoded: the share of their
+    frames whose codons are drawn anew among their synonyms, with the codon usage of no organism;
+    recoded_prokaryotes: the same for the others; mutated, mutation: the share of frames with other
+    bases, and the highest rate of codons hit.
+    """
+
+    seed: int
+    chunks: int
+    full: float
+    shortest: float
+    balance: float
+    stitched: float
+    recoded: float
+    recoded_prokaryotes: float
+    mutated: float
+    mutation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Optimiser:
+    """AdamW: steps of `frames` frames; the learning rate rises over `warm_up` steps to `rate`, then falls as a
+    cosine to zero; decay: of the weights; average: of the moving average of the weights."""
+
+    seed: int
+    steps: int
+    frames: int
+    rate: float
+    warm_up: int
+    decay: float
+    average: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrain:
+    """Masked language modelling: share of the tokens hidden, of each model."""
+
+    optimiser: Optimiser
+    protein_masked: float
+    dna_masked: float
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Training of the classifier, with the encoders.
+
+    encoder_rate: the encoders' learning rate, as a share of the head's; dropout: of features and of the
+    head's hidden values; smoothing: see loss.targets; masked: share of the tokens hidden; masked_frames: share
+    of the frames with hidden tokens; mlm: weight of the language-model losses; teachers: how many models are
+    trained first, for teacher_steps each, with seeds of their own, to teach the model that is kept; soft: the
+    share of its targets that comes from them; looks: how often the dev split is measured.
+    """
+
+    optimiser: Optimiser
+    encoder_rate: float
+    dropout: float
+    smoothing: float
+    masked: float
+    masked_frames: float
+    mlm: float
+    teachers: int
+    teacher_steps: int
+    soft: float
+    looks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All of it."""
+
+    shape: Shape
+    draws: Draws
+    pretrain: Pretrain
+    head: Head
+
+    @staticmethod
+    def load(path: Path = DEFAULT, changes: Iterable[str] = ()) -> Recipe:
+        """Read a recipe; `changes` are settings like head.optimiser.steps=10.
+
+        Raises:
+            ValueError: an unknown, missing or mistyped setting; the message names it.
+            OSError: the file cannot be read.
+        """
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        for change in changes:
+            _change(content, change)
+        recipe: Recipe = _build(Recipe, content, "recipe")
+        return recipe
+
+    def digest(self, *sections: str) -> str:
+        """Names the settings of some sections: equal digests, equal settings."""
+        content = {section: asdict(getattr(self, section)) for section in sections}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_SECTIONS = {
+    "Shape": Shape, "Draws": Draws, "Optimiser": Optimiser, "Pretrain": Pretrain, "Head": Head,
+}  # fmt: skip
+_PLAIN = {"int": int, "float": (int, float)}
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    """Set one setting that is there already."""
+    name, _, value = change.partition("=")
+    *sections, setting = name.split(".")
+    place: Any = content
+    for section in sections:
+        place = place.get(section) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or setting not in place or isinstance(place[setting], dict):
+        raise ValueError(f"there is no setting {name}")
+    try:
+        place[setting] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name} cannot be {value!r}") from error
+
+
+def _build(kind: Any, content: Any, where: str) -> Any:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must be a section, not {content!r}")
+    values: dict[str, Any] = {}
+    for field in fields(kind):
+        name = f"{where}.{field.name}"
+        if field.name not in content:
+            raise ValueError(f"{name} is missing")
+        value = content[field.name]
+        if str(field.type) in _SECTIONS:
+            values[field.name] = _build(_SECTIONS[str(field.type)], value, name)
+        elif isinstance(value, bool) or not isinstance(value, _PLAIN[str(field.type)]):
+            raise ValueError(f"{name} must be {field.type}, not {value!r}")
+        else:
+            values[field.name] = float(value) if field.type == "float" else value
+    if unknown := set(content) - set(values):
+        raise ValueError(f"{where} has no setting {', '.join(sorted(unknown))}")
+    return kind(**values)
