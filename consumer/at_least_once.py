@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery import (
+    PASSING,
     REBALANCING,
     RIGHTS,
     UNIT_RECORDS,
@@ -36,16 +37,6 @@ from consumer.work import Partition
 log = structlog.get_logger(__name__)
 
 _POLL_S = 0.05
-_PASSING = (
-    KafkaError._MSG_TIMED_OUT,
-    KafkaError._TIMED_OUT,
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._DESTROY,  # of a topic that vanished
-    KafkaError.REQUEST_TIMED_OUT,
-    KafkaError.NOT_ENOUGH_REPLICAS,
-    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-)
 
 
 @dataclass(slots=True)
@@ -196,7 +187,7 @@ class AtLeastOnce:
             if alone and not self.builder.mend(unit.release.entries[place], error.code()):
                 self._failure = refusal(outgoing, error)
             unit.failed.append(place)
-        elif error.code() in _PASSING or error.retriable():
+        elif error.code() in PASSING or error.retriable():
             log.warning("message sent again", topic=outgoing.topic, error=error.str())
             unit.failed.append(place)
         else:

@@ -38,6 +38,7 @@ class Breaker:
         self._refused = 0
         self._next_trial: float | None = None  # None while closed
         self._left = 0
+        self._trying = False
 
     @property
     def is_open(self) -> bool:
@@ -51,7 +52,11 @@ class Breaker:
         if self._clock() >= self._next_trial:
             self._next_trial = self._clock() + self._pause_s
             self._left = self._trial
-            self._forget()
+            if (
+                not self._trying
+            ):  # what was in flight when it opened says nothing; a trial that is not full does
+                self._trying = True
+                self._forget()
         return self._left
 
     def admitted(self) -> None:
@@ -69,7 +74,7 @@ class Breaker:
         if self._refused > self._share * len(self._outcomes):
             self._open()
         elif self.is_open:
-            self._next_trial = None
+            self._next_trial, self._trying = None, False
             log.info("records pass again: reading goes on")
 
     @property
@@ -88,6 +93,7 @@ class Breaker:
             )
         self._next_trial = self._clock() + self._pause_s
         self._left = 0
+        self._trying = False
         self._forget()
 
     def _forget(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,7 @@ class TopicWatch:
     ) -> None:
         self._client, self._topics, self._counted, self._clock = client, tuple(topics), counted, clock
         self._misses = 0
+        self._missed_at = -math.inf
         self._next = clock() + _TOPICS_EVERY_S
 
     def turn(self) -> None:
@@ -127,8 +129,10 @@ class TopicWatch:
             self._misses = 0
             self._counted(counts)
             return
-        self._misses += 1
         self._next = self._clock() + _PROBE_EVERY_S
+        if self._clock() < self._missed_at + _PROBE_EVERY_S:
+            return  # rebalances look too, and may follow each other at once
+        self._misses, self._missed_at = self._misses + 1, self._clock()
         if self._misses >= _MISSES:
             raise ServiceError(f"the topic {missing[0]} does not exist any more: create it, and start again")
         log.warning("a topic is not there", topic=missing[0])
@@ -187,10 +191,16 @@ def refuse_mock_transactions(client: Any, bootstrap: str) -> None:
     """Exactly-once on an embedded broker of another process would be a promise that nothing keeps.
 
     Raises:
-        ServiceError: the broker is librdkafka's mock cluster, which acknowledges transactions and ignores them.
-        KafkaException: no answer.
+        ServiceError: the broker is librdkafka's mock cluster, which acknowledges transactions and ignores them; or it
+            does not answer any more.
     """
-    if str(client.list_topics("", timeout=_ASK_S).cluster_id).startswith(_MOCK_CLUSTER):
+    try:
+        cluster = str(client.list_topics("", timeout=_ASK_S).cluster_id)
+    except KafkaException as error:
+        raise ServiceError(
+            f"the Kafka broker at {bootstrap} does not answer any more ({error.args[0].str()}): is it up?"
+        ) from error
+    if cluster.startswith(_MOCK_CLUSTER):
         raise ServiceError(
             f"the broker at {bootstrap} is an embedded one, which has no transactions: set "
             "VIRNUCPRO_DELIVERY=at_least_once"

@@ -16,13 +16,24 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from consumer.clock import Deadline
 from consumer.errors import ServiceError
 from consumer.ledger import Entry
-from consumer.outgoing import Outgoing
+from consumer.outgoing import TOO_LARGE, Outgoing
 from consumer.work import Partition
 
 UNIT_RECORDS = 1000
 """Most messages that are produced together."""
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+PASSING = (
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._DESTROY,  # of a topic that vanished
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NOT_ENOUGH_REPLICAS,
+    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+)
+"""Refusals of a message that pass by themselves."""
 RIGHTS = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: "READ on the group VIRNUCPRO_GROUP_ID",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "READ on the input topic, WRITE on the output and dead-letter topics",
@@ -110,7 +121,7 @@ def missing_right(error: KafkaError) -> ServiceError:
 def refusal(outgoing: Outgoing, error: KafkaError) -> ServiceError:
     """Why the broker will never take this message, and what to do about it."""
     code = error.code()
-    if code == KafkaError.MSG_SIZE_TOO_LARGE:
+    if code in TOO_LARGE:
         cure = f"raise max.message.bytes of the topic above {outgoing.size}"
     elif code in MISSING:
         cure = "create the topic"

@@ -29,6 +29,7 @@ from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery import (
     FORBIDDEN,
     MISSING,
+    PASSING,
     UNIT_RECORDS,
     DeliveryObserver,
     position,
@@ -45,6 +46,9 @@ log = structlog.get_logger(__name__)
 
 _TURN_S = 0.8
 _AFTER_ABORT_S = 0.2
+_REFUSALS = 20  # of one transaction, by an error that no list names: then it is no passing one
+_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+"""Of a message that went with its transaction."""
 
 
 @dataclass(slots=True)
@@ -56,6 +60,9 @@ class _Transaction:
     offsets_sent: bool = False
     committing: bool = False
     aborting: bool = False
+    refused: ServiceError | None = (
+        None  # what the broker said of a message, where it is not known what that means
+    )
 
     @property
     def offsets(self) -> list[TopicPartition]:
@@ -78,6 +85,7 @@ class ExactlyOnce:
     _transaction: _Transaction | None = None
     _due: float = 0.0
     _singly: int = 0  # so many records go in transactions of their own: the broker refused one of a batch
+    _refusals: int = 0  # transactions in a row in which a message was refused
     _failure: ServiceError | None = None
 
     def open(self, deadline: Deadline) -> None:
@@ -149,7 +157,7 @@ class ExactlyOnce:
         if held is None:
             return True
         if held.aborting:
-            self._abort()
+            self._abort(held)
             return False
         if held.waiting and not self._produce(held):
             return False
@@ -191,6 +199,7 @@ class ExactlyOnce:
     def _complete(self, held: _Transaction) -> None:
         self.ledger.settle(held.release)
         self._transaction = None
+        self._refusals = 0
         if len(held.release.entries) >= UNIT_RECORDS or self._singly:
             self._due = self.clock()  # more is waiting than one transaction takes
         self._singly = max(0, self._singly - len(held.release.entries))
@@ -198,10 +207,15 @@ class ExactlyOnce:
         for entry in held.release.entries:
             self.observer.delivered(entry)
 
-    def _abort(self) -> None:
-        if self.transactions.abort() == "done":
-            self._transaction = None
-            self._due = self.clock() + max(self.commit_interval_s, _AFTER_ABORT_S)
+    def _abort(self, held: _Transaction) -> None:
+        if self.transactions.abort() != "done":
+            return
+        self._transaction = None
+        self._due = self.clock() + max(self.commit_interval_s, _AFTER_ABORT_S)
+        if held.refused is not None:
+            self._refusals += 1
+            if self._refusals >= _REFUSALS:
+                self._failure = held.refused
 
     # ---- errors -----------------------------------------------------------------------------------------------
 
@@ -227,3 +241,7 @@ class ExactlyOnce:
                 self._failure = refusal(outgoing, error)
         elif error.code() in MISSING + FORBIDDEN:
             self._failure = refusal(outgoing, error)
+        elif error.code() not in _PURGED + PASSING:
+            if held.refused is None:
+                log.warning("refused by the broker", topic=outgoing.topic, error=error.str(), alone=alone)
+            held.refused = refusal(outgoing, error)

@@ -37,8 +37,9 @@ CUT_VALUE_BYTES = 256 * 1024
 CUT_KEY_BYTES = 16 * 1024
 """What is kept of a key where even that is too large; nothing of the value and of the input's headers is."""
 _MOST_CUTS = 2
+TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 MENDABLE = (
-    KafkaError.MSG_SIZE_TOO_LARGE,
+    *TOO_LARGE,
     KafkaError.INVALID_TIMESTAMP,
     KafkaError.INVALID_RECORD,  # so it says when one of a batch has such a timestamp,
     KafkaError._INVALID_DIFFERENT_RECORD,  # and so of the others
@@ -120,7 +121,7 @@ class OutgoingBuilder:
         Args:
             code: why the broker refused it, one of `MENDABLE`.
         """
-        if code == KafkaError.MSG_SIZE_TOO_LARGE:
+        if code in TOO_LARGE:
             return self._shrink(entry)
         mended, entry.timeless = not entry.timeless, True
         return mended

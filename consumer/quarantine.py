@@ -25,7 +25,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -101,19 +102,19 @@ class Quarantine(Suspects):
 
     def entering(self, jobs: Sequence[RecordJob]) -> None:
         written = json.dumps([_key(job) for job in jobs]).encode()
-        try:
+        with _told():
             os.pwrite(self._running, written, 0)
             os.ftruncate(self._running, len(written))
             os.fdatasync(self._running)
-        except OSError as error:  # without its safety net the service still works
-            log.error("suspects can't be written down: see the disk of the state folder", error=str(error))
 
     def left(self, jobs: Sequence[RecordJob]) -> None:
-        os.ftruncate(self._running, 0)
+        with _told():
+            os.ftruncate(self._running, 0)
 
     def cleared(self, job: RecordJob) -> None:
         if self._suspects.pop(_key(job), None) is not None:
-            self._save(self._suspects)
+            with _told():
+                self._save(self._suspects)
 
     # ---- the files --------------------------------------------------------------------------------------------
 
@@ -143,6 +144,15 @@ class Quarantine(Suspects):
             file.flush()
             os.fsync(file.fileno())
         part.replace(self._suspects_path)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Without its safety net the service still works."""
+    try:
+        yield
+    except OSError as error:
+        log.error("suspects can't be written down: see the disk of the state folder", error=str(error))
 
 
 def _key(job: RecordJob) -> str:

@@ -128,7 +128,6 @@ def _serve(
 
     callbacks = {"error_cb": watch.on_error, "on_commit": on_commit}
     consumer = new_client(Consumer, consumer_config(settings) | callbacks)
-    stack.callback(consumer.close)
     interval = settings.commit_interval_ms / 1000
     delivery: Delivery
     if settings.delivery == "exactly_once":
@@ -136,8 +135,9 @@ def _serve(
         delivery = ExactlyOnce(consumer, transactions, ledger, builder, metrics, interval)
     else:
         delivery = AtLeastOnce(consumer, new_producer(), ledger, builder, metrics, interval)
-    delivery.open(Deadline.after(settings.startup_timeout_s))
     stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S)))
+    stack.callback(consumer.close)  # first: what has finished is delivered when it gives the partitions up
+    delivery.open(Deadline.after(settings.startup_timeout_s))
 
     topics = TopicWatch(asker, _topics(settings), builder.set_partition_counts)
 

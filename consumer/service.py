@@ -139,9 +139,11 @@ class Service:
         more = min(_READ_AT_ONCE, self._admission.room(self._ledger.records))
         if (trial := self._breaker.room()) is not None:
             more = min(more, trial)
-        if more and not self._paused:
-            for message in self._consumer.consume(more, 0):
-                self._receive(message)
+        # One by one: `consume` moves a partition's position forward only, so that behind a log that was cut it would
+        # stay where it was before, and be committed.
+        while more > 0 and not self._paused and (message := self._consumer.poll(0)) is not None:
+            self._receive(message)
+            more -= 1
 
     def _receive(self, message: Message) -> None:
         if (error := message.error()) is not None:

@@ -7,7 +7,8 @@ One call does not keep to that. `send_offsets_to_transaction` may wait for ever 
 group was restarted (librdkafka #5456 and #5511, open in 2.16; tests/chaos meets it at most broker restarts). So it runs
 on a thread of its own, and when it has not come back in `HANGS_S` the producer is left to it and a new one takes its
 place. That is safe: nothing was committed, registering the same transactional id aborts what the old one left open
-and fences it, and the results are still in the ledger. The thread keeps the old producer for as long as the call lasts.
+and fences it, and the results are still in the ledger. The thread keeps the old producer for as long as the call lasts;
+after `HANGS_MOST` of them in a row the process ends instead.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 CALL_S = 0.5
 HANGS_S = 5.0
+HANGS_MOST = 5
 _FENCED = (KafkaError._FENCED, KafkaError._FATAL, KafkaError.INVALID_PRODUCER_EPOCH)
 
 Result = Literal["done", "again", "abort"]
@@ -53,6 +55,7 @@ class Transactions:
         self.registered = False
         self._aside = _Aside()
         self._called_at: float | None = None  # when the call began that is on the way
+        self._hangs = 0  # in a row; each leaves a thread and a producer behind
 
     def register(self) -> Result:
         """Register the transactional id, which aborts what another producer of that id left open."""
@@ -76,7 +79,10 @@ class Transactions:
         return self._call(self._aside.result) if self._is_back() else "again"
 
     def commit(self) -> Result:
-        return self._call(lambda: self.producer.commit_transaction(CALL_S))
+        result = self._call(lambda: self.producer.commit_transaction(CALL_S))
+        if result == "done":
+            self._hangs = 0
+        return result
 
     def abort(self) -> Result:
         """Abort the open transaction, once the call that is on its way has come back or is left."""
@@ -102,6 +108,9 @@ class Transactions:
                 "a call of the Kafka client hangs: a new producer takes over",
                 call="send_offsets_to_transaction",
             )
+            self._hangs += 1
+            if self._hangs >= HANGS_MOST:
+                raise KafkaFatal("a call of the Kafka client hangs again and again: restart the service")
             self._aside.end()
             self._aside, self._called_at, self.registered = _Aside(), None, False
             self.producer = self._make()

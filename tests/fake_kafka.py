@@ -166,10 +166,6 @@ class FakeConsumer:
                 self.owned -= set(numbers)
         return self._next()
 
-    def consume(self, count: int, timeout: float) -> list[FakeMessage]:
-        found = [self._next() for _ in range(count)]
-        return [message for message in found if message is not None]
-
     def _next(self) -> FakeMessage | None:
         for message in self.queue:
             if message.partition() in self.owned - self.paused:

@@ -262,15 +262,6 @@ class MemoryConsumer(_Client):
             self.clock.advance(timeout)
         return found
 
-    def consume(self, limit: int, timeout: float) -> list[MemoryMessage]:
-        """A callback may come in the middle: what was taken of a partition that it takes away is dropped."""
-        fetches = dict(self._owned)
-        taken = self._call("consume", lambda: self._take(limit))
-        self._serve()
-        return self._hand_over(
-            [message for message in taken if self._owned.get(message.source) is fetches.get(message.source)]
-        )
-
     def assignment(self) -> list[TopicPartition]:
         return [TopicPartition(*partition) for partition in self._owned]
 

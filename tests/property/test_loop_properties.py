@@ -293,8 +293,8 @@ class Member:
 
     def _take_down(self) -> None:
         with ExitStack() as stack:
-            stack.callback(self.consumer.close)
             stack.callback(lambda: self.delivery.close(Deadline.after(2.0, self._clock)))
+            stack.callback(self.consumer.close)
 
 
 def crash() -> None:
@@ -312,7 +312,7 @@ TURNS = st.integers(0, 4)
 SECONDS = st.sampled_from([0.1, 1.0, 4.0, 7.0, 11.0])
 VALUES = st.lists(st.sampled_from([b"good"] * 6 + [POISON, LARGE]), min_size=1, max_size=6)
 SESSION_S, TRANSACTION_S, MAX_POLL_S = 6.0, 12.0, 30.0
-COMMON_CALLS = ("poll", "consume", "produce", "producer_poll", "consumer_group_metadata")
+COMMON_CALLS = ("poll", "produce", "producer_poll", "consumer_group_metadata")
 
 
 class Loop(RuleBasedStateMachine):

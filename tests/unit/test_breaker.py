@@ -87,6 +87,17 @@ def test_a_trial_whose_records_were_revoked_is_repeated(breaker, clock):
     assert breaker.room() == 2
 
 
+def test_a_slow_stream_fills_a_trial_over_several_pauses(breaker, clock):
+    finish(breaker, *[BAD] * 20)
+    clock.advance(60)
+    assert breaker.room() == 2
+    finish(breaker, None)
+    clock.advance(60)
+    assert breaker.room() == 2, "more may be read"
+    finish(breaker, None)
+    assert not breaker.is_open
+
+
 def test_what_was_in_flight_when_it_opened_does_not_count_for_the_trial(breaker, clock):
     finish(breaker, *[BAD] * 20)
     finish(breaker, BAD)

@@ -61,16 +61,30 @@ def test_a_topic_that_is_gone_ends_the_service_when_it_stays_gone(clock):
         topics.turn()
 
 
+def test_looks_that_follow_each_other_at_once_count_as_one(clock):
+    topics, _ = watch_topics(Cluster(a=4), clock)
+    for _ in range(9):
+        topics.look()
+    clock.advance(5)
+    topics.turn()
+    clock.advance(5)
+    with pytest.raises(ServiceError, match="does not exist any more"):
+        topics.turn()
+
+
 def test_a_topic_that_comes_back_is_forgiven(clock):
     cluster = Cluster(a=4)
     topics, told = watch_topics(cluster, clock)
     topics.look()
+    clock.advance(5)
     topics.look()
     cluster.topics["b"] = 3
     topics.look()
     assert told == [{"a": 4, "b": 3}]
     del cluster.topics["b"]
+    clock.advance(5)
     topics.look()
+    clock.advance(5)
     topics.look()
 
 

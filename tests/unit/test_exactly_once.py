@@ -66,10 +66,10 @@ class Bench(DeliveryObserver):
             )
             self.consumer.positions[number] = offset + 1
 
-    def turns(self, count=5):
+    def turns(self, count=5, seconds=0.3):
         for _ in range(count):
             self.delivery.turn()
-            self.clock.advance(0.3)
+            self.clock.advance(seconds)
 
     @property
     def ids(self):
@@ -247,6 +247,51 @@ def test_a_prediction_that_is_refused_for_good_ends_the_service(bench):
     assert bench.ledger.records == 1
 
 
+def refuse_once(bench, error):
+    """Have the broker refuse one message, by its report and then by an abort."""
+    bench.producer.acknowledge_at_once = False
+    bench.producer.errors = [("commit", retriable()), ("commit", abortable(error.code()))]
+    bench.delivery.turn()
+    bench.producer.fail(error)
+    bench.producer.acknowledge()
+    bench.turns(2)
+
+
+def test_a_batch_that_is_too_long_for_the_topic_is_sent_record_by_record(bench):
+    bench.finish(1, 2, 3)
+    refuse_once(bench, KafkaError(KafkaError.RECORD_LIST_TOO_LARGE))
+    bench.producer.acknowledge_at_once = True
+    bench.turns(8)
+    assert bench.ids == ["1", "2", "3"]
+    assert bench.offsets == [{0: 2}, {0: 3}, {0: 4}]
+
+
+def test_a_refusal_that_no_list_names_is_met_again_a_few_times_and_then_ends_the_service(bench):
+    bench.finish(1)
+    policy = KafkaError(KafkaError.POLICY_VIOLATION)
+    for _ in range(19):
+        refuse_once(bench, policy)
+    bench.producer.acknowledge_at_once = True
+    bench.turns()
+    assert bench.ids == ["1"], "it passed"
+    bench.finish(2)
+    for _ in range(20):
+        refuse_once(bench, policy)
+    with pytest.raises(ServiceError, match=r"refuses a message for topic predictions"):
+        bench.turns(1)
+    assert bench.ids == ["1"]
+    assert bench.ledger.records == 1
+
+
+def test_messages_that_went_with_their_transaction_are_no_refusals(bench):
+    bench.finish(1)
+    for _ in range(30):
+        refuse_once(bench, KafkaError(KafkaError._PURGE_QUEUE))
+    bench.producer.acknowledge_at_once = True
+    bench.turns()
+    assert bench.ids == ["1"]
+
+
 def test_flush_commits_everything_before_it_returns(bench):
     bench.finish(*range(1500))
     bench.producer.errors = [("offsets", retriable()), ("commit", abortable())]
@@ -355,6 +400,22 @@ def test_while_a_call_hangs_each_turn_is_short_and_the_partition_may_go(hanging)
     hanging.turns(8)
     assert hanging.ids == ["7"]
     assert hanging.offsets == [{1: 8}]
+
+
+def test_calls_that_hang_again_and_again_end_the_process(bench):
+    """Each leaves a producer and a thread behind: there is an end to that."""
+    hanging = [HangingProducer() for _ in range(20)]
+    producers = iter(hanging)
+    bench.delivery.transactions = Transactions(lambda: next(producers), bench, bench.clock)
+    bench.delivery.transactions.registered = True
+    bench.finish(1)
+    try:
+        with pytest.raises(KafkaFatal, match="again and again"):
+            bench.turns(40, 6.0)
+        assert bench.outcomes == ["hung"] * 5
+    finally:
+        for producer in hanging:
+            producer.let_go.set()
 
 
 def test_flush_waits_for_the_new_producer_too(hanging):

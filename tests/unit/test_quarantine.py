@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from consumer.batcher import RecordJob
 from consumer.errors import ServiceError
@@ -152,6 +155,21 @@ def test_a_folder_that_cannot_be_used_is_told_with_its_variable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ServiceError, match="VIRNUCPRO_STATE_DIR"):
         Quarantine(tmp_path / "file", "n")
+
+
+def test_a_disk_that_takes_nothing_any_more_stops_nothing(tmp_path, monkeypatch):
+    for _ in range(2):
+        assert not Process(tmp_path).lives(good(0), deadly())
+    life = Process(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with capture_logs() as lines:
+        assert life.lives(good(0), good(1))
+    assert any("see the disk" in line["event"] for line in lines)
 
 
 def test_scores_of_one_run_alone_are_its_own(tmp_path):
