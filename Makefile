@@ -3,7 +3,7 @@
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
-TESTS ?= tests/unit tests/property tests/integration tests/kafka tests/chaos
+TESTS ?= tests/unit tests/property tests/integration tests/training tests/kafka tests/chaos
 CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 
 # For machines that differ: see the head of requirements/install.sh.

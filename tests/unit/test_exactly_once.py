@@ -402,8 +402,9 @@ def test_while_a_call_hangs_each_turn_is_short_and_the_partition_may_go(hanging)
     assert hanging.offsets == [{1: 8}]
 
 
-def test_calls_that_hang_again_and_again_end_the_process(bench):
+def test_calls_that_hang_again_and_again_end_the_process(bench, monkeypatch):
     """Each leaves a producer and a thread behind: there is an end to that."""
+    monkeypatch.setattr("consumer.transactions.CALL_S", 0.02)
     hanging = [HangingProducer() for _ in range(20)]
     producers = iter(hanging)
     bench.delivery.transactions = Transactions(lambda: next(producers), bench, bench.clock)
