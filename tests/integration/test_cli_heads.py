@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -300,8 +301,11 @@ class TestTrainHead:
         told = b""
         while b"loss 0." not in told:
             told += os.read(terminal, 1000)
-        child.send_signal(2)
-        assert child.wait(timeout=60) == 130
+        child.send_signal(signal.SIGINT)
+        try:
+            assert child.wait(timeout=60) == 130
+        finally:
+            child.kill()
         os.close(terminal)
         assert list(tmp_path.iterdir()) == []
 
