@@ -121,6 +121,13 @@ class Serve(Child):
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
+    def is_ready(self) -> bool:
+        """Does it say that it is ready? One that is on its way out says nothing."""
+        try:
+            return self.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
     def metric(self, name: str, **labels: str) -> float:
         _, text = self.get("/metrics")
         for family in text_string_to_metric_families(text):

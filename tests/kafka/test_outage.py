@@ -37,10 +37,6 @@ def without(broker: KraftBroker, end: Callable[[], None]) -> Iterator[None]:
         broker.start()
 
 
-def ready(serve: Serve) -> bool:
-    return serve.get("/readyz")[0] == 200
-
-
 def answered(serve: Serve) -> float:
     return sum(serve.metric("vnp_records_total", outcome=how) for how in ("predicted", "dead_lettered"))
 
@@ -51,13 +47,13 @@ def test_stopped_and_started_again(own_broker, job, tmp_path, guarantee):
     with serving(tmp_path / "serve.log", kind=NoopServe, **variables) as serve:
         job.publish(0, HALF)
         job.finish(HALF)
-        assert (ready(serve), serve.metric("vnp_broker_up")) == (True, 1)
+        assert (serve.is_ready(), serve.metric("vnp_broker_up")) == (True, 1)
         with without(own_broker, own_broker.stop):
-            wait_until(lambda: not ready(serve), "it is not ready")
+            wait_until(lambda: not serve.is_ready(), "it is not ready")
             assert serve.get("/readyz") == (503, "no Kafka broker answers\n")
             assert serve.get("/livez")[0] == 200, "no reason to restart it"
             assert serve.metric("vnp_broker_up") == 0
-        wait_until(lambda: ready(serve), "it is ready again")
+        wait_until(serve.is_ready, "it is ready again")
         assert serve.metric("vnp_broker_up") == 1
         job.publish(HALF, RECORDS)
         wait_until(lambda: serve.process.poll() is not None or job.committed() == RECORDS, "done, or gone")
@@ -75,8 +71,8 @@ def test_killed_in_the_middle_of_transactions(own_broker, job, tmp_path):
             wait_until(lambda: serve.metric("vnp_broker_up") == 0, "it has noticed")
             assert serve.process.poll() is None
         wait_until(lambda: serve.process.poll() is not None or job.committed() == RECORDS, "done, or gone")
+        wait_until(lambda: serve.process.poll() is not None or serve.is_ready(), "it is ready again, or gone")
         if (code := serve.process.poll()) is None:
-            wait_until(lambda: ready(serve), "it is ready again")
             assert serve.stop() == 0
         else:  # the outage outlasted the ten seconds of its transaction: a supervisor starts it again
             assert code == ExitCode.KAFKA_FATAL, serve.log.read_text()
