@@ -116,6 +116,11 @@ class Ledger:
         ledger = self._partitions.get(partition)
         return ledger.epoch if ledger else None
 
+    def has_read(self, partition: Partition) -> bool:
+        """Has a message of this assignment been received?"""
+        ledger = self._partitions.get(partition)
+        return ledger is not None and ledger.last_received >= 0
+
     def is_current(self, source: Source) -> bool:
         """Is this very message in flight? Safe from any thread (two dict look-ups)."""
         ledger = self._partitions.get(source.partition)

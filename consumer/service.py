@@ -13,7 +13,7 @@ Partitions come and go (`_assigned`, `_revoked`, `_lost` run inside `poll`, on t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -68,6 +68,7 @@ class Service:
         self._metrics, self._health = metrics, health
         self._assignment_changed, self._probe, self._clock = assignment_changed, probe, clock
         self._paused = self._changed = False
+        self._held: set[Partition] = set()  # those that the client has paused
         self._last_turn = clock()
 
     def run(self, should_stop: Callable[[], bool], drain_timeout_s: float) -> bool:
@@ -136,6 +137,8 @@ class Service:
         if first is None:
             return
         self._receive(first)
+        if self._paused and first.error() is None:
+            self._hold([Partition(str(first.topic()), int(first.partition() or 0))])
         more = min(_READ_AT_ONCE, self._admission.room(self._ledger.records))
         if (trial := self._breaker.room()) is not None:
             more = min(more, trial)
@@ -192,9 +195,23 @@ class Service:
         if paused == self._paused:
             return
         self._paused = paused
-        act = self._consumer.pause if paused else self._consumer.resume
-        act(self._consumer.assignment())
+        if paused:
+            self._hold([partition for partition in self._ledger.assigned if self._ledger.has_read(partition)])
+        else:
+            self._let_go(self._held)
         log.info("paused" if paused else "resumed", records=self._ledger.records, bytes=self._ledger.bytes)
+
+    def _hold(self, partitions: Iterable[Partition]) -> None:
+        """Pause partitions of which a message has come; the others when their first comes: a pause that follows an
+        assignment at once makes the client forget where to begin (librdkafka #2190), and it begins at the beginning."""
+        if fresh := set(partitions) - self._held:
+            self._consumer.pause(_topic_partitions(fresh))
+            self._held |= fresh
+
+    def _let_go(self, partitions: Iterable[Partition]) -> None:
+        if gone := self._held & set(partitions):
+            self._consumer.resume(_topic_partitions(gone))
+            self._held -= gone
 
     # ---- results ----------------------------------------------------------------------------------------------
 
@@ -226,10 +243,6 @@ class Service:
     def _assigned(self, consumer: Consumer, topic_partitions: list[TopicPartition]) -> None:
         self._ledger.assign(_partitions(topic_partitions))
         consumer.incremental_assign(topic_partitions)
-        if (
-            topic_partitions
-        ):  # the client remembers a pause beyond a revoke, so one that has ended is taken back
-            (consumer.pause if self._paused else consumer.resume)(topic_partitions)
         self._rebalanced("assigned", topic_partitions)
         self._changed = True
         self._health.joined()
@@ -244,10 +257,12 @@ class Service:
         self._collect(0.0)
         self._delivery.flush(deadline)
         self._forget(partitions)
+        self._let_go(partitions)  # the client remembers a pause beyond a revoke
         self._rebalanced("revoked", topic_partitions)
 
     def _lost(self, _: Consumer, topic_partitions: list[TopicPartition]) -> None:
         self._forget(_partitions(topic_partitions))
+        self._let_go(_partitions(topic_partitions))
         self._rebalanced("lost", topic_partitions)
 
     def _forget(self, partitions: list[Partition]) -> None:
@@ -263,6 +278,10 @@ class Service:
 
 def _partitions(topic_partitions: list[TopicPartition]) -> list[Partition]:
     return [Partition(tp.topic, tp.partition) for tp in topic_partitions]
+
+
+def _topic_partitions(partitions: Iterable[Partition]) -> list[TopicPartition]:
+    return [TopicPartition(partition.topic, partition.number) for partition in partitions]
 
 
 def _headers(message: Message[bytes, bytes]) -> Headers:

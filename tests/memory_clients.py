@@ -273,6 +273,10 @@ class MemoryConsumer(_Client):
         ]
 
     def pause(self, partitions: list[TopicPartition]) -> None:
+        """One that was assigned a moment ago loses its beginning by it (librdkafka #2190)."""
+        for fetch in (self._owned.get(Partition(tp.topic, tp.partition)) for tp in partitions):
+            if fetch is not None and fetch.next is None:
+                fetch.next = 0
         self._paused |= {Partition(tp.topic, tp.partition) for tp in partitions}
 
     def resume(self, partitions: list[TopicPartition]) -> None:

@@ -96,10 +96,17 @@ MUTANTS = (
         "        self.ledger.settle(held.release)\n        if not held.offsets_sent:\n            result",
     ),
     Mutant(
-        "pause taken back",  # a partition that comes back stays paused
+        "pause taken back",  # a partition that was paused stays so
         "consumer/service.py",
-        "(consumer.pause if self._paused else consumer.resume)(topic_partitions)",
-        "consumer.pause(topic_partitions) if self._paused else None",
+        "            self._let_go(self._held)\n",
+        "            self._held.clear()\n",
+        ("tests/unit/test_service.py",),
+    ),
+    Mutant(
+        "no pause before the first message",  # the client forgets where a new partition begins
+        "consumer/service.py",
+        "[partition for partition in self._ledger.assigned if self._ledger.has_read(partition)]",
+        "self._ledger.assigned",
         ("tests/unit/test_service.py",),
     ),
     Mutant(

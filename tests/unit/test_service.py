@@ -360,6 +360,32 @@ def test_a_partition_lost_while_paused_is_read_when_it_comes_back(make):
     assert bench.run(until)
 
 
+def test_a_partition_is_paused_from_its_first_message_on_and_not_before(make):
+    """A pause right behind the assignment costs the client the offset to begin at (librdkafka #2190)."""
+    bench = make(max_records=10)
+    bench.assign(0, 2)
+    bench.receive(*range(20))
+    bench.scorer.gate.clear()
+    seen: list[set[int]] = []
+
+    def until() -> bool:
+        if bench.consumer.paused and not seen:
+            assert bench.consumer.paused == {0}
+            bench.assign(1)
+            bench.receive(7, number=1)
+            seen.append(set())
+        elif seen and bench.consumer.owned == {0, 1, 2}:
+            seen.append(set(bench.consumer.paused))
+            if len(seen) > 5:
+                bench.scorer.gate.set()
+        return "0/19" in bench.answered and "1/7" in bench.answered
+
+    assert bench.run(until)
+    assert {0, 1} in seen
+    assert not any(2 in paused for paused in seen)
+    assert bench.consumer.commits[-1][0].get(1, 8) == 8
+
+
 def test_a_broker_that_acknowledges_nothing_bounds_what_is_in_flight(make):
     bench = make(max_records=10)
     bench.producer.acknowledge_at_once = False
