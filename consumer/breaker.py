@@ -52,9 +52,8 @@ class Breaker:
         if self._clock() >= self._next_trial:
             self._next_trial = self._clock() + self._pause_s
             self._left = self._trial
-            if (
-                not self._trying
-            ):  # what was in flight when it opened says nothing; a trial that is not full does
+            # What was in flight when it opened says nothing; an earlier trial that is not full does.
+            if not self._trying:
                 self._trying = True
                 self._forget()
         return self._left

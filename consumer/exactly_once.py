@@ -60,9 +60,7 @@ class _Transaction:
     offsets_sent: bool = False
     committing: bool = False
     aborting: bool = False
-    refused: ServiceError | None = (
-        None  # what the broker said of a message, where it is not known what that means
-    )
+    refused: ServiceError | None = None  # by an answer of the broker that no list names
 
     @property
     def offsets(self) -> list[TopicPartition]:

@@ -181,9 +181,6 @@ class FakeConsumer:
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         self.owned |= {tp.partition for tp in partitions}
 
-    def assignment(self) -> list[TopicPartition]:
-        return [TopicPartition("sequences", number) for number in sorted(self.owned)]
-
     def pause(self, partitions: list[TopicPartition]) -> None:
         self.paused |= {tp.partition for tp in partitions}
 

@@ -262,9 +262,6 @@ class MemoryConsumer(_Client):
             self.clock.advance(timeout)
         return found
 
-    def assignment(self) -> list[TopicPartition]:
-        return [TopicPartition(*partition) for partition in self._owned]
-
     def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         fetches = [self._owned.get(Partition(tp.topic, tp.partition), _Fetch()) for tp in partitions]
         return [
