@@ -103,23 +103,19 @@ class Ledger:
             if ledger := self._partitions.pop(partition, None):
                 self._forget(ledger.entries.values())
 
-    def cut(self, partition: Partition, offset: int) -> None:
-        """The partition is read from `offset` again: forget what was read from there on, in a new epoch."""
+    def cut(self, partition: Partition, offset: int) -> int:
+        """The partition is read from `offset` again: forget what was read from there on; the epoch that begins."""
         ledger = self._partitions[partition]
         gone = [known for known in ledger.entries if known >= offset]
         self._forget([ledger.entries.pop(known) for known in gone])
         self._epochs[partition] = ledger.epoch = ledger.epoch + 1
         ledger.last_received = offset - 1
+        return ledger.epoch
 
     def epoch(self, partition: Partition) -> int | None:
         """The current epoch, or None while the partition is not assigned."""
         ledger = self._partitions.get(partition)
         return ledger.epoch if ledger else None
-
-    def has_read(self, partition: Partition) -> bool:
-        """Has a message of this assignment been received?"""
-        ledger = self._partitions.get(partition)
-        return ledger is not None and ledger.last_received >= 0
 
     def is_current(self, source: Source) -> bool:
         """Is this very message in flight? Safe from any thread (two dict look-ups)."""

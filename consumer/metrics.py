@@ -110,6 +110,10 @@ class Metrics(BatchObserver, DeliveryObserver):
             "Age of the message that has been in flight longest; 0 when there is none.",
         )
         self.assigned = self._gauge("assigned_partitions", "Partitions assigned to this process.")
+        self.held_partitions = self._gauge(
+            "held_partitions",
+            "Assigned partitions that are not read because their committed offset is not known.",
+        )
         self.breaker_open = self._gauge(
             "breaker_open", "1 while nothing is read because most of the latest records were refused, else 0."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from consumer.ledger import Ledger
 from consumer.metrics import Metrics
 from consumer.outgoing import OutgoingBuilder
 from consumer.pipeline import Pipeline, PipelineLimits
+from consumer.positions import Positions
 from consumer.preparation import Preparation
 from consumer.quarantine import Quarantine
 from consumer.served import ModelLoader, ServedModel
@@ -136,7 +138,12 @@ def _serve(
     else:
         delivery = AtLeastOnce(consumer, new_producer(), ledger, builder, metrics, interval)
     stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S)))
-    stack.callback(consumer.close)  # first: what has finished is delivered when it gives the partitions up
+    aside = ThreadPoolExecutor(1, "positions")
+    positions = Positions(consumer, aside.submit)
+    stack.callback(
+        consumer.close
+    )  # before delivery: what has finished is delivered when it gives the partitions up
+    stack.callback(aside.shutdown)  # waits for its call to the consumer
     delivery.open(Deadline.after(settings.startup_timeout_s))
 
     topics = TopicWatch(asker, _topics(settings), builder.set_partition_counts)
@@ -150,6 +157,7 @@ def _serve(
         consumer,
         settings.input_topic,
         ledger,
+        positions,
         pipeline,
         delivery,
         Admission(settings.max_inflight_records, settings.max_inflight_bytes, max_tokens),

@@ -27,6 +27,7 @@ from consumer.health import Health
 from consumer.ledger import Ledger
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline
+from consumer.positions import Positions
 from consumer.work import Headers, Partition, RawMessage, Refused, Source
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class Service:
         consumer: Consumer,
         topic: str,
         ledger: Ledger,
+        positions: Positions,
         pipeline: Pipeline,
         delivery: Delivery,
         admission: Admission,
@@ -63,12 +65,12 @@ class Service:
         clock: Clock = monotonic,
     ) -> None:
         self._consumer, self._topic = consumer, topic
-        self._ledger, self._pipeline, self._delivery = ledger, pipeline, delivery
+        self._ledger, self._positions = ledger, positions
+        self._pipeline, self._delivery = pipeline, delivery
         self._admission, self._breaker = admission, breaker
         self._metrics, self._health = metrics, health
         self._assignment_changed, self._probe, self._clock = assignment_changed, probe, clock
         self._paused = self._changed = False
-        self._held: set[Partition] = set()  # those that the client has paused
         self._last_turn = clock()
 
     def run(self, should_stop: Callable[[], bool], drain_timeout_s: float) -> bool:
@@ -99,6 +101,8 @@ class Service:
         elif level == "pause":
             self._pause(True)
             self._read(0.0)
+        if (known := self._positions.turn()) and not self._paused:
+            self._consumer.resume(_topic_partitions(known))
         if self._changed:
             self._changed = False
             self._assignment_changed()
@@ -137,8 +141,6 @@ class Service:
         if first is None:
             return
         self._receive(first)
-        if self._paused and first.error() is None:
-            self._hold([Partition(str(first.topic()), int(first.partition() or 0))])
         more = min(_READ_AT_ONCE, self._admission.room(self._ledger.records))
         if (trial := self._breaker.room()) is not None:
             more = min(more, trial)
@@ -154,16 +156,18 @@ class Service:
             return
         partition = Partition(str(message.topic()), int(message.partition() or 0))
         offset = int(message.offset() or 0)
+        epoch = self._ledger.epoch(partition)
+        if epoch is None:  # read just before it was revoked; the next owner reads it again
+            return
+        if not self._positions.admits(partition, offset):
+            return
         if self._ledger.went_back(partition, offset):
             log.warning(
                 "the log of a partition was cut or its offset reset", partition=str(partition), to=offset
             )
             self._delivery.forget([partition])
-            self._ledger.cut(partition, offset)
+            epoch = self._ledger.cut(partition, offset)
             self._pipeline.discard()
-        epoch = self._ledger.epoch(partition)
-        if epoch is None:  # read just before it was revoked; the next owner reads it again
-            return
         kind, timestamp = message.timestamp()
         raw = RawMessage(
             source=Source(partition, epoch, offset),
@@ -196,22 +200,11 @@ class Service:
             return
         self._paused = paused
         if paused:
-            self._hold([partition for partition in self._ledger.assigned if self._ledger.has_read(partition)])
+            self._consumer.pause(_topic_partitions(self._ledger.assigned))
         else:
-            self._let_go(self._held)
+            free = [partition for partition in self._ledger.assigned if not self._positions.holds(partition)]
+            self._consumer.resume(_topic_partitions(free))
         log.info("paused" if paused else "resumed", records=self._ledger.records, bytes=self._ledger.bytes)
-
-    def _hold(self, partitions: Iterable[Partition]) -> None:
-        """Pause partitions of which a message has come; the others when their first comes: a pause that follows an
-        assignment at once makes the client forget where to begin (librdkafka #2190), and it begins at the beginning."""
-        if fresh := set(partitions) - self._held:
-            self._consumer.pause(_topic_partitions(fresh))
-            self._held |= fresh
-
-    def _let_go(self, partitions: Iterable[Partition]) -> None:
-        if gone := self._held & set(partitions):
-            self._consumer.resume(_topic_partitions(gone))
-            self._held -= gone
 
     # ---- results ----------------------------------------------------------------------------------------------
 
@@ -234,6 +227,7 @@ class Service:
         self._metrics.queued_tokens.set(self._pipeline.queued_tokens)
         oldest = self._ledger.oldest_received_at()
         self._metrics.oldest_seconds.set(now - oldest if oldest is not None else 0)
+        self._metrics.held_partitions.set(self._positions.held)
         self._metrics.breaker_open.set(self._breaker.is_open)
         self._health.breaker(self._breaker.is_open)
         self._health.turned()
@@ -241,8 +235,13 @@ class Service:
     # ---- assignment -------------------------------------------------------------------------------------------
 
     def _assigned(self, consumer: Consumer, topic_partitions: list[TopicPartition]) -> None:
-        self._ledger.assign(_partitions(topic_partitions))
+        partitions = _partitions(topic_partitions)
+        self._ledger.assign(partitions)
         consumer.incremental_assign(topic_partitions)
+        if partitions:
+            self._positions.assigned(partitions)
+            # The client remembers a pause beyond a revoke: one that has ended is taken back.
+            (consumer.pause if self._paused else consumer.resume)(topic_partitions)
         self._rebalanced("assigned", topic_partitions)
         self._changed = True
         self._health.joined()
@@ -257,16 +256,15 @@ class Service:
         self._collect(0.0)
         self._delivery.flush(deadline)
         self._forget(partitions)
-        self._let_go(partitions)  # the client remembers a pause beyond a revoke
         self._rebalanced("revoked", topic_partitions)
 
     def _lost(self, _: Consumer, topic_partitions: list[TopicPartition]) -> None:
         self._forget(_partitions(topic_partitions))
-        self._let_go(_partitions(topic_partitions))
         self._rebalanced("lost", topic_partitions)
 
     def _forget(self, partitions: list[Partition]) -> None:
         self._delivery.forget(partitions)
+        self._positions.forget(partitions)
         self._ledger.drop(partitions)
         self._pipeline.discard()
 

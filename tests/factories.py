@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 
 import numpy as np
+from confluent_kafka import KafkaException
 from numpy.typing import NDArray
 
 from consumer.work import Finished, Outcome, Partition, RawMessage, Refused, Scored, Source
@@ -12,7 +15,18 @@ from schemas import Reason, SequenceRecord, encode_record
 from virnucpro_core.assemble import assemble
 from virnucpro_core.prepare import PreparedFrame, PreparedRecord
 
+T = TypeVar("T")
 TOPIC = "sequences"
+
+
+def at_once(call: Callable[[], T]) -> Future[T]:
+    """In place of a thread: make the call now."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(call())
+    except KafkaException as error:
+        future.set_exception(error)
+    return future
 
 
 class FakeClock:

@@ -149,6 +149,8 @@ class FakeConsumer:
         self.paused: set[int] = set()
         self.owned: set[int] = set()
         self.positions: dict[int, int] = {}
+        self.group: dict[int, int | KafkaError] = {}  # committed offsets, or why they are not told
+        self.sought: list[tuple[int, int]] = []
         self.polls = 0
         self.generation = 0
         self._callbacks: dict[str, Callable[..., None]] = {}
@@ -186,6 +188,16 @@ class FakeConsumer:
 
     def resume(self, partitions: list[TopicPartition]) -> None:
         self.paused -= {tp.partition for tp in partitions}
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        for tp in partitions:
+            if isinstance(found := self.group.get(tp.partition, -1001), KafkaError):
+                raise KafkaException(found)
+            tp.offset = found
+        return partitions
+
+    def seek(self, partition: TopicPartition) -> None:
+        self.sought.append((partition.partition, partition.offset))
 
     def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         return [

@@ -4,6 +4,7 @@ They do what librdkafka was seen to do, where it matters for what may be lost or
 
 * The consumer's own thread (`MemoryConsumer.heartbeat`) learns of generations and losses at once, the application in
   its next poll. A callback that already waits when the member is lost comes as if nothing had happened.
+* Whose committed offset is not known yet when the assignment changes begins at 0.
 * The position moves when messages are handed over, past control records too; a pause outlives a revoke.
 * A commit that timed out can only be repeated, a transaction that failed only be aborted, and a producer that was
   fenced is over.
@@ -269,11 +270,23 @@ class MemoryConsumer(_Client):
             for tp, fetch in zip(partitions, fetches, strict=True)
         ]
 
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        def effect() -> list[TopicPartition]:
+            offsets = [self._kafka.committed_offset(Partition(tp.topic, tp.partition)) for tp in partitions]
+            if self.link.cut_off or None in offsets:
+                raise KafkaException(retriable())
+            found = zip(partitions, offsets, strict=True)
+            return [TopicPartition(tp.topic, tp.partition, offset or 0) for tp, offset in found]
+
+        return self._call("committed", effect)
+
+    def seek(self, partition: TopicPartition) -> None:
+        fetch = self._owned.get(Partition(partition.topic, partition.partition))
+        if fetch is None or fetch.next is None:
+            raise KafkaException(KafkaError(KafkaError._STATE, "Failed to seek: Local: Erroneous state"))
+        fetch.next = partition.offset
+
     def pause(self, partitions: list[TopicPartition]) -> None:
-        """One that was assigned a moment ago loses its beginning by it (librdkafka #2190)."""
-        for fetch in (self._owned.get(Partition(tp.topic, tp.partition)) for tp in partitions):
-            if fetch is not None and fetch.next is None:
-                fetch.next = 0
         self._paused |= {Partition(tp.topic, tp.partition) for tp in partitions}
 
     def resume(self, partitions: list[TopicPartition]) -> None:
@@ -328,6 +341,8 @@ class MemoryConsumer(_Client):
 
     def _serve_event(self) -> None:
         event, partitions = self._events[0]  # waits until it has been served: no rebalance goes on meanwhile
+        for fetch in self._owned.values():
+            fetch.next = fetch.next or 0
         ordered = sorted(partitions)
         self._callbacks[f"on_{event}"](self, [TopicPartition(*partition) for partition in ordered])
         self._events.popleft()

@@ -96,18 +96,18 @@ MUTANTS = (
         "        self.ledger.settle(held.release)\n        if not held.offsets_sent:\n            result",
     ),
     Mutant(
-        "pause taken back",  # a partition that was paused stays so
+        "pause taken back",  # a partition that comes back stays paused
         "consumer/service.py",
-        "            self._let_go(self._held)\n",
-        "            self._held.clear()\n",
+        "(consumer.pause if self._paused else consumer.resume)(topic_partitions)",
+        "consumer.pause(topic_partitions) if self._paused else None",
         ("tests/unit/test_service.py",),
     ),
     Mutant(
-        "no pause before the first message",  # the client forgets where a new partition begins
+        "the client's word for where to begin",  # it begins at the beginning when the broker keeps the offset back
         "consumer/service.py",
-        "[partition for partition in self._ledger.assigned if self._ledger.has_read(partition)]",
-        "self._ledger.assigned",
-        ("tests/unit/test_service.py",),
+        "        if not self._positions.admits(partition, offset):\n            return\n",
+        "",
+        ("tests/kafka/test_positions.py",),
     ),
     Mutant(
         "reports before offsets",  # at least once: offsets are committed before the answers are acknowledged

@@ -35,11 +35,12 @@ from consumer.health import Health
 from consumer.ledger import Entry, Ledger
 from consumer.metrics import Metrics
 from consumer.outgoing import SOURCE_HEADER, OutgoingBuilder
+from consumer.positions import Positions
 from consumer.service import Service
 from consumer.transactions import Transactions
 from consumer.work import Finished, Outcome, Partition, RawMessage, Scored, Source
 from schemas import Provenance, decode_dead_letter, decode_prediction
-from tests.factories import FakeClock, refused, scored
+from tests.factories import FakeClock, at_once, refused, scored
 from tests.memory_clients import Fault, Link, MemoryConsumer, MemoryProducer, retriable
 from tests.memory_kafka import MemoryKafka
 
@@ -235,6 +236,7 @@ class Member:
             self.consumer,
             INPUT,
             ledger,
+            Positions(self.consumer, at_once, clock),
             self.pipeline,
             self.delivery,
             Admission(8, 1_000_000, 1_000_000, hold_s=0.3, clock=clock),
@@ -312,7 +314,7 @@ TURNS = st.integers(0, 4)
 SECONDS = st.sampled_from([0.1, 1.0, 4.0, 7.0, 11.0])
 VALUES = st.lists(st.sampled_from([b"good"] * 6 + [POISON, LARGE]), min_size=1, max_size=6)
 SESSION_S, TRANSACTION_S, MAX_POLL_S = 6.0, 12.0, 30.0
-COMMON_CALLS = ("poll", "produce", "producer_poll", "consumer_group_metadata")
+COMMON_CALLS = ("poll", "produce", "producer_poll", "consumer_group_metadata", "committed")
 
 
 class Loop(RuleBasedStateMachine):

@@ -19,10 +19,11 @@ from consumer.ledger import Ledger
 from consumer.metrics import Metrics
 from consumer.outgoing import OutgoingBuilder
 from consumer.pipeline import Pipeline, PipelineLimits
+from consumer.positions import Positions
 from consumer.preparation import Preparation
 from consumer.service import Service
 from schemas import Provenance, SequenceRecord, decode_prediction, encode_record
-from tests.factories import ConstantScorer, FakeClock, partition, prepared_record
+from tests.factories import ConstantScorer, FakeClock, at_once, partition, prepared_record
 from tests.fake_kafka import FakeConsumer, FakeMessage, FakeProducer
 
 STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
@@ -70,6 +71,7 @@ class Bench:
             self.consumer,
             "sequences",
             self.ledger,
+            Positions(self.consumer, at_once),
             self.pipeline,
             self.delivery,
             Admission(max_records, 1_000_000, max_tokens, hold_s=0.05),
@@ -358,32 +360,6 @@ def test_a_partition_lost_while_paused_is_read_when_it_comes_back(make):
         return "0/19" in bench.answered
 
     assert bench.run(until)
-
-
-def test_a_partition_is_paused_from_its_first_message_on_and_not_before(make):
-    """A pause right behind the assignment costs the client the offset to begin at (librdkafka #2190)."""
-    bench = make(max_records=10)
-    bench.assign(0, 2)
-    bench.receive(*range(20))
-    bench.scorer.gate.clear()
-    seen: list[set[int]] = []
-
-    def until() -> bool:
-        if bench.consumer.paused and not seen:
-            assert bench.consumer.paused == {0}
-            bench.assign(1)
-            bench.receive(7, number=1)
-            seen.append(set())
-        elif seen and bench.consumer.owned == {0, 1, 2}:
-            seen.append(set(bench.consumer.paused))
-            if len(seen) > 5:
-                bench.scorer.gate.set()
-        return "0/19" in bench.answered and "1/7" in bench.answered
-
-    assert bench.run(until)
-    assert {0, 1} in seen
-    assert not any(2 in paused for paused in seen)
-    assert bench.consumer.commits[-1][0].get(1, 8) == 8
 
 
 def test_a_broker_that_acknowledges_nothing_bounds_what_is_in_flight(make):
