@@ -90,27 +90,27 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, key: str) -> None:
-        self._path, self._key = path, key
+        self.path, self._key = path, key
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """What was saved last, or None."""
-        if not self._path.exists():
+        if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         return state if state["key"] == self._key else None
 
     def save(self, state: dict[str, Any]) -> None:
         """Save all of it or nothing."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         torch.save({"key": self._key, **state}, unfinished)
-        unfinished.rename(self._path)
+        unfinished.rename(self.path)
         self._saved = time.monotonic()
 
     def remove(self) -> None:
         """Nothing is saved any more."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def due(self) -> bool:
         """Has it been a while?"""

@@ -3,7 +3,7 @@
     python -m training.pretrain --data DATA --out OUT
 
 Only the split `train` is seen, so that what is taught afterwards can be measured on the dev split. Writes
-OUT/encoders.pt, and goes on where an interrupted run stopped.
+OUT/encoders-KEY.pt, and goes on where an interrupted run stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from training.workspace import TRIAL, Workspace, options, workspace
 LENGTH = 500
 LOG_EVERY = 200
 WATCHED = 1024
-ENCODERS = "encoders.pt"
 
 
 def losses_of(
@@ -67,7 +66,8 @@ def random_of(seed: int, step: int, device: torch.device) -> torch.Generator:
 
 def encoders_file(work: Workspace) -> Checkpoint:
     """Where the encoders of this recipe are kept."""
-    return Checkpoint(work.out / ENCODERS, work.key("shape", "draws", "pretrain"))
+    key = work.key("shape", "draws", "pretrain")
+    return Checkpoint(work.kept / f"encoders-{key}.pt", key)
 
 
 def pretrain(work: Workspace) -> None:

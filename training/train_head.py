@@ -2,7 +2,7 @@
 
     python -m training.train_head --data DATA --out OUT --phase trial --length 500
 
-Starts from OUT/encoders.pt (training.pretrain) and writes OUT/PHASE/model-LENGTH.pt with a report beside it.
+Starts from the encoders of training.pretrain and writes OUT/PHASE/model-LENGTH.pt with a report beside it.
 Several teachers are trained first; the model that is kept learns what they say on average beside the labels,
 because one model's luck is worth more than any setting. In the trial phase the dev split is measured along the
 way, and the temperature comes from it; the final phase trains on that split too. What is done already is not done
@@ -73,7 +73,9 @@ class HeadTraining:
         self.key = key_of(work, length)
         encoders = encoders_file(work).load()
         if encoders is None or encoders["step"] < work.recipe.pretrain.optimiser.steps:
-            raise FileNotFoundError(f"{work.out} has no encoders of this recipe: run training.pretrain first")
+            raise FileNotFoundError(
+                f"{work.kept} has no encoders of this recipe: run training.pretrain first"
+            )
         self.encoders = {k: v for k, v in encoders["average"].items() if not k.startswith("head.")}
         self.frames = work.training(length)
         self.table = Table(self.frames, self.recipe.optimiser.frames, self.recipe.optimiser.seed, work.device)

@@ -25,7 +25,11 @@ PHASES = {TRIAL: (TRAIN,), FINAL: (TRAIN, DEV)}
 
 @dataclass(frozen=True)
 class Workspace:
-    """One phase of one recipe: data has genomes.npz and tokenizer.json, out takes all that is made."""
+    """One phase of one recipe.
+
+    data has genomes.npz and tokenizer.json; out takes what is made; kept takes tables and encoders, whose names say
+    what they are made of, so that several recipes can share one folder.
+    """
 
     data: Path
     out: Path
@@ -33,6 +37,7 @@ class Workspace:
     recipe: Recipe
     processes: int
     device: torch.device
+    kept: Path
 
     @property
     def genomes(self) -> Path:
@@ -79,7 +84,7 @@ class Workspace:
     def training(self, length: int) -> Frames:
         """The table of training chunks of `length` bases, made once."""
         draws = self.recipe.draws
-        path = self.folder / f"table-{length}-{self.key('draws')}.npz"
+        path = self.kept / self.phase / f"table-{length}-{self.key('draws')}.npz"
         if not path.exists():
             splits = PHASES[self.phase]
             training_table(self.genomes, self.tokenizer, splits, draws, length, self.processes).save(path)
@@ -89,7 +94,7 @@ class Workspace:
         """All chunks of the dev split, made once; None in the final phase, which trains on them."""
         if DEV in PHASES[self.phase]:
             return None
-        path = self.folder / f"dev-{length}{'-pieces' if pieces else ''}-{self.data_digest}.npz"
+        path = self.kept / f"dev-{length}{'-pieces' if pieces else ''}-{self.data_digest}.npz"
         if not path.exists():
             files = (self.genomes, self.tokenizer)
             evaluation_table(*files, DEV, length, pieces, self.processes).save(path)
@@ -103,6 +108,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of genomes.npz and tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder that takes everything that is made")
+    parser.add_argument("--kept", type=Path, help="folder of tables and encoders, by default that of --out")
     parser.add_argument("--recipe", type=Path, default=DEFAULT)
     parser.add_argument(
         "--set", action="append", default=[], metavar="SETTING=VALUE", help="change the recipe"
@@ -118,7 +124,8 @@ def workspace(given: argparse.Namespace, phase: str) -> Workspace:
         recipe = Recipe.load(given.recipe, given.set)
     except (OSError, ValueError) as error:
         raise SystemExit(f"{given.recipe}: {error}") from error
-    work = Workspace(given.data, given.out, phase, recipe, given.processes, torch.device(given.device))
+    kept = given.kept or given.out
+    work = Workspace(given.data, given.out, phase, recipe, given.processes, torch.device(given.device), kept)
     for path, command in ((work.genomes, "prepare_data"), (work.tokenizer, "train_tokenizer")):
         if not path.is_file():
             raise SystemExit(f"{path} is not there: make it with python -m training.{command}")

@@ -109,7 +109,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
     out, table = folder / "out", folder / "manifest.tsv"
     out.mkdir()
-    work = Workspace(data().folder, out, FINAL, tiny_recipe(), 1, torch.device("cpu"))
+    work = Workspace(data().folder, out, FINAL, tiny_recipe(), 1, torch.device("cpu"), out)
     for length in LENGTHS:
         report = report_of(length)
         (out / f"nano-{length}.json").write_text(json.dumps(report))
