@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -139,11 +140,10 @@ def _serve(
         delivery = AtLeastOnce(consumer, new_producer(), ledger, builder, metrics, interval)
     stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S)))
     aside = ThreadPoolExecutor(1, "positions")
-    positions = Positions(consumer, aside.submit)
-    stack.callback(
-        consumer.close
-    )  # before delivery: what has finished is delivered when it gives the partitions up
-    stack.callback(aside.shutdown)  # waits for its call to the consumer
+    stack.callback(lambda: aside.shutdown(wait=False, cancel_futures=True))
+    positions = Positions(consumer, partial(_committed, settings), aside.submit)
+    # Before delivery: what has finished is delivered when the partitions are given up.
+    stack.callback(consumer.close)
     delivery.open(Deadline.after(settings.startup_timeout_s))
 
     topics = TopicWatch(asker, _topics(settings), builder.set_partition_counts)
@@ -171,6 +171,15 @@ def _serve(
     stop.serving()
     with LoopWatchdog(lambda: None if stop.asked() else health.turns):  # a drain has its own watchdog
         return service.run(stop.asked, settings.drain_timeout_s)
+
+
+def _committed(settings: Settings, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+    """By a client of its own, made for the question: assignments are rare, and one that is kept has to be polled."""
+    client = new_client(Consumer, consumer_config(settings))
+    try:
+        return client.committed(partitions, timeout=timeout)
+    finally:
+        client.close()
 
 
 def _meet_brokers(settings: Settings, client: AdminClient, watch: BrokerWatch) -> dict[str, int]:

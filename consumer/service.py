@@ -65,8 +65,7 @@ class Service:
         clock: Clock = monotonic,
     ) -> None:
         self._consumer, self._topic = consumer, topic
-        self._ledger, self._positions = ledger, positions
-        self._pipeline, self._delivery = pipeline, delivery
+        self._ledger, self._positions, self._pipeline, self._delivery = ledger, positions, pipeline, delivery
         self._admission, self._breaker = admission, breaker
         self._metrics, self._health = metrics, health
         self._assignment_changed, self._probe, self._clock = assignment_changed, probe, clock
@@ -189,6 +188,9 @@ class Service:
             raise KafkaFatal(f"the Kafka consumer failed for good ({error.str()}): restart the service")
         if error.code() in RIGHTS:
             raise missing_right(error)
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            cure = "commit one for the group, or set VIRNUCPRO_KAFKA_AUTO_OFFSET_RESET to earliest"
+            raise ServiceError(f"{error.str()}: {cure}")
         if error.code() == KafkaError._AUTHENTICATION:
             raise ServiceError(f"Kafka refuses this client ({error.str()}): check its credentials")
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:

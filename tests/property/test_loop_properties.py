@@ -236,7 +236,7 @@ class Member:
             self.consumer,
             INPUT,
             ledger,
-            Positions(self.consumer, at_once, clock),
+            Positions(self.consumer, self.consumer.committed, at_once, clock),
             self.pipeline,
             self.delivery,
             Admission(8, 1_000_000, 1_000_000, hold_s=0.3, clock=clock),

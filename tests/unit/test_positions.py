@@ -23,7 +23,10 @@ class Bench:
         self.consumer, self.clock = FakeConsumer(), FakeClock()
         self.later = False
         self._waiting: list[tuple[Callable[[], list[TopicPartition]], Future[list[TopicPartition]]]] = []
-        self.positions = Positions(self.consumer, self._submit, self.clock)  # type: ignore[arg-type]
+        self.positions = Positions(self.consumer, self._ask, self._submit, self.clock)  # type: ignore[arg-type]
+
+    def _ask(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return self.consumer.committed(partitions, timeout)
 
     def _submit(self, call: Callable[[], list[TopicPartition]]) -> Future[list[TopicPartition]]:
         if not self.later:
@@ -75,8 +78,9 @@ def test_a_client_that_begins_elsewhere_is_sent_back_once(bench, first):
     assert not bench.positions.admits(P, first)
     assert bench.consumer.sought == [(0, 7)]
     # There may be nothing at 7 any more (compaction, a transaction's marker): what comes now is right.
-    assert bench.positions.admits(P, 9)
-    assert bench.positions.admits(P, 10)
+    comes = first if first > 7 else 9
+    assert bench.positions.admits(P, comes)
+    assert bench.positions.admits(P, comes + 1)
 
 
 def test_no_message_is_entered_before_the_offset_is_known(bench):
@@ -90,7 +94,7 @@ def test_no_message_is_entered_before_the_offset_is_known(bench):
     assert bench.turn_after(5) == []
     bench.consumer.group = {0: 7, 1: 3}
     assert bench.turn_after(5) == [0]
-    assert bench.consumer.sought == [(0, 7)]
+    assert bench.consumer.sought == [(0, 7), (1, 3)]
     assert bench.positions.held == 0
     assert bench.positions.admits(P, 7)
     assert bench.positions.admits(Q, 3)
@@ -188,3 +192,62 @@ def test_after_the_assignment_nothing_is_asked_or_held(bench):
     bench.consumer.group = {0: 7}
     assert bench.turn_after(10) == []
     assert (bench.positions.holds(P), bench.consumer.sought) == (False, [])
+
+
+def test_a_late_answer_sends_the_client_to_it_though_no_message_has_come(bench):
+    """It may stand at the end, by auto.offset.reset=latest, and what lies before would wait for the next message."""
+    bench.consumer.group = {0: UNKNOWN}
+    bench.positions.assigned([P])
+    bench.consumer.group = {0: 7}
+    assert bench.turn_after(2) == [], "it was not paused"
+    assert bench.consumer.sought == [(0, 7)]
+    assert bench.positions.admits(P, 7)
+
+
+def test_a_late_answer_of_nothing_sends_the_client_nowhere(bench):
+    bench.consumer.group = {0: UNKNOWN}
+    bench.positions.assigned([P])
+    bench.consumer.group = {}
+    assert bench.turn_after(2) == []
+    assert bench.consumer.sought == []
+    assert bench.positions.admits(P, 0)
+
+
+def test_a_committed_offset_that_is_gone_loses_nothing_with_latest(bench):
+    """Messages up to 4999 were deleted; sent to 7 the client goes to the end, which has moved on."""
+    bench.consumer.group = {0: 7}
+    bench.positions.assigned([P])
+    assert not bench.positions.admits(P, 5000)
+    assert not bench.positions.admits(P, 5001), "it has passed one over"
+    assert bench.consumer.sought == [(0, 7), (0, 5000)]
+    assert bench.positions.admits(P, 5000)
+
+
+def test_a_message_before_the_committed_offset_is_believed_when_it_comes_again_and_again(bench):
+    """The log was cut, and ends before it."""
+    bench.consumer.group = {0: 7}
+    bench.positions.assigned([P])
+    assert [bench.positions.admits(P, 0) for _ in range(4)] == [False, False, False, True]
+    assert bench.consumer.sought == [(0, 7)] * 3
+
+
+def test_a_client_that_cannot_seek_when_a_message_comes_holds_the_partition(bench, monkeypatch):
+    def refuse(_: TopicPartition) -> None:
+        raise KafkaException(KafkaError(KafkaError._STATE))
+
+    bench.consumer.group = {0: 7}
+    bench.positions.assigned([P])
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.consumer, "seek", refuse)
+        assert not bench.positions.admits(P, 0)
+    assert bench.consumer.paused == {0}
+    assert bench.turn_after(0) == [0]
+    assert bench.consumer.sought == [(0, 7)]
+    assert bench.positions.admits(P, 7)
+
+
+def test_a_new_assignment_is_asked_for_before_those_that_nobody_knows_of(bench):
+    bench.consumer.group = {0: UNKNOWN, 1: 3}
+    bench.positions.assigned([P])
+    bench.positions.assigned([Q])
+    assert bench.positions.admits(Q, 3)

@@ -71,7 +71,7 @@ class Bench:
             self.consumer,
             "sequences",
             self.ledger,
-            Positions(self.consumer, at_once),
+            Positions(self.consumer, self.consumer.committed, at_once),
             self.pipeline,
             self.delivery,
             Admission(max_records, 1_000_000, max_tokens, hold_s=0.05),
