@@ -103,7 +103,7 @@ MUTANTS = (
         ("tests/unit/test_service.py",),
     ),
     Mutant(
-        "the client's word for where to begin",  # it begins at the beginning when the broker keeps the offset back
+        "where a partition begins",  # it begins at the beginning when the broker keeps the offset back
         "consumer/service.py",
         "        if not self._positions.admits(partition, offset):\n            return\n",
         "",
