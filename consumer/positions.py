@@ -44,7 +44,7 @@ class _Check:
     """One assignment of one partition.
 
     committed: the group's offset, _NOTHING if it has none, None while that is not known; met: the offset of the first
-    message that was refused; held: paused until the offset is known; late: the broker did not say at once, so the
+    message that came; held: paused until the offset is known; late: the broker did not say at once, so the
     client may be anywhere; seeks: how often the client has been sent to the committed offset.
     """
 
@@ -93,15 +93,15 @@ class Positions:
         if check is None:
             return True
         self._hear()
+        check.met = offset if check.met is None else check.met
         if check.committed is None:
-            self._hold(partition, check, offset)
+            self._hold(partition, check)
             return False
         if check.committed in (_NOTHING, offset) or (check.seeks and self._is_the_first(check, offset)):
             del self._open[partition]
             return True
-        check.met = offset if check.met is None else check.met
         if not self._seek(partition, check, check.committed):
-            self._hold(partition, check, offset)
+            self._hold(partition, check)
         return False
 
     def holds(self, partition: Partition) -> bool:
@@ -136,11 +136,10 @@ class Positions:
             return False
         return True
 
-    def _hold(self, partition: Partition, check: _Check, offset: int) -> None:
-        check.met = offset if check.met is None else check.met
+    def _hold(self, partition: Partition, check: _Check) -> None:
         if not check.held:
             check.held = True
-            self._consumer.pause([_topic_partition(partition)])
+            self._consumer.pause([TopicPartition(*partition)])
 
     def _let_go(self, partition: Partition, check: _Check) -> bool:
         """Send the client to where it has to begin, if that is known now; True if the partition was paused for it."""
@@ -158,10 +157,9 @@ class Positions:
                 "read from the wrong place", partition=str(partition), began=check.met, committed=target
             )
         try:
-            self._consumer.seek(TopicPartition(partition.topic, partition.number, target))
-        except (
-            KafkaException
-        ) as error:  # it is just about to look for its offset: tried again in the next turn
+            self._consumer.seek(TopicPartition(*partition, target))
+        except KafkaException as error:
+            # The client is just about to look for its offset: tried again in the next turn.
             self._say("cannot seek yet", partition=str(partition), error=error.args[0].str())
             return False
         check.seeks += 1
@@ -174,7 +172,7 @@ class Positions:
             _, question = self._questions.popleft()
             self._asked = {p: check for p, check in question.items() if self._open.get(p) is check}
             if self._asked:
-                wanted = [_topic_partition(partition) for partition in self._asked]
+                wanted = [TopicPartition(*partition) for partition in self._asked]
                 seconds = _ANSWER_S if len(wanted) > 1 else _ONE_ANSWER_S
                 self._answer = self._submit(partial(self._ask, wanted, seconds))
                 self._hear()
@@ -209,7 +207,3 @@ class Positions:
         if self._clock() >= self._say_at:
             self._say_at = self._clock() + _SAY_AGAIN_S
             log.warning(event, **about)
-
-
-def _topic_partition(partition: Partition) -> TopicPartition:
-    return TopicPartition(partition.topic, partition.number)

@@ -281,7 +281,7 @@ def _partitions(topic_partitions: list[TopicPartition]) -> list[Partition]:
 
 
 def _topic_partitions(partitions: Iterable[Partition]) -> list[TopicPartition]:
-    return [TopicPartition(partition.topic, partition.number) for partition in partitions]
+    return [TopicPartition(*partition) for partition in partitions]
 
 
 def _headers(message: Message[bytes, bytes]) -> Headers:

@@ -133,8 +133,8 @@ class Comparison:
 
     def run(self, runner: Runner) -> None:
         """Tables, then encoders, then heads; an attempt that fails leaves the others alone."""
-        for attempt in self._attempts:
-            work = self.work(attempt)
+        by_table = {work.key("draws"): work for work in map(self.work, self._attempts)}
+        for work in by_table.values():
             for length in {LENGTH, self._length}:
                 work.training(length)
                 work.dev(length)
