@@ -19,7 +19,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from training.corpus import VALIDATION
 from training.pretrain import LENGTH, encoders_file
 from training.progress import log
 from training.recipe import DEFAULT, Recipe
@@ -62,6 +63,9 @@ def read(path: Path, recipe: Path = DEFAULT) -> list[Attempt]:
     return found
 
 
+Job = Callable[[str, float], None]
+
+
 class Runner:
     """Runs commands, one on each device at a time, all within one deadline (seconds from now).
 
@@ -75,22 +79,32 @@ class Runner:
         self._workers = len(devices)
         self._end = time.monotonic() + seconds
 
-    def run(self, jobs: Iterable[Callable[[str, float], str]]) -> list[str]:
-        """What each job returned, "" if it was done. A job gets a device and the seconds that are left."""
-        with ThreadPoolExecutor(self._workers) as pool:
-            return list(pool.map(self._one, jobs))
+    def run(self, first: Iterable[Job], after: Callable[[int], Iterable[Job]] = lambda number: ()) -> None:
+        """Run the jobs, and after each of them, by its number, those that waited for it.
 
-    def _one(self, job: Callable[[str, float], str]) -> str:
+        A job gets a device and the seconds that are left.
+        """
+        with ThreadPoolExecutor(self._workers) as pool:
+            waiting = {pool.submit(self._one, job): number for number, job in enumerate(first)}
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    if (number := waiting.pop(future)) >= 0:
+                        waiting |= {pool.submit(self._one, job): -1 for job in after(number)}
+
+    def _one(self, job: Job) -> None:
         device = self._free.get()  # as many as threads: never waits
         try:
-            left = self._end - time.monotonic()
-            return job(device, left) if left > 0 else TOO_LATE
+            job(device, self._end - time.monotonic())
         finally:
             self._free.put(device)
 
 
 def command(module: str, given: Sequence[str], file: Path, device: str, seconds: float) -> str:
     """Run `python -m training.MODULE` with its output added to `file`; "" or, in one line, why it failed."""
+    if seconds <= 0:
+        return TOO_LATE
     name, _, number = device.partition(":")
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as output:
@@ -139,20 +153,27 @@ class Comparison:
                 work.training(length)
                 work.dev(length)
             work.dev(self._length, pieces=True)
+            work.held_out(VALIDATION, self._length)
         log(tables="done")
-        first = {encoders_file(self.work(a)).path: a for a in reversed(self._attempts)}
-        self._stage(runner, "pretrain", list(first.values()))
-        self._stage(runner, "train_head", self._attempts, "--length", str(self._length), "--phase", TRIAL)
+        sharing: dict[Path, list[Attempt]] = {}
+        for attempt in self._attempts:
+            sharing.setdefault(encoders_file(self.work(attempt)).path, []).append(attempt)
+        # Long pre-training first, or all would wait for it in the end.
+        groups = sorted(
+            sharing.values(), key=lambda group: -self.work(group[0]).recipe.pretrain.optimiser.steps
+        )
+        head = ("--length", str(self._length), "--phase", TRIAL)
+        runner.run(
+            [partial(self._do, "pretrain", group[0], ()) for group in groups],
+            lambda number: [partial(self._do, "train_head", attempt, head) for attempt in groups[number]],
+        )
 
-    def _stage(self, runner: Runner, module: str, attempts: Sequence[Attempt], *more: str) -> None:
-        jobs = [
-            partial(command, module, [*self._options(one), *more], self.work(one).out / "log.jsonl")
-            for one in attempts
-        ]
-        for one, failure in zip(attempts, runner.run(jobs), strict=True):
-            log(done=module, attempt=one.name, **({"failed": failure} if failure else {}))
-            if failure:
-                self._failures[one.name] = failure
+    def _do(self, module: str, attempt: Attempt, more: Sequence[str], device: str, seconds: float) -> None:
+        file = self.work(attempt).out / "log.jsonl"
+        failure = command(module, [*self._options(attempt), *more], file, device, seconds)
+        log(done=module, attempt=attempt.name, **({"failed": failure} if failure else {}))
+        if failure:
+            self._failures[attempt.name] = failure
 
     def _options(self, attempt: Attempt) -> list[str]:
         work, given = self.work(attempt), self._given
@@ -171,7 +192,11 @@ class Comparison:
             row: dict[str, Any] = {"name": attempt.name, "why": attempt.why, "set": list(attempt.changes)}
             if path.exists() and attempt.name not in self._failures:
                 report = json.loads(path.read_text())
-                row |= {key: report[key] for key in ("seconds", "temperature", "pieces") if key in report}
+                row |= {
+                    key: report[key]
+                    for key in ("seconds", "temperature", "pieces", "validation")
+                    if key in report
+                }
                 row |= report["model"]
             else:
                 row["failed"] = self._failures.get(attempt.name, "not run")
@@ -180,13 +205,15 @@ class Comparison:
 
 
 def markdown(rows: Iterable[dict[str, Any]], length: int) -> str:
-    """The table of docs/nano.md: AUROC on the dev split for chunks of `length` bases, and for 5 kb pieces."""
+    """The table of docs/nano.md: AUROC on the dev split for chunks of `length` bases, and for 5 kb pieces; the
+    validation split's, by which nothing is chosen, beside them."""
     lines = [
-        f"| attempt | changed settings | dev, {length} bp | prokaryotes | eukaryotes | 5 kb | head, s | why |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| attempt | changed settings | dev, {length} bp | prokaryotes | eukaryotes | 5 kb "
+        "| validation | head, s | why |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        figures = [row.get(name) for name in ("dev", "prokaryotes", "eukaryotes", "pieces")]
+        figures = [row.get(name) for name in ("dev", "prokaryotes", "eukaryotes", "pieces", "validation")]
         shown = ["-" if figure is None else f"{figure:.4f}" for figure in figures]
         seconds = f"{row['seconds']:.0f}" if "seconds" in row else row["failed"]
         changed = " ".join(f"`{change}`" for change in row["set"]) or "none"

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from training.batches import Table
+from training.corpus import VALIDATION
 from training.dev_figures import dev_figures, dev_temperature, piece_auroc
 from training.frames import Frames
 from training.loss import classification_loss
@@ -182,7 +183,8 @@ class HeadTraining:
         return network
 
     def _on_dev(self, network: Network, dev: Frames) -> dict[str, Any]:
-        """The figures of the model that is kept, its temperature, and the AUROC of 5 kb pieces."""
+        """The figures of the model that is kept, its temperature, and the AUROC of 5 kb pieces; and, for the
+        record alone, the AUROC of the validation split's chunks: recipes are chosen by dev."""
         corpus, margins = self.work.corpus, network.score(dev, self.work.device)
         found: dict[str, Any] = {
             "model": dev_figures(margins, dev, corpus),
@@ -191,6 +193,10 @@ class HeadTraining:
         pieces = self.work.dev(self.length, pieces=True)
         if pieces is not None and len(pieces):
             found["pieces"] = piece_auroc(network.score(pieces, self.work.device), pieces, corpus)
+        validation = self.work.held_out(VALIDATION, self.length)
+        found["validation"] = dev_figures(network.score(validation, self.work.device), validation, corpus)[
+            "all"
+        ]
         return found
 
 

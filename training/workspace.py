@@ -91,13 +91,15 @@ class Workspace:
         return Frames.load(path)
 
     def dev(self, length: int, pieces: bool = False) -> Frames | None:
-        """All chunks of the dev split, made once; None in the final phase, which trains on them."""
-        if DEV in PHASES[self.phase]:
-            return None
-        path = self.kept / f"dev-{length}{'-pieces' if pieces else ''}-{self.data_digest}.npz"
+        """All chunks of the dev split; None in the final phase, which trains on them."""
+        return None if DEV in PHASES[self.phase] else self.held_out(DEV, length, pieces)
+
+    def held_out(self, split: str, length: int, pieces: bool = False) -> Frames:
+        """All chunks of a split that is not trained on, or of its pieces of 5 kb, made once."""
+        path = self.kept / f"{split}-{length}{'-pieces' if pieces else ''}-{self.data_digest}.npz"
         if not path.exists():
             files = (self.genomes, self.tokenizer)
-            evaluation_table(*files, DEV, length, pieces, self.processes).save(path)
+            evaluation_table(*files, split, length, pieces, self.processes).save(path)
         return Frames.load(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_attempts_share_what_they_have_in_common_and_one_that_fails_stops_no_oth
         report = json.loads((out / "attempts" / name / "trial" / "model-500.json").read_text())
         assert rows[name]["dev"] == report["model"]["dev"]
         assert rows[name]["temperature"] == report["temperature"]
+        assert 0 <= rows[name]["validation"] <= 1
         assert (report["curves"]["model"][-1]["step"] == 5) == (name == "longer")
     assert len(list(out.rglob("encoders-*.pt"))) == 2, "plain and longer share theirs"
     assert len(list(out.rglob("table-500-*.npz"))) == 1
@@ -78,22 +80,27 @@ def test_one_that_runs_is_ended_at_the_deadline(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
 
 
-def test_a_device_has_one_job_at_a_time_and_all_are_used() -> None:
+def test_a_device_has_one_job_at_a_time_all_are_used_and_a_job_waits_for_the_one_it_needs() -> None:
     running: list[str] = []
     seen: set[str] = set()
+    finished: list[int] = []
 
-    def job(device: str, left: float) -> str:
+    def job(number: int, device: str, left: float) -> None:
         assert device not in running
         assert left <= 100
+        assert number < 10 or number // 10 - 1 in finished
         running.append(device)
         seen.add(device)
         time.sleep(0.02)
         running.remove(device)
-        return f"on {device}"
+        finished.append(number)
 
-    results = Runner(["cuda:0", "cuda:1"], 100).run([job] * 8)
+    Runner(["cuda:0", "cuda:1"], 100).run(
+        [partial(job, number) for number in range(4)],
+        lambda number: [partial(job, 10 * (number + 1) + other) for other in range(2)],
+    )
     assert seen == {"cuda:0", "cuda:1"}
-    assert len(results) == 8
+    assert sorted(finished) == [0, 1, 2, 3, 10, 11, 20, 21, 30, 31, 40, 41]
 
 
 @pytest.mark.parametrize(
@@ -135,5 +142,5 @@ def test_the_table() -> None:
         {"name": "b", "why": "it broke", "set": [], "failed": "no memory"},
     ]
     _, _, one, other = markdown(rows, 300).splitlines()
-    assert one == "| a | `x.y=1` `z=2` | 0.9123 | - | - | - | 12 | why not |"
-    assert other == "| b | none | - | - | - | - | no memory | it broke |"
+    assert one == "| a | `x.y=1` `z=2` | 0.9123 | - | - | - | - | 12 | why not |"
+    assert other == "| b | none | - | - | - | - | - | no memory | it broke |"
