@@ -64,7 +64,7 @@ def test_what_is_printed_is_what_is_written(made):
     assert sorted(path.name for path in folder.iterdir()) == ["plots", "report.json"]
     assert strict(done.stdout) == strict((folder / "report.json").read_bytes())
     (line,) = done.stderr.decode().splitlines()
-    assert line.startswith("evaluated 40 records, 95,420 bases, with the model nano on cpu (fp32) in ")
+    assert line.startswith("evaluated 40 records, 95,420 bases, with the model nano-500 on cpu (fp32) in ")
 
 
 def test_the_pictures_are_there(made):
@@ -117,8 +117,8 @@ def test_the_auroc_is_that_of_predicts_scores(made, predicted):
 
 def test_it_says_where_the_figures_come_from(made, grouped):
     report = strict(made[1].stdout)
-    manifest = ROOT / "virnucpro_core/bundles/nano/manifest.json"
-    assert report["model"]["id"] == "nano"
+    manifest = ROOT / "virnucpro_core/bundles/nano-500/manifest.json"
+    assert report["model"]["id"] == "nano-500"
     assert report["model"]["sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
     assert report["model"]["precision"] == "fp32"
     assert report["inputs"] == {

@@ -28,7 +28,7 @@ from virnucpro_core.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 SAMPLE, TRUTH = (ROOT / "consumer" / "data" / name for name in ("sample.fasta", "sample_truth.tsv"))
-DIM = 320
+DIM = 256
 QUICK = ("--epochs", "4", "--hidden", "16", "--validation-share", "0.3")
 
 
@@ -126,7 +126,7 @@ class TestEmbed:
         starts = [record.spans[frame.chunk][0] for record in records for frame in record.frames]
         assert file.chunk_start[file.frame_chunk].tolist() == starts
         info = file.info
-        assert (info.model_id, info.model_sha256) == ("nano", model.info.model_sha256)
+        assert (info.model_id, info.model_sha256) == ("nano-500", model.info.model_sha256)
         assert (info.attention, info.attention_backend) == (name, {"packed": "sdpa", "v1": "fair-esm"}[name])
         assert (info.precision, info.device, info.source) == ("fp32", "cpu", "sample.fasta")
         assert (info.records_without_open_frame, info.records_left_out) == (1, 0)
@@ -142,7 +142,7 @@ class TestEmbed:
         lines = err.splitlines()
         assert "'digits' is left out: '4' at position 3" in lines[0]
         assert lines[1].startswith(
-            "embedded 12 frames of 3 records, 30 bases, with the model nano on cpu (fp32)"
+            "embedded 12 frames of 3 records, 30 bases, with the model nano-500 on cpu (fp32)"
         )
         assert lines[2].startswith("virnucpro: error: 1 records were left out")
         file = read_features(output)
@@ -202,7 +202,7 @@ class TestTrainHead:
         bundle, report = compared
         nano = Bundle.load(find_bundle("nano"))
         training = bundle.manifest.training
-        assert training["base"] == {"id": "nano", "sha256": nano.sha256, "training": nano.manifest.training}
+        assert training["base"] == {"id": "nano-500", "sha256": nano.sha256, "training": nano.manifest.training}
         assert training["settings"]["seed"] == 1
         assert training["settings"]["epochs"] == 4
         assert training["command"].startswith(
@@ -222,7 +222,7 @@ class TestTrainHead:
     def test_both_heads_are_measured_on_both_files(self, compared: tuple[Bundle, dict[str, Any]]) -> None:
         _, report = compared
         rows = [(row["head"], row["features"]) for row in report["measured"]]
-        heads = ("trained on packed", "trained on v1", "base (nano)")
+        heads = ("trained on packed", "trained on v1", "base (nano-500)")
         assert rows == [(head, features) for head in heads for features in ("packed", "v1")]
         for row in report["measured"]:
             assert row["chunks"]["pieces"] == report["split"]["held_out"]["chunks"]
@@ -261,15 +261,15 @@ class TestTrainHead:
         assert run(train(embedded["packed"], tmp_path / "mine", labels=labels)) == 0
         out, err = capsys.readouterr()
         lines = out.splitlines()
-        assert lines[0].startswith("model        mine: nano with another head, temperature ")
+        assert lines[0].startswith("model        mine: nano-500 with another head, temperature ")
         assert lines[2].endswith(": 30% of the groups of each label, held out")
         assert "records without a label: 1" in lines[3]
         assert "labels of no record: 1" in lines[3]
         heads = [line[2:15].rstrip() for line in lines if line.startswith(("  new", "  base"))]
-        assert heads == ["new", "base (nano)"] * 3
+        assert heads == ["new", "base (nano-500)"] * 3
         assert (
             lines[-1]
-            == "* the head of nano may have been trained on these records; then its figures flatter it"
+            == "* the head of nano-500 may have been trained on these records; then its figures flatter it"
         )
         assert "is complete in" in err
 
@@ -321,7 +321,7 @@ class TestErrors:
             (["--compare", "{truth}"], 1, "sample_truth.tsv is no feature file"),
             (["--labels", "{sample}"], 1, "has no column id and label"),
             (["--head", "{truth}"], 1, "sample_truth.tsv is damaged"),
-            (["--head", "{wide}"], 1, "takes 321 features, but the model nano gives 320"),
+            (["--head", "{wide}"], 1, "takes 257 features, but the model nano-500 gives 256"),
             (["--report", "{folder}"], 1, "is a folder"),
             (["--report", "{folder}/no/report.json"], 1, "does not exist"),
             (["--output", "{folder}"], 2, "exists already"),
@@ -369,7 +369,7 @@ class TestErrors:
         mine = str(compared[0].path)
         capsys.readouterr()
         assert run([*train(embedded["packed"], tmp_path / "x"), "--model", mine]) == 1
-        assert "was made with the model nano of sha256" in error_line(capsys)
+        assert "was made with the model nano-500 of sha256" in error_line(capsys)
         short = tmp_path / "short.fasta"
         short.write_text(">a\nGCATTCGCA\n")
         assert run(["embed", str(short), "-o", str(tmp_path / "f"), "--model", mine]) == 0
@@ -377,7 +377,7 @@ class TestErrors:
         assert run(train(tmp_path / "f", tmp_path / "x")) == 2
         assert "does not come with the package: name its folder with --model" in error_line(capsys)
         assert run(train(embedded["packed"], tmp_path / "x", "--compare", str(tmp_path / "f"))) == 1
-        assert "cannot be compared: they are of different models (nano" in error_line(capsys)
+        assert "cannot be compared: they are of different models (nano-500" in error_line(capsys)
 
     def test_features_of_other_frames(self, embedded: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
         """As of a file in which a record was replaced after the first was made."""

@@ -56,7 +56,7 @@ def test_a_prediction_is_keyed_and_stamped(predictions, serve):
         stamp = prediction.provenance
         assert source == f"{stamp.source_topic}/{stamp.source_partition}/{stamp.source_offset}"
         assert message.partition() == stamp.source_partition, "equal partition counts keep the partition"
-        assert (stamp.model_id, stamp.attention, stamp.expected_length) == ("nano", "packed", 500)
+        assert (stamp.model_id, stamp.attention, stamp.expected_length) == ("nano-500", "packed", 500)
         assert len(stamp.model_sha256) == 64
 
 

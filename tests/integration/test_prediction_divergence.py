@@ -37,7 +37,7 @@ def test_the_command_prints_the_figures_of_the_report():
     done = virnucpro("divergence", "--fasta", str(SAMPLE), "--format", "json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["model"] == "nano"
+    assert report["model"] == "nano-500"
     assert set(report["sets"]) == {"published proteins", str(SAMPLE)}
     for figures in report["sets"].values():
         assert figures["label_agreement"] == 1.0

@@ -109,7 +109,7 @@ def test_models_list_show_and_path(published, tmp_path, capsys):
     assert run(["models", "list", str(tmp_path / "bundles")]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [str(output), "tiny-500", "500"] in [row[:3] for row in rows]
-    assert rows[0][0] == "nano"
+    assert [row[0] for row in rows[:2]] == ["nano-300", "nano-500"]
     assert run(["models", "show", str(output)]) == 0
     assert re.search(r"ESM-2 +2 layers, 32 dimensions, 2 heads", capsys.readouterr().out)
     assert run(["models", "show", str(output), "--json"]) == 0
@@ -120,7 +120,7 @@ def test_models_list_show_and_path(published, tmp_path, capsys):
         str(output),
     )
     assert run(["models", "path", "nano"]) == 0
-    assert Path(capsys.readouterr().out.strip()).name == "nano"
+    assert Path(capsys.readouterr().out.strip()).name == "nano-500"
 
 
 @pytest.mark.parametrize(

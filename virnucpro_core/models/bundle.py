@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 _BUNDLED = Path(__file__).parent.parent / "bundles"
+_ALIASES = {"nano": "nano-500"}
 _WEIGHT_ROLES = tuple(role for role in ROLES if role != "tokenizer")
 
 
@@ -37,13 +38,14 @@ def bundled() -> list[str]:
 
 
 def find_bundle(name_or_path: str | Path) -> Path:
-    """The folder of a bundle: one that ships with the package, by name ("nano"), or a path.
+    """The folder of a bundle: one that ships with the package, by name ("nano-500"; "nano" for short), or a path.
 
     Raises:
         BundleError: there is no such bundle.
     """
-    if str(name_or_path) in bundled():
-        return _BUNDLED / name_or_path
+    name = _ALIASES.get(str(name_or_path), str(name_or_path))
+    if name in bundled():
+        return _BUNDLED / name
     path = Path(name_or_path).expanduser()
     if not path.is_dir():
         raise BundleError(
