@@ -3,8 +3,8 @@
     python -m training.train_head --data DATA --out OUT --phase trial --length 500
 
 Starts from the encoders of training.pretrain and writes OUT/PHASE/model-LENGTH.pt with a report beside it.
-Several teachers are trained first; the model that is kept learns what they say on average beside the labels,
-because one model's luck is worth more than any setting. In the trial phase the dev split is measured along the
+If the recipe wants teachers they are trained first, and the model that is kept learns what they say on average
+beside the labels. In the trial phase the dev split is measured along the
 way, and the temperature comes from it; the final phase trains on that split too. What is done already is not done
 again.
 """

@@ -265,7 +265,7 @@ class TestTrainHead:
         assert lines[2].endswith(": 30% of the groups of each label, held out")
         assert "records without a label: 1" in lines[3]
         assert "labels of no record: 1" in lines[3]
-        heads = [line[2:15].rstrip() for line in lines if line.startswith(("  new", "  base"))]
+        heads = [line[2:19].rstrip() for line in lines if line.startswith(("  new", "  base"))]
         assert heads == ["new", "base (nano-500)"] * 3
         assert (
             lines[-1]
