@@ -202,7 +202,11 @@ class TestTrainHead:
         bundle, report = compared
         nano = Bundle.load(find_bundle("nano"))
         training = bundle.manifest.training
-        assert training["base"] == {"id": "nano-500", "sha256": nano.sha256, "training": nano.manifest.training}
+        assert training["base"] == {
+            "id": "nano-500",
+            "sha256": nano.sha256,
+            "training": nano.manifest.training,
+        }
         assert training["settings"]["seed"] == 1
         assert training["settings"]["epochs"] == 4
         assert training["command"].startswith(
