@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from training.corpus import VALIDATION
+from training.corpus import DEV, VALIDATION
 from training.pretrain import LENGTH, encoders_file
 from training.progress import log
 from training.recipe import DEFAULT, Recipe
@@ -79,19 +79,17 @@ class Runner:
         self._workers = len(devices)
         self._end = time.monotonic() + seconds
 
-    def run(self, first: Iterable[Job], after: Callable[[int], Iterable[Job]] = lambda number: ()) -> None:
-        """Run the jobs, and after each of them, by its number, those that waited for it.
+    def run(self, jobs: Iterable[tuple[Job, Iterable[Job]]]) -> None:
+        """Run the first of each pair, and after it those that waited for it.
 
         A job gets a device and the seconds that are left.
         """
         with ThreadPoolExecutor(self._workers) as pool:
-            waiting = {pool.submit(self._one, job): number for number, job in enumerate(first)}
+            waiting = {pool.submit(self._one, job): followers for job, followers in jobs}
             while waiting:
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     future.result()
-                    if (number := waiting.pop(future)) >= 0:
-                        waiting |= {pool.submit(self._one, job): -1 for job in after(number)}
+                    waiting |= {pool.submit(self._one, job): () for job in waiting.pop(future)}
 
     def _one(self, job: Job) -> None:
         device = self._free.get()  # as many as threads: never waits
@@ -148,12 +146,16 @@ class Comparison:
     def run(self, runner: Runner) -> None:
         """Tables, then encoders, then heads; an attempt that fails leaves the others alone."""
         by_table = {work.key("draws"): work for work in map(self.work, self._attempts)}
+        lengths = {LENGTH, self._length}
         for work in by_table.values():
-            for length in {LENGTH, self._length}:
+            for length in lengths:
                 work.training(length)
-                work.dev(length)
-            work.dev(self._length, pieces=True)
-            work.held_out(VALIDATION, self._length)
+        # What is measured is the same for all.
+        any_work = next(iter(by_table.values()))
+        for length in lengths:
+            any_work.held_out(DEV, length)
+        any_work.held_out(DEV, self._length, pieces=True)
+        any_work.held_out(VALIDATION, self._length)
         log(tables="done")
         sharing: dict[Path, list[Attempt]] = {}
         for attempt in self._attempts:
@@ -164,8 +166,11 @@ class Comparison:
         )
         head = ("--length", str(self._length), "--phase", TRIAL)
         runner.run(
-            [partial(self._do, "pretrain", group[0], ()) for group in groups],
-            lambda number: [partial(self._do, "train_head", attempt, head) for attempt in groups[number]],
+            (
+                partial(self._do, "pretrain", group[0], ()),
+                [partial(self._do, "train_head", attempt, head) for attempt in group],
+            )
+            for group in groups
         )
 
     def _do(self, module: str, attempt: Attempt, more: Sequence[str], device: str, seconds: float) -> None:

@@ -96,8 +96,8 @@ def test_a_device_has_one_job_at_a_time_all_are_used_and_a_job_waits_for_the_one
         finished.append(number)
 
     Runner(["cuda:0", "cuda:1"], 100).run(
-        [partial(job, number) for number in range(4)],
-        lambda number: [partial(job, 10 * (number + 1) + other) for other in range(2)],
+        (partial(job, number), [partial(job, 10 * (number + 1) + other) for other in range(2)])
+        for number in range(4)
     )
     assert seen == {"cuda:0", "cuda:1"}
     assert sorted(finished) == [0, 1, 2, 3, 10, 11, 20, 21, 30, 31, 40, 41]
