@@ -178,7 +178,7 @@ class Comparison:
         failure = command(module, [*self._options(attempt), *more], file, device, seconds)
         log(done=module, attempt=attempt.name, **({"failed": failure} if failure else {}))
         if failure:
-            self._failures[attempt.name] = failure
+            self._failures.setdefault(attempt.name, failure)  # the first is the cause of what follows
 
     def _options(self, attempt: Attempt) -> list[str]:
         work, given = self.work(attempt), self._given

@@ -148,7 +148,7 @@ class BalancedSampler:
         if failures >= _HOPELESS:
             raise ValueError(
                 f"{failures} chunks in a row have no open frame that fits a row of the table: are the records "
-                "nucleotides, and is tokenizer.json of as large a vocabulary as training.train_tokenizer makes?"
+                "nucleotides, and is tokenizer.json made by training.train_tokenizer?"
             )
         if failures % _SAME_GROUP == 0:
             return int(self.draw(rng, 1)[0])

@@ -83,9 +83,11 @@ def _stack(arrays: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.integer]
 def widths(length: int) -> tuple[int, int]:
     """Tokens of a row of a training table for chunks of `length` bases: of the protein, of the nucleotides.
 
-    Nucleotides take 0.26 tokens a base at most, nearly always; the rare frames with more are not trained on.
+    The nucleotides have a token a codon, two special ones, and a few for what is no whole codon. The rare frames
+    with more, because some letters are not bases, are not trained on.
     """
-    return -(-(length // 3 + 2) // 8) * 8, -(-int(length * 0.264 + 4) // 8) * 8
+    codons = length // 3
+    return -(-(codons + 2) // 8) * 8, -(-(codons + 4) // 8) * 8
 
 
 def padded(

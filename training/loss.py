@@ -22,39 +22,27 @@ def chunk_margins(margins: Tensor, frame_chunk: Tensor, chunks: int) -> Tensor:
     return (highest + lowest) / 2
 
 
-def targets(label: Tensor, smoothing: float, teachers: Tensor | None = None, soft: float = 0.0) -> Tensor:
-    """What margins are trained towards, as probabilities of a virus, float [n].
-
-    label float [n], 1 for a virus, moved towards one half by `smoothing`; with margins of `teachers` [n], a
-    share `soft` of the target is what those say.
-    """
-    hard = label * (1 - smoothing) + smoothing / 2
-    return hard if teachers is None else soft * torch.sigmoid(teachers) + (1 - soft) * hard
+def targets(label: Tensor, smoothing: float) -> Tensor:
+    """What margins are trained towards, as probabilities of a virus, float [n]: label float [n], 1 for a virus,
+    moved towards one half by `smoothing`."""
+    return label * (1 - smoothing) + smoothing / 2
 
 
 def classification_loss(
-    margins: Tensor,
-    frame_chunk: Tensor,
-    frame_label: Tensor,
-    smoothing: float,
-    teachers: Tensor | None = None,
-    soft: float = 0.0,
+    margins: Tensor, frame_chunk: Tensor, frame_label: Tensor, smoothing: float
 ) -> Tensor:
     """Weighted sum of the frames' and the chunks' cross-entropy.
 
     margins float [frames]; frame_chunk int64 [frames], below the number of frames; frame_label float [frames],
-    the same for all frames of a chunk; the rest: see `targets`.
+    the same for all frames of a chunk; smoothing: see `targets`.
     """
     # As many places as frames, whatever the number of chunks: shapes stay the same from step to step.
     places = len(margins)
     chunk_label = torch.zeros_like(margins).scatter(0, frame_chunk, frame_label)
     there = torch.zeros_like(margins).scatter(0, frame_chunk, 1.0)
-    of_chunks = None if teachers is None else chunk_margins(teachers, frame_chunk, places)
-    frames = F.binary_cross_entropy_with_logits(margins, targets(frame_label, smoothing, teachers, soft))
+    frames = F.binary_cross_entropy_with_logits(margins, targets(frame_label, smoothing))
     chunks = F.binary_cross_entropy_with_logits(
-        chunk_margins(margins, frame_chunk, places),
-        targets(chunk_label, smoothing, of_chunks, soft),
-        reduction="none",
+        chunk_margins(margins, frame_chunk, places), targets(chunk_label, smoothing), reduction="none"
     )
     return FRAME * frames + CHUNK * (chunks * there).sum() / there.sum()
 

@@ -109,6 +109,14 @@ class Network(nn.Module):
         esm2 = Esm2Config(shape.esm2_layers, shape.esm2_dim, shape.esm2_heads)
         return esm2, self.encoders.dnabert_s.config, HeadConfig(shape.head_hidden)
 
+    @property
+    def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """What trains of ESM-2, of DNABERT-S, and of the head."""
+        dna = [*self.encoders.dnabert_s.parameters(), *self.dna_lm.parameters(), self.dna_lm_bias]
+        members = ([*self.encoders.esm2.parameters()], dna, [*self.head.parameters()])
+        of_protein, of_dna, of_head = ([p for p in part if p.requires_grad] for part in members)
+        return of_protein, of_dna, of_head
+
     def compile_encoders(self) -> None:
         """Compile what takes the time. Pre-training and training share the graph; a copy of the network, such
         as a moving average, is not compiled, and takes rows of any width."""

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,33 @@ CLIP = 1.0
 SAVE_EVERY_SECONDS = 60.0
 
 
-def learning_rate(recipe: Optimiser, step: int, steps: int | None = None) -> float:
-    """Linear over the first steps, then a cosine to zero at the last of `steps`, by default the recipe's."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(step / (steps or recipe.steps), 1.0)))
+def learning_rate(recipe: Optimiser, step: int) -> float:
+    """Linear over the first steps, then a cosine to zero at the last."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(step / recipe.steps, 1.0)))
     return recipe.rate * min(1.0, (step + 1) / max(recipe.warm_up, 1)) * cosine
 
 
-def adamw(network: Network, recipe: Optimiser, encoder_rate: float = 1.0) -> torch.optim.Optimizer:
-    """AdamW with weight decay for matrices only; `share` of a group scales its learning rate."""
+def adamw(
+    network: Network, recipe: Optimiser, shares: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> torch.optim.Optimizer:
+    """AdamW with weight decay for matrices only; `shares` scale the learning rate of each of the network's parts."""
     groups = []
-    of_encoders = {id(p) for p in [*network.encoders.parameters(), *network.dna_lm.parameters()]}
-    for share, inside in ((encoder_rate, True), (1.0, False)):
-        members = [p for p in network.parameters() if p.requires_grad and (id(p) in of_encoders) == inside]
-        matrices, vectors = [p for p in members if p.ndim >= 2], [p for p in members if p.ndim < 2]
+    for part, share in zip(network.parts, shares, strict=True):
+        matrices, vectors = [p for p in part if p.ndim >= 2], [p for p in part if p.ndim < 2]
         groups.append({"params": matrices, "weight_decay": recipe.decay, "share": share})
         groups.append({"params": vectors, "weight_decay": 0.0, "share": share})
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
 
 
 def take_step(optimiser: torch.optim.Optimizer, network: Network, loss: Tensor, rate: float) -> None:
-    """Backward, clip, step; `optimiser` is one of `adamw`."""
+    """Backward, clip, step; `optimiser` is one of `adamw`. Each part is clipped for itself: one whose gradient
+    jumps neither holds the others back nor hides behind them."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["share"]
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+    for part in network.parts:
+        torch.nn.utils.clip_grad_norm_(part, CLIP)
     optimiser.step()
 
 
@@ -64,6 +66,15 @@ class MovingAverage:
         self.updates += 1
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+
+
+@torch.no_grad()
+def average_into(network: Network, members: Sequence[Network]) -> Network:
+    """`network` with the mean of the members' weights; BatchNorm's statistics are to be measured again."""
+    of_members = [list(member.parameters()) for member in members]
+    for target, *parameters in zip(network.parameters(), *of_members, strict=True):
+        target.copy_(torch.stack(parameters).mean(0))
+    return network
 
 
 @torch.no_grad()

@@ -83,7 +83,7 @@ def pretrain(work: Workspace) -> None:
     torch.manual_seed(steps.seed)
     network = work.network()
     average = MovingAverage(network, steps.average)
-    optimiser = adamw(network, steps)
+    optimiser = adamw(network, steps, (1.0, recipe.dna_rate, 1.0))
     first = 0 if state is None else restore(state, network, average, optimiser)
     network.train()
     started = time.monotonic()

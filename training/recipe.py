@@ -68,11 +68,13 @@ class Optimiser:
 
 @dataclass(frozen=True, slots=True)
 class Pretrain:
-    """Masked language modelling: share of the tokens hidden, of each model."""
+    """Masked language modelling: share of the tokens hidden, of each model; dna_rate: the learning rate of
+    DNABERT-S, as a share of ESM-2's."""
 
     optimiser: Optimiser
     protein_masked: float
     dna_masked: float
+    dna_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ class Head:
 
     encoder_rate: the encoders' learning rate, as a share of the head's; dropout: of features and of the
     head's hidden values; smoothing: see loss.targets; masked: share of the tokens hidden; masked_frames: share
-    of the frames with hidden tokens; mlm: weight of the language-model losses; teachers: how many models are
-    trained first, for teacher_steps each, with seeds of their own, to teach the model that is kept; soft: the
-    share of its targets that comes from them; looks: how often the dev split is measured.
+    of the frames with hidden tokens; mlm: weight of the language-model losses; members: how many models are
+    trained from the same start, each in an order of its own, for their weights to be averaged; looks: how often
+    the dev split is measured.
     """
 
     optimiser: Optimiser
@@ -93,9 +95,7 @@ class Head:
     masked: float
     masked_frames: float
     mlm: float
-    teachers: int
-    teacher_steps: int
-    soft: float
+    members: int
     looks: int
 
 

@@ -3,14 +3,16 @@
     python -m training.train_head --data DATA --out OUT --phase trial --length 500
 
 Starts from the encoders of training.pretrain and writes OUT/PHASE/model-LENGTH.pt with a report beside it.
-If the recipe wants teachers they are trained first, and the model that is kept learns what they say on average
-beside the labels. In the trial phase the dev split is measured along the
+The recipe may want several members: models from one start, each trained in an order of its own, whose weights
+are then averaged (model soups, Wortsman et al. 2022, arXiv:2203.05482; DiWA, Rame et al. 2022,
+arXiv:2205.09739, for what is unlike the training data). In the trial phase the dev split is measured along the
 way, and the temperature comes from it; the final phase trains on that split too. What is done already is not done
 again.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import time
@@ -18,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from training.optimise import (
     Checkpoint,
     MovingAverage,
     adamw,
+    average_into,
     learning_rate,
     recalibrate,
     restore,
@@ -52,9 +54,13 @@ def key_of(work: Workspace, length: int) -> str:
 
 
 def member_file(work: Workspace, length: int, number: int) -> Path:
-    """Where teacher `number` from 1 on is kept, or, 0, the model that they teach."""
-    name = f"teacher-{number}" if number else "model"
-    return work.folder / f"{name}-{length}.pt"
+    """Where member `number`, from 1 on, is kept."""
+    return work.folder / f"member-{number}-{length}.pt"
+
+
+def model_file(work: Workspace, length: int) -> Path:
+    """Where the mean of the members is kept."""
+    return work.folder / f"model-{length}.pt"
 
 
 def report_file(work: Workspace, length: int) -> Path:
@@ -63,7 +69,7 @@ def report_file(work: Workspace, length: int) -> Path:
 
 
 class HeadTraining:
-    """Models for chunks of one length, one after the other: teachers, then the one that is kept.
+    """The model for chunks of one length: its members, one after the other, and their mean.
 
     Raises:
         FileNotFoundError: the encoders of this recipe are not there.
@@ -78,42 +84,40 @@ class HeadTraining:
                 f"{work.kept} has no encoders of this recipe: run training.pretrain first"
             )
         self.encoders = {k: v for k, v in encoders["average"].items() if not k.startswith("head.")}
-        self.frames = work.training(length)
-        self.table = Table(self.frames, self.recipe.optimiser.frames, self.recipe.optimiser.seed, work.device)
+        steps = self.recipe.optimiser
+        self.table = Table(work.training(length), steps.frames, steps.seed, work.device)
         self.label = torch.from_numpy(work.corpus.labels.astype(np.float32)).to(work.device)
         self.dev = work.dev(length)
         self.network = work.network(self.recipe.dropout)  # one for all members: it is compiled once
         self.curves: dict[str, list[dict[str, Any]]] = {}
 
-    def member(self, number: int, steps: int, teachers: Tensor | None = None) -> Network:
-        """Train one model from the encoders on, unless that is done; the averaged network, settled.
+    def member(self, number: int) -> Network:
+        """Train one model from the start on, unless that is done; the averaged network, settled.
 
-        number: 0 for the one that is kept, 1.. for the teachers; teachers: their mean margins, [table's frames].
+        number: from 1 on; names the member's order of chunks and its random numbers.
         """
-        name = f"teacher {number}" if number else "model"
+        name, steps = f"member {number}", self.recipe.optimiser.steps
         path = member_file(self.work, self.length, number)
         finished = Checkpoint(path, self.key)
         unfinished = Checkpoint(path.with_suffix(".unfinished"), self.key)
         seed = self.recipe.optimiser.seed * 1000 + number
         self.table.reseed(seed)
-        torch.manual_seed(seed)
-        self.network.load_state_dict(
-            Network(self.network.shape, self.work.vocabulary).state_dict() | self.encoders
-        )
+        self.start()
         average = MovingAverage(self.network, self.recipe.optimiser.average)
         if (done := finished.load()) is not None:
             average.network.load_state_dict(done["network"])
             self.curves[name] = done["curve"]
             return average.network
-        optimiser = adamw(self.network, self.recipe.optimiser, self.recipe.encoder_rate)
+        rate = self.recipe.encoder_rate
+        optimiser = adamw(self.network, self.recipe.optimiser, (rate, rate, 1.0))
         state = unfinished.load()
         first = 0 if state is None else restore(state, self.network, average, optimiser)
         curve = self.curves[name] = [] if state is None else state["curve"]
         for step in bar(range(first, steps), f"{name}, {self.length} bp, {self.work.phase}"):
             if unfinished.due():
                 unfinished.save(training_state(step, self.network, average, optimiser) | {"curve": curve})
-            loss = self.loss(seed, step, teachers)
-            take_step(optimiser, self.network, loss, learning_rate(self.recipe.optimiser, step, steps))
+            loss = self.loss(seed, step)
+            take_step(optimiser, self.network, loss, learning_rate(self.recipe.optimiser, step))
             average.update(self.network)
             about = {"member": name, "phase": self.work.phase, "length": self.length}
             if self.dev is not None and looks_now(step, steps, self.recipe.looks):
@@ -128,7 +132,16 @@ class HeadTraining:
         unfinished.remove()
         return network
 
-    def loss(self, seed: int, step: int, teachers: Tensor | None) -> Tensor:
+    def start(self) -> None:
+        """Set the network to what every member starts from: the encoders of training.pretrain, a new head.
+
+        Weights can be averaged because members have this much in common.
+        """
+        torch.manual_seed(self.recipe.optimiser.seed)
+        new = Network(self.network.shape, self.work.vocabulary).state_dict()
+        self.network.load_state_dict(new | self.encoders)
+
+    def loss(self, seed: int, step: int) -> Tensor:
         """Of one batch."""
         recipe = self.recipe
         torch.manual_seed(seed * 1_000_003 + step)  # of dropout
@@ -145,8 +158,6 @@ class HeadTraining:
             batch.frame_chunk,
             self.label[batch.frame_record],
             recipe.smoothing,
-            None if teachers is None else teachers[batch.rows],
-            recipe.soft,
         )
         return verdict + recipe.mlm * (of_protein + of_dna)
 
@@ -161,21 +172,13 @@ class HeadTraining:
         return network
 
     def run(self) -> Network:
-        """Train all members and write the report; the model that is kept."""
+        """Train all members and write the report; their mean, which is kept."""
         started = time.monotonic()
-        margins = np.zeros(len(self.frames), dtype=np.float32)
-        on_dev: list[npt.NDArray[np.float32]] = []
-        for number in range(1, self.recipe.teachers + 1):
-            teacher = self.member(number, self.recipe.teacher_steps)
-            margins += teacher.score(self.frames, self.work.device) / self.recipe.teachers
-            if self.dev is not None:
-                on_dev.append(teacher.score(self.dev, self.work.device))
-        teachers = torch.from_numpy(margins).to(self.work.device) if self.recipe.teachers else None
-        network = self.member(0, self.recipe.optimiser.steps, teachers)
+        members = [self.member(number) for number in range(1, self.recipe.members + 1)]
+        network = self.settle(average_into(copy.deepcopy(members[0]), members))
+        Checkpoint(model_file(self.work, self.length), self.key).save({"network": network.state_dict()})
         report: dict[str, Any] = {"key": self.key, "seconds": round(time.monotonic() - started, 1)}
         if self.dev is not None:
-            if on_dev:
-                report["teachers together"] = dev_figures(np.mean(on_dev, axis=0), self.dev, self.work.corpus)
             report |= self._on_dev(network, self.dev)
         report["curves"] = self.curves
         path = report_file(self.work, self.length)
@@ -183,7 +186,7 @@ class HeadTraining:
         return network
 
     def _on_dev(self, network: Network, dev: Frames) -> dict[str, Any]:
-        """The figures of the model that is kept, its temperature, and the AUROC of 5 kb pieces; and, for the
+        """The figures of the mean of the members, its temperature, and the AUROC of 5 kb pieces; and, for the
         record alone, the AUROC of the validation split's chunks: recipes are chosen by dev."""
         corpus, margins = self.work.corpus, network.score(dev, self.work.device)
         found: dict[str, Any] = {
@@ -209,7 +212,7 @@ def train_head(work: Workspace, length: int) -> tuple[Network, dict[str, Any]]:
     """The model for chunks of `length`, settled, and its report: trained, unless that is done."""
     path = report_file(work, length)
     report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    done = Checkpoint(member_file(work, length, 0), key_of(work, length)).load()
+    done = Checkpoint(model_file(work, length), key_of(work, length)).load()
     if done is None or report.get("key") != key_of(work, length):
         network = HeadTraining(work, length).run()
         return network, json.loads(path.read_text())

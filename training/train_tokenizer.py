@@ -1,10 +1,17 @@
-"""Trains the DNA tokenizer: byte-pair encoding over raw nucleotides, as DNABERT-S's, of a small vocabulary.
+"""Trains the DNA tokenizer: byte-pair encoding within codons.
 
-    python -m training.train_tokenizer --data DIR [--vocabulary 1024]
+    python -m training.train_tokenizer --data DIR
+
+The nucleotides that the model sees are open frames, so every third letter begins a codon. DNABERT-S's own tokens
+cross codons wherever a pair of letters is frequent, and hide from the encoder what is the best witness between
+a virus and a host that nobody has seen: which codons are used, and which stand side by side (docs/nano.md has
+what both gave). So the words in which pairs are merged are codons, as in codon language models (CaLM, Outeiral
+and Deane 2024, doi:10.1038/s42256-024-00791-0): a codon is one token in the end, and shorter tokens are left for
+what is no whole codon.
 
 Only the training split's nucleotides are seen, drawn from both strands with the same balance as in training.
-There is no pre-tokenisation: a chunk is one word, so tokens may cross anything. Special tokens take the ids
-0..4 in the order [UNK] [CLS] [SEP] [PAD] [MASK]; a sequence is encoded as `[CLS] $A [SEP]`.
+Special tokens take the ids 0..4 in the order [UNK] [CLS] [SEP] [PAD] [MASK]; a sequence is encoded as
+`[CLS] $A [SEP]`.
 """
 
 from __future__ import annotations
@@ -15,14 +22,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
 from training.corpus import TRAIN, BalancedSampler, Corpus
 
 SPECIALS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+VOCABULARY = len(SPECIALS) + 4 + 4**2 + 4**3  # at most: letters, pairs, codons
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
@@ -41,11 +50,12 @@ def sample_pieces(corpus: Corpus, pieces: int, bases: int, seed: int) -> Iterato
         yield from "".join(letter if letter in "ACGT" else " " for letter in piece).split()
 
 
-def train_tokenizer(pieces: Iterator[str], vocabulary: int) -> Tokenizer:
-    """A BPE tokenizer of `vocabulary` entries, the specials among them."""
+def train_tokenizer(pieces: Iterator[str]) -> Tokenizer:
+    """A BPE tokenizer of at most VOCABULARY entries; all codons are among them that the pieces have."""
     tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Split(Regex(".{3}"), "isolated")
     trainer = BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=VOCABULARY,
         special_tokens=list(SPECIALS),
         initial_alphabet=list("ACGT"),
         limit_alphabet=4,
@@ -65,14 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of genomes.npz")
-    parser.add_argument("--vocabulary", type=int, default=1024)
     parser.add_argument("--pieces", type=int, default=30000, help="stretches to learn from")
     parser.add_argument("--piece-bases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     corpus = Corpus.load(options.data / "genomes.npz")
     pieces = sample_pieces(corpus, options.pieces, options.piece_bases, options.seed)
-    tokenizer = train_tokenizer(pieces, options.vocabulary)
+    tokenizer = train_tokenizer(pieces)
     target = options.data / "tokenizer.json"
     tokenizer.save(str(target))
     print(f"wrote {target}: {tokenizer.get_vocab_size()} tokens")

@@ -58,7 +58,7 @@ def test_attempts_share_what_they_have_in_common_and_one_that_fails_stops_no_oth
         assert rows[name]["dev"] == report["model"]["dev"]
         assert rows[name]["temperature"] == report["temperature"]
         assert 0 <= rows[name]["validation"] <= 1
-        assert (report["curves"]["model"][-1]["step"] == 5) == (name == "longer")
+        assert (report["curves"]["member 2"][-1]["step"] == 5) == (name == "longer")
     assert len(list(out.rglob("encoders-*.pt"))) == 2, "plain and longer share theirs"
     assert len(list(out.rglob("table-500-*.npz"))) == 1
     assert "cannot fill" in (out / "attempts.md").read_text()

@@ -307,7 +307,7 @@ def broken_report(run: Run) -> None:
 def another_recipe(run: Run) -> None:
     path = run.out / "nano-300" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["training"]["recipe"]["head"]["soft"] = 0.123
+    manifest["training"]["recipe"]["head"]["dropout"] = 0.123
     path.write_text(json.dumps(manifest))
 
 

@@ -22,7 +22,7 @@ def test_the_recipe_reads_and_changes_by_name() -> None:
 
 
 def test_a_digest_names_its_sections_only() -> None:
-    recipe, changed = Recipe.load(), Recipe.load(changes=["head.soft=0.125"])
+    recipe, changed = Recipe.load(), Recipe.load(changes=["head.dropout=0.125"])
     assert recipe.digest("shape", "draws") == changed.digest("shape", "draws")
     assert recipe.digest("head") != changed.digest("head")
     assert recipe.digest("shape") != recipe.digest("draws")
@@ -37,9 +37,9 @@ def test_a_digest_names_its_sections_only() -> None:
         ("head=7", "there is no setting head"),
         ("head.optimiser=7", "there is no setting head.optimiser"),
         ("", "there is no setting "),
-        ("head.soft", "head.soft cannot be ''"),
-        ("head.soft=much", "head.soft cannot be 'much'"),
-        ("head.soft='much'", "recipe.head.soft must be float, not 'much'"),
+        ("head.dropout", "head.dropout cannot be ''"),
+        ("head.dropout=much", "head.dropout cannot be 'much'"),
+        ("head.dropout='much'", "recipe.head.dropout must be float, not 'much'"),
         ("head.looks=1.5", "recipe.head.looks must be int, not 1.5"),
         ("head.looks=true", "recipe.head.looks must be int, not True"),
     ],
@@ -52,8 +52,8 @@ def test_a_wrong_change_is_named(change: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (r"^soft = .*$", "", "recipe.head.soft is missing"),
-        (r"^soft = .*$", "soft = 0.5\nsofter = 1", "recipe.head has no setting softer"),
+        (r"^dropout = .*$", "", "recipe.head.dropout is missing"),
+        (r"^dropout = .*$", "dropout = 0.5\nsofter = 1", "recipe.head has no setting softer"),
         (r"^\[pretrain.optimiser\]$", "[pretrain.optimizer]", "recipe.pretrain.optimiser is missing"),
         (r"^\[shape\]$", "[sizes]", "recipe.shape is missing"),
         (r"^\[shape\]$", "extra = 1\n[shape]", "recipe has no setting extra"),

@@ -13,12 +13,12 @@ import torch
 from tests.training_fixture import data, tiny_recipe
 from training import pretrain, train_head
 from training.optimise import Checkpoint, take_step
-from training.train_head import HeadTraining, member_file, report_file
+from training.train_head import HeadTraining, member_file, model_file, report_file
 from training.workspace import FINAL, TRIAL, Workspace
 
 LENGTH = 500
-RECIPE = tiny_recipe("head.teachers=2")
-STEPS = 4 + 2 * 3 + 4  # of the encoders, two teachers, the model
+RECIPE = tiny_recipe("head.members=2")
+STEPS = 4 + 2 * 4  # of the encoders, two members
 
 
 class Interrupted(Exception):
@@ -99,8 +99,8 @@ def test_an_interrupted_run_goes_on_where_it_was_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr(Checkpoint, "due", lambda self: True)
     done = 0
-    # In the encoders at the first step and later, in the first teacher, in the second, in the model.
-    for cut in (0, 2, 5, 9, 13):
+    # In the encoders at the first step and later, in the first member, between the two, in the second.
+    for cut in (0, 2, 5, 8, 11):
         taken = steps(cut - done)
         with pytest.raises(Interrupted):
             train(tmp_path)
@@ -113,9 +113,9 @@ def test_an_interrupted_run_goes_on_where_it_was_to_the_same_bits(
     assert done + len(taken) == STEPS
     [encoders] = uninterrupted.glob("encoders-*.pt")
     assert_equal(tmp_path / encoders.name, encoders)
-    for number in range(3):
-        files = [member_file(work(out), LENGTH, number) for out in (tmp_path, uninterrupted)]
-        assert_equal(*files)
+    for number in (1, 2):
+        assert_equal(*(member_file(work(out), LENGTH, number) for out in (tmp_path, uninterrupted)))
+    assert_equal(*(model_file(work(out), LENGTH) for out in (tmp_path, uninterrupted)))
     one, other = (json.loads(report_file(work(out), LENGTH).read_text()) for out in (tmp_path, uninterrupted))
     assert {k: v for k, v in one.items() if k != "seconds"} == {
         k: v for k, v in other.items() if k != "seconds"
@@ -128,25 +128,27 @@ def test_what_is_done_is_not_trained_again(uninterrupted: Path, steps: Callable[
     pretrain.pretrain(work(uninterrupted))
     network, report = train_head.train_head(work(uninterrupted), LENGTH)
     assert taken == []
-    saved = torch.load(member_file(work(uninterrupted), LENGTH, 0), weights_only=True)["network"]
+    saved = torch.load(model_file(work(uninterrupted), LENGTH), weights_only=True)["network"]
     assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
     assert report == json.loads(report_file(work(uninterrupted), LENGTH).read_text())
     assert not network.training
 
 
-def test_the_model_differs_from_its_teachers_and_the_dev_split_is_measured(uninterrupted: Path) -> None:
+def test_the_model_is_the_mean_of_its_members_and_the_dev_split_is_measured(uninterrupted: Path) -> None:
     report = json.loads(report_file(work(uninterrupted), LENGTH).read_text())
-    assert set(report["curves"]) == {"teacher 1", "teacher 2", "model"}
-    assert report["curves"]["model"][-1]["dev"] == report["model"]["dev"]
+    assert set(report["curves"]) == {"member 1", "member 2"}
     assert 0.2 <= report["temperature"] <= 5
-    weights = [
-        torch.load(member_file(work(uninterrupted), LENGTH, n), weights_only=True)["network"][
-            "head.output.weight"
-        ]
-        for n in range(3)
+    assert report["model"]["dev"] is not None
+    files = [member_file(work(uninterrupted), LENGTH, n) for n in (1, 2)] + [
+        model_file(work(uninterrupted), LENGTH)
     ]
-    assert not torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[1], weights[2])
+    one, two, mean = (torch.load(file, weights_only=True)["network"] for file in files)
+    for name in ("head.output.weight", "encoders.dnabert_s.embeddings.word_embeddings.weight"):
+        assert not torch.equal(one[name], two[name])
+        assert torch.allclose(mean[name], (one[name] + two[name]) / 2, atol=1e-7)
+    # BatchNorm's statistics are of the mean's own features, not the mean of the members'.
+    statistics = "head.norm.running_var"
+    assert not torch.allclose(mean[statistics], (one[statistics] + two[statistics]) / 2, rtol=1e-6)
 
 
 def test_the_head_needs_finished_encoders_of_its_recipe(

@@ -74,7 +74,7 @@ def test_the_bundle_scores_and_its_manifest_says_how_it_was_made(run) -> None:
 
     trial = json.loads((folder / "out" / "trial" / "model-500.json").read_text())
     assert manifest.temperature == trial["temperature"] == manifest.training["trial_on_dev"]["temperature"]
-    assert [look["step"] for look in trial["curves"]["model"]] == [2, 4]
+    assert [look["step"] for look in trial["curves"]["member 1"]] == [2, 4]
     final = json.loads((folder / "out" / "final" / "model-500.json").read_text())
     assert "temperature" not in final  # the dev split has been trained on
     assert manifest.training["trained_on"] == ["train", "dev"]
@@ -143,10 +143,10 @@ def test_where_there_is_no_terminal_the_run_prints_lines_of_json(run) -> None:
     _, lines = run
     of_members = [(line["phase"], line["member"], line["step"]) for line in lines if "member" in line]
     assert of_members == [
-        ("trial", "teacher 1", 2),
-        ("trial", "teacher 1", 3),
-        ("trial", "model", 2),
-        ("trial", "model", 4),
+        ("trial", "member 1", 2),
+        ("trial", "member 1", 4),
+        ("trial", "member 2", 2),
+        ("trial", "member 2", 4),
     ]
     assert lines[-1]["bundle"] == "nano-500"
     assert lines[-1]["chunk"]["genomes"] == 4
@@ -164,5 +164,5 @@ def test_a_bundle_of_another_recipe_is_not_taken_for_this_one(run) -> None:
     folder, _ = run
     before = stamps(folder)
     with pytest.raises(SystemExit, match="nano-500 is of other data or another recipe"):
-        pipeline.main(arguments(folder, "head.soft=0.5"))
+        pipeline.main(arguments(folder, "head.dropout=0.5"))
     assert stamps(folder) == before

@@ -55,8 +55,8 @@ class TestTrainingTable:
 
     def test_rows_have_one_width_each_and_begin_and_end_as_the_models_expect(self) -> None:
         table = drawn()
-        assert (table.protein.shape[1], table.dna.shape[1]) == widths(500) == (168, 136)
-        assert widths(300) == (104, 88)
+        assert (table.protein.shape[1], table.dna.shape[1]) == widths(500) == (168, 176)
+        assert widths(300) == (104, 104)
         last = (table.protein != ESM2_PAD).sum(axis=1) - 1
         assert (table.protein[:, 0] == ESM2_CLS).all()
         assert (table.protein[np.arange(len(table)), last] == ESM2_EOS).all()
