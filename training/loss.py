@@ -1,4 +1,4 @@
-"""What training minimises: the chunk's verdict, each frame's score, and the prediction of hidden tokens."""
+"""What training minimises: the chunk's verdict and each frame's score."""
 
 from __future__ import annotations
 
@@ -45,13 +45,3 @@ def classification_loss(
         chunk_margins(margins, frame_chunk, places), targets(chunk_label, smoothing), reduction="none"
     )
     return FRAME * frames + CHUNK * (chunks * there).sum() / there.sum()
-
-
-def hidden_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of hidden tokens: logits [places, vocabulary], targets int64 [places].
-
-    A target below zero does not count (see batches.hide); 0 if none counts.
-    """
-    of_place = F.cross_entropy(logits, targets.clamp(min=0), reduction="none")
-    counts = targets >= 0
-    return (of_place * counts).sum() / counts.sum().clamp(min=1)

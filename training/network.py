@@ -23,6 +23,7 @@ from virnucpro_core.models.manifest import DnabertSConfig, Esm2Config, HeadConfi
 from virnucpro_core.models.pooling import frame_features
 from virnucpro_core.tokens import ESM2_MASK, ESM2_PAD
 
+CODONS, RESIDUES = 64, 20
 SCORED_TOGETHER = 1024  # frames of one evaluation batch
 _KEPT_IN_TRAINING = 1 - 0.15 * 0.8  # of ESM-2's token dropout, which acts at inference too
 
@@ -84,7 +85,7 @@ class Encoders(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoders, classifier, and what predicts hidden tokens.
+    """Encoders, classifier, and what predicts hidden tokens and pairs of neighbours.
 
     Args:
         shape: sizes.
@@ -99,6 +100,8 @@ class Network(nn.Module):
         dim = shape.dna_dim
         self.dna_lm = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim))
         self.dna_lm_bias = nn.Parameter(torch.zeros(vocabulary))
+        self.codon_pairs = nn.Linear(dim, CODONS**2)
+        self.residue_pairs = nn.Linear(shape.esm2_dim, RESIDUES**2)
         self.dropout = nn.Dropout(dropout)
         self.head = Head(shape.esm2_dim + dim, shape.head_hidden, dropout)
 
@@ -112,10 +115,11 @@ class Network(nn.Module):
     @property
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         """What trains of ESM-2, of DNABERT-S, and of the head."""
-        dna = [*self.encoders.dnabert_s.parameters(), *self.dna_lm.parameters(), self.dna_lm_bias]
-        members = ([*self.encoders.esm2.parameters()], dna, [*self.head.parameters()])
-        of_protein, of_dna, of_head = ([p for p in part if p.requires_grad] for part in members)
-        return of_protein, of_dna, of_head
+        protein = [*self.encoders.esm2.parameters(), *self.residue_pairs.parameters()]
+        of_dna = (self.encoders.dnabert_s, self.dna_lm, self.codon_pairs)
+        dna = [*(p for module in of_dna for p in module.parameters()), self.dna_lm_bias]
+        found = ([p for p in part if p.requires_grad] for part in (protein, dna, [*self.head.parameters()]))
+        return next(found), next(found), next(found)
 
     def compile_encoders(self) -> None:
         """Compile what takes the time. Pre-training and training share the graph; a copy of the network, such
@@ -144,6 +148,11 @@ class Network(nn.Module):
         words = self.encoders.dnabert_s.embeddings.word_embeddings.weight
         dna = self.dna_lm(of_dna.flatten(0, 1).index_select(0, dna_places)) @ words.T + self.dna_lm_bias
         return proteins, dna
+
+    def predict_pairs(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the pairs of residues and of codons in a frame, [frames, 400] and [frames, 4096]."""
+        dna, protein = features.split([self.shape.dna_dim, self.shape.esm2_dim], dim=1)
+        return self.residue_pairs(protein), self.codon_pairs(dna)
 
     @torch.no_grad()
     def score(self, frames: Frames, device: torch.device) -> npt.NDArray[np.float32]:

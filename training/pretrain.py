@@ -1,4 +1,4 @@
-"""Teaches both encoders to fill in hidden tokens of the training genomes' open frames.
+"""Teaches both encoders what can be learned without labels (training.objectives) of the training genomes' frames.
 
     python -m training.pretrain --data DATA --out OUT
 
@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from training.batches import PROTEIN, Batch, Table, dna_alphabet, hide
-from training.loss import hidden_token_loss
+from training.batches import Table
 from training.network import Network
+from training.objectives import Losses, Unlabelled
 from training.optimise import (
     Checkpoint,
     MovingAverage,
@@ -29,34 +28,11 @@ from training.optimise import (
     training_state,
 )
 from training.progress import bar, log
-from training.recipe import Pretrain
 from training.workspace import TRIAL, Workspace, options, workspace
 
 LENGTH = 500
 LOG_EVERY = 200
 WATCHED = 1024
-
-
-def losses_of(
-    network: Network,
-    batch: Batch,
-    shares: tuple[float, float],
-    rows: float,
-    table: Table,
-    random: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of the disturbed batch, and the losses of its hidden amino acids and nucleotide tokens."""
-    vocabulary = len(network.dna_lm_bias)
-    protein = hide(batch.protein, shares[0], rows, table.present[0], PROTEIN, random)
-    dna = hide(batch.dna, shares[1], rows, table.present[1], dna_alphabet(vocabulary), random)
-    hidden = network.encode(protein.ids, dna.ids)
-    features = network.features(protein.ids, dna.ids, *hidden)
-    logits = network.predict_tokens(*hidden, protein.places, dna.places)
-    return (
-        features,
-        hidden_token_loss(logits[0], protein.targets),
-        hidden_token_loss(logits[1], dna.targets),
-    )
 
 
 def random_of(seed: int, step: int, device: torch.device) -> torch.Generator:
@@ -87,19 +63,21 @@ def pretrain(work: Workspace) -> None:
     first = 0 if state is None else restore(state, network, average, optimiser)
     network.train()
     started = time.monotonic()
+    losses_of = Unlabelled(table, work.codons, (recipe.protein_masked, recipe.dna_masked), 1.0)
     for step in bar(range(first, steps.steps), "pre-training"):
         if checkpoint.due():
             checkpoint.save(training_state(step, network, average, optimiser))
         random = random_of(steps.seed, step, work.device)
-        shares = (recipe.protein_masked, recipe.dna_masked)
-        _, of_protein, of_dna = losses_of(network, table.batch(step), shares, 1.0, table, random)
-        take_step(optimiser, network, of_protein + of_dna, learning_rate(steps, step))
+        _, losses = losses_of(network, table.batch(step), random)
+        loss = losses.weighted(recipe.hidden, recipe.pairs)
+        take_step(optimiser, network, loss, learning_rate(steps, step))
         average.update(network)
         if step % LOG_EVERY == LOG_EVERY - 1:
-            known = {"protein": round(of_protein.item(), 4), "dna": round(of_dna.item(), 4)}
+            log(
+                pretraining=True, step=step + 1, seconds=round(time.monotonic() - started, 1), **known(losses)
+            )
             if watched is not None:
-                known |= held_out(average.network, watched, recipe)
-            log(pretraining=True, step=step + 1, seconds=round(time.monotonic() - started, 1), **known)
+                log(pretraining=True, step=step + 1, of="dev", **held_out(work, average.network, watched))
     checkpoint.save(training_state(steps.steps, network, average, optimiser))
 
 
@@ -120,13 +98,17 @@ def watched_table(work: Workspace) -> Table | None:
     return Table(some, len(rows), 1, work.device)
 
 
+def known(losses: Losses) -> dict[str, float]:
+    """As a line of the log."""
+    return {field.name: round(getattr(losses, field.name).item(), 4) for field in fields(losses)}
+
+
 @torch.no_grad()
-def held_out(network: Network, table: Table, recipe: Pretrain) -> dict[str, float]:
+def held_out(work: Workspace, network: Network, table: Table) -> dict[str, float]:
     """The losses on frames of the dev split."""
-    random = random_of(0, 0, table.device)
-    shares = (recipe.protein_masked, recipe.dna_masked)
-    _, protein, dna = losses_of(network, table.batch(0), shares, 1.0, table, random)
-    return {"dev_protein": round(protein.item(), 4), "dev_dna": round(dna.item(), 4)}
+    recipe = work.recipe.pretrain
+    losses_of = Unlabelled(table, work.codons, (recipe.protein_masked, recipe.dna_masked), 1.0)
+    return known(losses_of(network, table.batch(0), random_of(0, 0, table.device))[1])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -68,12 +68,15 @@ class Optimiser:
 
 @dataclass(frozen=True, slots=True)
 class Pretrain:
-    """Masked language modelling: share of the tokens hidden, of each model; dna_rate: the learning rate of
-    DNABERT-S, as a share of ESM-2's."""
+    """What the encoders learn first: share of the tokens hidden, of each model; hidden, pairs: weights of the
+    losses of hidden tokens and of pairs, see training.objectives; dna_rate: the learning rate of DNABERT-S, as a
+    share of ESM-2's."""
 
     optimiser: Optimiser
     protein_masked: float
     dna_masked: float
+    hidden: float
+    pairs: float
     dna_rate: float
 
 
@@ -83,7 +86,7 @@ class Head:
 
     encoder_rate: the encoders' learning rate, as a share of the head's; dropout: of features and of the
     head's hidden values; smoothing: see loss.targets; masked: share of the tokens hidden; masked_frames: share
-    of the frames with hidden tokens; mlm: weight of the language-model losses; members: how many models are
+    of the frames with hidden tokens; hidden, pairs: weights of the losses without labels; members: how many models are
     trained from the same start, each in an order of its own, for their weights to be averaged; looks: how often
     the dev split is measured.
     """
@@ -94,7 +97,8 @@ class Head:
     smoothing: float
     masked: float
     masked_frames: float
-    mlm: float
+    hidden: float
+    pairs: float
     members: int
     looks: int
 

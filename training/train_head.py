@@ -29,6 +29,7 @@ from training.dev_figures import dev_figures, dev_temperature, piece_auroc
 from training.frames import Frames
 from training.loss import classification_loss
 from training.network import Network
+from training.objectives import Unlabelled
 from training.optimise import (
     Checkpoint,
     MovingAverage,
@@ -40,7 +41,7 @@ from training.optimise import (
     take_step,
     training_state,
 )
-from training.pretrain import encoders_file, losses_of, random_of
+from training.pretrain import encoders_file, random_of
 from training.progress import bar, log
 from training.workspace import PHASES, TRIAL, Workspace, options, workspace
 
@@ -86,6 +87,8 @@ class HeadTraining:
         self.encoders = {k: v for k, v in encoders["average"].items() if not k.startswith("head.")}
         steps = self.recipe.optimiser
         self.table = Table(work.training(length), steps.frames, steps.seed, work.device)
+        masked = (self.recipe.masked, self.recipe.masked)
+        self.unlabelled = Unlabelled(self.table, work.codons, masked, self.recipe.masked_frames)
         self.label = torch.from_numpy(work.corpus.labels.astype(np.float32)).to(work.device)
         self.dev = work.dev(length)
         self.network = work.network(self.recipe.dropout)  # one for all members: it is compiled once
@@ -148,10 +151,7 @@ class HeadTraining:
         random = random_of(seed, step, self.work.device)
         batch = self.table.batch(step)
         self.network.train()
-        shares = (recipe.masked, recipe.masked)
-        features, of_protein, of_dna = losses_of(
-            self.network, batch, shares, recipe.masked_frames, self.table, random
-        )
+        features, unlabelled = self.unlabelled(self.network, batch, random)
         logits = self.network.head(self.network.dropout(features))
         verdict = classification_loss(
             logits[:, 1] - logits[:, 0],
@@ -159,7 +159,7 @@ class HeadTraining:
             self.label[batch.frame_record],
             recipe.smoothing,
         )
-        return verdict + recipe.mlm * (of_protein + of_dna)
+        return verdict + unlabelled.weighted(recipe.hidden, recipe.pairs)
 
     def settle(self, network: Network) -> Network:
         """`network` with BatchNorm's statistics for exactly its weights, of training frames without a mask."""

@@ -14,6 +14,7 @@ import torch
 from training.corpus import DEV, TRAIN, Corpus
 from training.frames import Frames
 from training.network import Network
+from training.objectives import codons_of
 from training.recipe import DEFAULT, Recipe
 from training.tables import evaluation_table, training_table
 from virnucpro_core.tokens import DnaTokenizer
@@ -58,6 +59,11 @@ class Workspace:
     def vocabulary(self) -> int:
         """Ids of the nucleotide tokenizer."""
         return DnaTokenizer(self.tokenizer).vocabulary_size
+
+    @cached_property
+    def codons(self) -> torch.Tensor:
+        """Which codon each token of the nucleotide tokenizer is, see `codons_of`."""
+        return codons_of(self.tokenizer)
 
     @cached_property
     def data_digest(self) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.training_fixture import tiny_recipe
-from training.loss import chunk_margins, classification_loss, hidden_token_loss, targets
+from training.loss import chunk_margins, classification_loss, targets
 from training.network import Network
 from training.optimise import (
     Checkpoint,
@@ -60,13 +60,6 @@ def test_the_loss_is_half_of_frames_and_half_of_chunks() -> None:
     assert found.item() == pytest.approx((frames + chunks).item() / 2)
 
 
-def test_hidden_tokens_below_zero_do_not_count() -> None:
-    assert hidden_token_loss(torch.zeros(3, 8), torch.tensor([0, -100, 7])).item() == pytest.approx(
-        math.log(8)
-    )
-    assert hidden_token_loss(torch.zeros(2, 8), torch.tensor([-100, -100])).item() == 0
-
-
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     assert learning_rate(OPTIMISER, 0) == pytest.approx(0.2, rel=0.01)
     assert learning_rate(OPTIMISER, 50) == pytest.approx(1.0)
@@ -92,7 +85,7 @@ def test_every_weight_of_a_bundle_learns_matrices_decay_and_parts_have_rates_of_
         if "contact_head" in name:
             assert place == []
             continue
-        share = 0.3 if ".esm2." in name else 0.5 if "dna" in name else 1.0
+        share = 0.5 if "dna" in name or "codon" in name else 1.0 if name.startswith("head.") else 0.3
         assert place == [(share, 0.1 if parameter.ndim >= 2 else 0.0)], name
 
 

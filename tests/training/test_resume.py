@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.training_fixture import data, tiny_recipe
-from training import pretrain, train_head
+from training import objectives, pretrain, train_head
 from training.optimise import Checkpoint, take_step
 from training.train_head import HeadTraining, member_file, model_file, report_file
 from training.workspace import FINAL, TRIAL, Workspace
@@ -176,6 +176,6 @@ def test_the_final_phase_trains_on_dev_and_measures_nothing_there(uninterrupted:
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "LOG_EVERY", 1)
-    monkeypatch.setattr(pretrain, "hidden_token_loss", lambda logits, targets: logits.sum() * torch.nan)
+    monkeypatch.setattr(objectives, "hidden_token_loss", lambda logits, targets: logits.sum() * torch.nan)
     with pytest.raises(ValueError, match="not JSON compliant"):
         pretrain.pretrain(work(tmp_path))
