@@ -115,11 +115,11 @@ class Network(nn.Module):
     @property
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         """What trains of ESM-2, of DNABERT-S, and of the head."""
-        protein = [*self.encoders.esm2.parameters(), *self.residue_pairs.parameters()]
-        of_dna = (self.encoders.dnabert_s, self.dna_lm, self.codon_pairs)
-        dna = [*(p for module in of_dna for p in module.parameters()), self.dna_lm_bias]
-        found = ([p for p in part if p.requires_grad] for part in (protein, dna, [*self.head.parameters()]))
-        return next(found), next(found), next(found)
+        return (
+            _training(self.encoders.esm2, self.residue_pairs),
+            [*_training(self.encoders.dnabert_s, self.dna_lm, self.codon_pairs), self.dna_lm_bias],
+            _training(self.head),
+        )
 
     def compile_encoders(self) -> None:
         """Compile what takes the time. Pre-training and training share the graph; a copy of the network, such
@@ -167,6 +167,10 @@ class Network(nn.Module):
             margins.append(logits[:, 1] - logits[:, 0])
         found: npt.NDArray[np.float32] = torch.cat(margins).float().cpu().numpy()
         return found
+
+
+def _training(*modules: nn.Module) -> list[nn.Parameter]:
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def _esm2_layer(layer: Any, x: Tensor, keys: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:

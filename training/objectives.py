@@ -9,6 +9,7 @@ arXiv:1405.4053) with pairs as words. Codon pairs differ between viruses and hos
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from training.batches import AMINO_ACIDS, PROTEIN, Batch, Table, dna_alphabet, h
 from training.network import CODONS, RESIDUES, Network
 from virnucpro_core.tokens import ESM2_ALPHABET_SIZE
 
-_BASES = "ACGT"
+_CODONS = {"".join(bases): number for number, bases in enumerate(product("ACGT", repeat=3))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,7 @@ class Unlabelled:
 def codons_of(tokenizer: Path) -> Tensor:
     """Of each token of a tokenizer.json the number of its codon, 0..63, or -1 if it is none; int64 [vocabulary]."""
     tokens = Tokenizer.from_file(str(tokenizer))
-    found = [-1] * tokens.get_vocab_size()
-    for token, number in tokens.get_vocab().items():
-        if len(token) == 3 and set(token) <= set(_BASES):
-            found[number] = sum(_BASES.index(base) * 4 ** (2 - place) for place, base in enumerate(token))
-    return torch.tensor(found)
+    return torch.tensor([_CODONS.get(tokens.id_to_token(i), -1) for i in range(tokens.get_vocab_size())])
 
 
 def hidden_token_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -69,8 +69,9 @@ class MovingAverage:
 
 
 @torch.no_grad()
-def average_into(network: Network, members: Sequence[Network]) -> Network:
-    """`network` with the mean of the members' weights; BatchNorm's statistics are to be measured again."""
+def mean_of(members: Sequence[Network]) -> Network:
+    """A network of the mean of the members' weights; BatchNorm's statistics are to be measured again."""
+    network = copy.deepcopy(members[0])
     of_members = [list(member.parameters()) for member in members]
     for target, *parameters in zip(network.parameters(), *of_members, strict=True):
         target.copy_(torch.stack(parameters).mean(0))

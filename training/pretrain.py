@@ -63,7 +63,7 @@ def pretrain(work: Workspace) -> None:
     first = 0 if state is None else restore(state, network, average, optimiser)
     network.train()
     started = time.monotonic()
-    losses_of = Unlabelled(table, work.codons, (recipe.protein_masked, recipe.dna_masked), 1.0)
+    losses_of = unlabelled(work, table)
     for step in bar(range(first, steps.steps), "pre-training"):
         if checkpoint.due():
             checkpoint.save(training_state(step, network, average, optimiser))
@@ -98,6 +98,12 @@ def watched_table(work: Workspace) -> Table | None:
     return Table(some, len(rows), 1, work.device)
 
 
+def unlabelled(work: Workspace, table: Table) -> Unlabelled:
+    """What is minimised: every frame has hidden tokens."""
+    recipe = work.recipe.pretrain
+    return Unlabelled(table, work.codons, (recipe.protein_masked, recipe.dna_masked), 1.0)
+
+
 def known(losses: Losses) -> dict[str, float]:
     """As a line of the log."""
     return {field.name: round(getattr(losses, field.name).item(), 4) for field in fields(losses)}
@@ -106,9 +112,8 @@ def known(losses: Losses) -> dict[str, float]:
 @torch.no_grad()
 def held_out(work: Workspace, network: Network, table: Table) -> dict[str, float]:
     """The losses on frames of the dev split."""
-    recipe = work.recipe.pretrain
-    losses_of = Unlabelled(table, work.codons, (recipe.protein_masked, recipe.dna_masked), 1.0)
-    return known(losses_of(network, table.batch(0), random_of(0, 0, table.device))[1])
+    _, losses = unlabelled(work, table)(network, table.batch(0), random_of(0, 0, table.device))
+    return known(losses)
 
 
 def main(arguments: list[str] | None = None) -> int:

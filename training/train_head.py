@@ -12,7 +12,6 @@ again.
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 import time
@@ -34,8 +33,8 @@ from training.optimise import (
     Checkpoint,
     MovingAverage,
     adamw,
-    average_into,
     learning_rate,
+    mean_of,
     recalibrate,
     restore,
     take_step,
@@ -175,7 +174,7 @@ class HeadTraining:
         """Train all members and write the report; their mean, which is kept."""
         started = time.monotonic()
         members = [self.member(number) for number in range(1, self.recipe.members + 1)]
-        network = self.settle(average_into(copy.deepcopy(members[0]), members))
+        network = self.settle(mean_of(members))
         Checkpoint(model_file(self.work, self.length), self.key).save({"network": network.state_dict()})
         report: dict[str, Any] = {"key": self.key, "seconds": round(time.monotonic() - started, 1)}
         if self.dev is not None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tests.training_fixture import data, tiny_recipe
 from training.batches import AMINO_ACIDS, Table
 from training.corpus import VALIDATION
-from training.frames import Frames
 from training.network import CODONS, RESIDUES, Network
 from training.objectives import Unlabelled, codons_of, hidden_token_loss, pair_loss
 from training.tables import evaluated_part
@@ -56,25 +55,30 @@ def test_codons_are_numbered_in_the_order_of_their_bases() -> None:
 
 class TestUnlabelled:
     @pytest.fixture
-    def frames(self) -> Frames:
+    def table(self) -> Table:
         corpus = data().corpus
-        return evaluated_part(corpus, data().tokenizer, 500, corpus.records_of(VALIDATION)[:2], False)
+        frames = evaluated_part(corpus, data().tokenizer, 500, corpus.records_of(VALIDATION)[:2], False)
+        return Table(frames, len(frames), 1, CPU)
+
+    @pytest.fixture
+    def losses_of(self, table: Table) -> Unlabelled:
+        return Unlabelled(table, codons_of(data().tokenizer_file), (0.5, 0.5), 1.0)
 
     @pytest.fixture
     def network(self) -> Network:
         torch.manual_seed(2)
         return Network(tiny_recipe().shape, data().tokenizer.vocabulary_size)
 
-    def test_pairs_are_counted_in_the_frames_as_they_are(self, frames: Frames, network: Network) -> None:
+    def test_pairs_are_counted_in_the_frames_as_they_are(
+        self, table: Table, losses_of: Unlabelled, network: Network
+    ) -> None:
         """The loss is what the pairs of the undisturbed ids give, though the features are of hidden tokens."""
-        table = Table(frames, len(frames), 1, CPU)
         codons = codons_of(data().tokenizer_file)
-        losses_of = Unlabelled(table, codons, (0.5, 0.5), 1.0)
         batch = table.batch(0)
         features, losses = losses_of(network, batch, torch.Generator().manual_seed(1))
         of_residues, of_codons = (logits.log_softmax(1) for logits in network.predict_pairs(features))
         pairs: dict[str, list[float]] = {"codons": [], "residues": []}
-        for row in range(len(frames)):
+        for row in range(table.size):
             words = [int(codons[i]) for i in batch.dna[row].tolist()]
             pairs["codons"] += [
                 of_codons[row, a * CODONS + b].item() for a, b in pairwise(words) if min(a, b) >= 0
@@ -88,17 +92,15 @@ class TestUnlabelled:
         assert losses.codon_pairs.item() == pytest.approx(-np.mean(pairs["codons"]), rel=1e-5)
         assert losses.residue_pairs.item() == pytest.approx(-np.mean(pairs["residues"]), rel=1e-5)
 
-    def test_every_loss_has_its_weight(self, frames: Frames, network: Network) -> None:
-        table = Table(frames, len(frames), 1, CPU)
-        losses_of = Unlabelled(table, codons_of(data().tokenizer_file), (0.2, 0.2), 1.0)
+    def test_every_loss_has_its_weight(self, table: Table, losses_of: Unlabelled, network: Network) -> None:
         _, losses = losses_of(network, table.batch(0), torch.Generator().manual_seed(1))
         hidden = losses.protein + losses.dna
         pairs = losses.residue_pairs + losses.codon_pairs
         assert losses.weighted(0.5, 2.0).item() == pytest.approx((0.5 * hidden + 2 * pairs).item())
 
-    def test_all_that_trains_learns_from_it_but_the_head(self, frames: Frames, network: Network) -> None:
-        table = Table(frames, len(frames), 1, CPU)
-        losses_of = Unlabelled(table, codons_of(data().tokenizer_file), (0.2, 0.2), 1.0)
+    def test_all_that_trains_learns_from_it_but_the_head(
+        self, table: Table, losses_of: Unlabelled, network: Network
+    ) -> None:
         losses_of(network, table.batch(0), torch.Generator().manual_seed(1))[1].weighted(1.0, 1.0).backward()
         of_protein, of_dna, of_head = network.parts
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (*of_protein, *of_dna))

@@ -20,8 +20,8 @@ from training.optimise import (
     Checkpoint,
     MovingAverage,
     adamw,
-    average_into,
     learning_rate,
+    mean_of,
     recalibrate,
     take_step,
 )
@@ -139,9 +139,8 @@ def test_recalibrated_statistics_are_the_mean_over_the_batches() -> None:
 
 
 def test_the_mean_of_networks_is_of_all_their_weights() -> None:
-    one, two, three = (Network(RECIPE.shape, 64) for _ in range(3))
-    average_into(three, [one, two])
-    for name, parameter in three.named_parameters():
+    one, two = (Network(RECIPE.shape, 64) for _ in range(2))
+    for name, parameter in mean_of([one, two]).named_parameters():
         expected = (one.get_parameter(name) + two.get_parameter(name)) / 2
         assert torch.allclose(parameter, expected, atol=1e-7), name
 
