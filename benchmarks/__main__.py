@@ -24,7 +24,7 @@ from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.placement import PRECISIONS
 from virnucpro_core.packing import pack
 
-SHAPES = {"nano": (4, 192, 6), "8M": (6, 320, 20), "650M": (33, 1280, 20), "3B": (36, 2560, 40)}
+SHAPES = {"nano": (4, 128, 2), "8M": (6, 320, 20), "650M": (33, 1280, 20), "3B": (36, 2560, 40)}
 """Layers, dimension, heads."""
 Proteins = list[np.ndarray]
 

@@ -28,7 +28,7 @@ from virnucpro_core.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 SAMPLE, TRUTH = (ROOT / "consumer" / "data" / name for name in ("sample.fasta", "sample_truth.tsv"))
-DIM = 256
+DIM = 320
 QUICK = ("--epochs", "4", "--hidden", "16", "--validation-share", "0.3")
 
 
@@ -325,7 +325,7 @@ class TestErrors:
             (["--compare", "{truth}"], 1, "sample_truth.tsv is no feature file"),
             (["--labels", "{sample}"], 1, "has no column id and label"),
             (["--head", "{truth}"], 1, "sample_truth.tsv is damaged"),
-            (["--head", "{wide}"], 1, "takes 257 features, but the model nano-500 gives 256"),
+            (["--head", "{wide}"], 1, f"takes {DIM + 1} features, but the model nano-500 gives {DIM}"),
             (["--report", "{folder}"], 1, "is a folder"),
             (["--report", "{folder}/no/report.json"], 1, "does not exist"),
             (["--output", "{folder}"], 2, "exists already"),

@@ -112,7 +112,7 @@ def test_the_software_finds_the_originals_frames():
 def test_other_dimensions_cannot_be_compared():
     manifest = Bundle.load(find_bundle("nano")).manifest
     assert not_comparable(manifest) == (
-        "the reference is of the published models, 768 + 2560 features; this one has 128 + 128"
+        "the reference is of the published models, 768 + 2560 features; this one has 192 + 128"
     )
 
 
