@@ -19,13 +19,19 @@ import esm
 import numpy as np
 import torch
 
+from virnucpro_core.models.bundle import find_bundle, read_manifest
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.manifest import Esm2Config
 from virnucpro_core.models.placement import PRECISIONS
 from virnucpro_core.packing import pack
 
-SHAPES = {"nano": (4, 128, 2), "8M": (6, 320, 20), "650M": (33, 1280, 20), "3B": (36, 2560, 40)}
-"""Layers, dimension, heads."""
+SHAPES = {
+    "nano": read_manifest(find_bundle("nano"))[0].esm2,
+    "8M": Esm2Config(6, 320, 20),
+    "650M": Esm2Config(33, 1280, 20),
+    "3B": Esm2Config(36, 2560, 40),
+}
 Proteins = list[np.ndarray]
 
 
@@ -105,10 +111,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     device = "cuda" if gpu else "cpu"
-    layers, dim, heads = SHAPES[options.shape]
+    shape = SHAPES[options.shape]
     torch.manual_seed(1)
     with torch.device(device):
-        fair_esm = esm.ESM2(layers, dim, heads).eval().requires_grad_(False)
+        fair_esm = esm.ESM2(shape.layers, shape.dim, shape.heads).eval().requires_grad_(False)
     model = ESM2WithFlashAttention(fair_esm).to(PRECISIONS[options.precision])
     choice = model.choice(model.device, PRECISIONS[options.precision])
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
