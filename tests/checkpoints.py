@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import esm
 import torch
@@ -37,7 +37,8 @@ class MLPClassifier(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output_layer(self.dropout(F.relu(self.bn1(self.hidden_layer(x)))))
+        hidden = self.dropout(F.relu(self.bn1(self.hidden_layer(x))))
+        return cast(Tensor, self.output_layer(hidden))
 
 
 def trained_classifier(
@@ -60,7 +61,7 @@ def trained_esm2(config: Esm2Config = ESM2) -> esm.ESM2:
 
 
 @contextmanager
-def pickled_from_script(name: str = "MLPClassifier", kind: type = MLPClassifier):
+def pickled_from_script(name: str = "MLPClassifier", kind: type = MLPClassifier) -> Iterator[None]:
     """Within this context the class is pickled as that of a script, `__main__.MLPClassifier`."""
     main, before = sys.modules["__main__"], kind.__module__
     kind.__module__ = "__main__"

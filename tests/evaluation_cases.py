@@ -55,7 +55,8 @@ def strictly_read(found: dict[str, Any]) -> dict[str, Any]:
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} in the report")
 
-    return json.loads(json.dumps(found), parse_constant=refuse)
+    read: dict[str, Any] = json.loads(json.dumps(found), parse_constant=refuse)
+    return read
 
 
 def random_cases(count: int, seed: int = 3) -> list[Case]:

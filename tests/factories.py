@@ -63,8 +63,8 @@ def message(
     return RawMessage(source(offset, number, epoch), key, value, headers, timestamp_ms, received_at)
 
 
-def record_message(offset: int, sequence: str, record_id: str = "r", **fields: int) -> RawMessage:
-    return message(offset, value=encode_record(SequenceRecord(record_id, sequence)), **fields)
+def record_message(offset: int, sequence: str, record_id: str = "r") -> RawMessage:
+    return message(offset, value=encode_record(SequenceRecord(record_id, sequence)))
 
 
 def prepared_frame(

@@ -480,7 +480,7 @@ class MemoryProducer(_Client):
             self._reach()
             self._state = "aborting"
             for _, _, on_delivery in self._queue:
-                self._reports.append(lambda tell=on_delivery: tell(KafkaError(KafkaError._PURGE_QUEUE), None))
+                self._reports.append(partial(on_delivery, KafkaError(KafkaError._PURGE_QUEUE), None))
             self._queue.clear()
             self._end("aborted")
 
@@ -503,9 +503,7 @@ class MemoryProducer(_Client):
         self._queue.clear()
         for partition, batch in batches.items():
             error = self._append(partition, [record for record, _ in batch])
-            self._reports += [
-                lambda tell=on_delivery, error=error: tell(error, None) for _, on_delivery in batch
-            ]
+            self._reports += [partial(on_delivery, error, None) for _, on_delivery in batch]
 
     # ---- within ---------------------------------------------------------------------------------------------------
 

@@ -113,9 +113,12 @@ def random_bundle(path: Path, seed: int = 0, dtype: torch.dtype = torch.float16)
     dna_config = DnabertSConfig(layers=2, dim=64, heads=4, intermediate=96, vocab=15)
     torch.manual_seed(seed)
     head = Head(dna_config.dim + esm2_config.dim, head_config.hidden)
+    mean, variance = head.norm.running_mean, head.norm.running_var
+    assert mean is not None
+    assert variance is not None
     with torch.no_grad():
-        head.norm.running_mean.normal_()
-        head.norm.running_var.uniform_(0.5, 2)
+        mean.normal_()
+        variance.uniform_(0.5, 2)
     return write_bundle(
         path,
         id=f"random-{seed}",

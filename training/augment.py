@@ -35,7 +35,8 @@ def _codons(nucleotides: str) -> Codons | None:
     whole = codes[: len(codes) // 3 * 3].reshape(-1, 3).astype(np.int64)
     if len(whole) == 0 or (whole == 255).any():
         return None
-    return whole @ np.array([16, 4, 1])
+    codons: Codons = whole @ np.array([16, 4, 1])
+    return codons
 
 
 def _letters(codons: Codons) -> str:

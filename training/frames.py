@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from training.train_tokenizer import SPECIALS
 from virnucpro_core.tokens import ESM2_PAD
 
 DNA_PAD = SPECIALS.index("[PAD]")
+
+Ids = TypeVar("Ids", np.uint8, np.int16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +74,7 @@ def _shifted(piece: npt.NDArray[np.int64], by: int) -> npt.NDArray[np.int64]:
     return np.where(piece < 0, -1, piece + by)
 
 
-def _stack(arrays: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.integer]:
+def _stack(arrays: Sequence[npt.NDArray[Ids]]) -> npt.NDArray[Ids]:
     """Rows of several tables; the narrower ones get the padding of the widest."""
     width = max(array.shape[1] for array in arrays)
     pad = ESM2_PAD if arrays[0].dtype == np.uint8 else DNA_PAD

@@ -31,6 +31,8 @@ _KEPT_IN_TRAINING = 1 - 0.15 * 0.8  # of ESM-2's token dropout, which acts at in
 class Encoders(nn.Module):
     """ESM-2 and DNABERT-S, newly initialised, over padded rows."""
 
+    slopes: Tensor
+
     def __init__(self, shape: Shape, vocabulary: int) -> None:
         super().__init__()
         self.esm2 = esm.ESM2(shape.esm2_layers, shape.esm2_dim, shape.esm2_heads)
@@ -151,7 +153,7 @@ class Network(nn.Module):
 
     def predict_pairs(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the pairs of residues and of codons in a frame, [frames, 400] and [frames, 4096]."""
-        dna, protein = features.split([self.shape.dna_dim, self.shape.esm2_dim], dim=1)
+        dna, protein = torch.split(features, [self.shape.dna_dim, self.shape.esm2_dim], dim=1)
         return self.residue_pairs(protein), self.codon_pairs(dna)
 
     @torch.no_grad()

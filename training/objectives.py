@@ -76,7 +76,8 @@ class Unlabelled:
 def codons_of(tokenizer: Path) -> Tensor:
     """Of each token of a tokenizer.json the number of its codon, 0..63, or -1 if it is none; int64 [vocabulary]."""
     tokens = Tokenizer.from_file(str(tokenizer))
-    return torch.tensor([_CODONS.get(tokens.id_to_token(i), -1) for i in range(tokens.get_vocab_size())])
+    words = (tokens.id_to_token(i) for i in range(tokens.get_vocab_size()))
+    return torch.tensor([-1 if word is None else _CODONS.get(word, -1) for word in words])
 
 
 def hidden_token_loss(logits: Tensor, targets: Tensor) -> Tensor:

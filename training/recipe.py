@@ -135,7 +135,7 @@ class Recipe:
 _SECTIONS = {
     "Shape": Shape, "Draws": Draws, "Optimiser": Optimiser, "Pretrain": Pretrain, "Head": Head,
 }  # fmt: skip
-_PLAIN = {"int": int, "float": (int, float)}
+_PLAIN: dict[str, tuple[type[int] | type[float], ...]] = {"int": (int,), "float": (int, float)}
 
 
 def _change(content: dict[str, Any], change: str) -> None:

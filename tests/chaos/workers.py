@@ -36,8 +36,8 @@ class _Process(NoopServe):
     command = ("tests.chaos.worker_process",)
 
     @property
-    def is_ready(self) -> bool:
-        """Whether it has said so: it has joined its group."""
+    def has_joined(self) -> bool:
+        """Whether it has said that it is ready: it has joined its group."""
         return not self._lines.empty()
 
 
@@ -76,7 +76,7 @@ class Worker:
         life = self.life
         if life is None or life.suspended or life.ending or life.process.process.poll() is not None:
             return False
-        return life.process.is_ready
+        return life.process.has_joined
 
     def start(self) -> None:
         log_from = self._log.stat().st_size if self._log.exists() else 0

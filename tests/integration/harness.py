@@ -13,9 +13,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
@@ -76,10 +77,12 @@ class Child:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             try:
-                return json.loads(self._lines.get(timeout=0.2))
+                line: dict[str, str] = json.loads(self._lines.get(timeout=0.2))
             except queue.Empty:
                 if self.process.poll() is not None:
                     break
+            else:
+                return line
         raise AssertionError(f"not ready (exit code {self.process.poll()}):\n{self.log.read_text()}")
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = WAIT_S) -> int:
@@ -164,7 +167,7 @@ def broker_process(log: Path) -> Iterator[str]:
         child.close()
 
 
-def produce(bootstrap: str, messages: Iterable[dict[str, object]], topic: str = "sequences") -> None:
+def produce(bootstrap: str, messages: Iterable[Mapping[str, Any]], topic: str = "sequences") -> None:
     """Send messages (keyword arguments of `Producer.produce`) and see each of them acknowledged."""
     failed: list[str] = []
 

@@ -72,9 +72,11 @@ class Job:
         assert values == Counter({record(n): 1 for n in range(count) if n % 10 == 9})
         last: dict[int, int] = {}
         for message in predicted:
-            offset = decode_prediction(message.value()).provenance.source_offset
-            assert offset > last.get(message.partition(), -1), "in input order"
-            last[message.partition()] = offset
+            partition, offset = message.partition(), decode_prediction(message.value()).provenance.source_offset
+            assert partition is not None
+            assert offset is not None
+            assert offset > last.get(partition, -1), "in input order"
+            last[partition] = offset
 
 
 def record(number: int) -> bytes:
@@ -107,12 +109,16 @@ def read_to_the_end(bootstrap: str, topic: str) -> list[Message]:
             message = consumer.poll(0.2)
             if message is None:
                 continue
-            if message.error() is None:
+            error = message.error()
+            if error is None:
                 found.append(message)
                 continue
-            assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
-            if message.offset() >= left.get(message.partition(), 0):
-                left.pop(message.partition(), None)
+            assert error.code() == KafkaError._PARTITION_EOF, error
+            partition, end = message.partition(), message.offset()
+            assert partition is not None
+            assert end is not None
+            if end >= left.get(partition, 0):
+                left.pop(partition, None)
         return found
     finally:
         consumer.close()

@@ -15,7 +15,7 @@ from schemas import (
     Verdict,
 )
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+texts = st.text(st.characters(codec="utf-8"), max_size=40)
 longs = st.integers(-(2**63), 2**63 - 1)
 floats = st.floats(width=32, allow_nan=False)
 raw = st.binary(max_size=60)
