@@ -27,10 +27,12 @@ demo: $(READY) ## real sequences in, predictions out, on an embedded broker: no 
 test: $(READY) ## run all tests (TESTS=tests/unit for some)
 	$(BIN)/pytest $(TESTS)
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types, which package imports which, spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
 
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
 	$(BIN)/python -m benchmarks
