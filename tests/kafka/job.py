@@ -72,7 +72,10 @@ class Job:
         assert values == Counter({record(n): 1 for n in range(count) if n % 10 == 9})
         last: dict[int, int] = {}
         for message in predicted:
-            partition, offset = message.partition(), decode_prediction(message.value()).provenance.source_offset
+            partition, offset = (
+                message.partition(),
+                decode_prediction(message.value()).provenance.source_offset,
+            )
             assert partition is not None
             assert offset is not None
             assert offset > last.get(partition, -1), "in input order"
