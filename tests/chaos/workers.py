@@ -33,7 +33,7 @@ class Exit:
 
 
 class _Process(NoopServe):
-    command = ("tests.chaos.worker_process",)
+    command = (sys.executable, "-m", "tests.chaos.worker_process")
 
     @property
     def has_joined(self) -> bool:

@@ -51,14 +51,20 @@ def virnucpro(
 
 
 class Child:
-    """A process that prints one line of JSON when it is ready; its stderr goes to a file."""
+    """A process that prints one line of JSON when it is ready; its stderr goes to a file.
 
-    def __init__(self, module: str, arguments: Iterable[str], log: Path, variables: dict[str, str]) -> None:
+    It runs `command` and the arguments, in `folder`.
+    """
+
+    command: tuple[str, ...] = (sys.executable, "-m")
+    folder: Path = ROOT
+
+    def __init__(self, arguments: Iterable[str], log: Path, variables: dict[str, str]) -> None:
         self.log = log
         self._stderr = log.open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
+            [*self.command, *arguments],
+            cwd=self.folder,
             env=environment(**variables),
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -104,12 +110,11 @@ class Child:
 class Serve(Child):
     """`virnucpro serve` as a process."""
 
-    command: tuple[str, ...] = ("consumer.cli.app", "serve")
+    command = (*Child.command, "consumer.cli.app", "serve")
 
     def __init__(self, log: Path, *arguments: str, **variables: str) -> None:
-        module, *first = self.command
         state = {"VIRNUCPRO_STATE_DIR": str(log.parent / "state")}
-        super().__init__(module, [*first, *arguments], log, state | variables)
+        super().__init__(arguments, log, state | variables)
         self.http = self.bootstrap = ""
 
     def wait_ready(self) -> Serve:
@@ -143,7 +148,7 @@ class Serve(Child):
 class NoopServe(Serve):
     """The same service around a model that computes nothing: it starts in a second (tests/noop_service.py)."""
 
-    command = ("tests.noop_service",)
+    command = (*Child.command, "tests.noop_service")
 
 
 @contextmanager
@@ -158,8 +163,8 @@ def serving(log: Path, *arguments: str, kind: type[Serve] = Serve, **variables: 
 @contextmanager
 def broker_process(log: Path) -> Iterator[str]:
     """The embedded broker in a process of its own; gives its bootstrap address."""
-    arguments = [part for topic in TOPICS for part in ("--topic", f"{topic}:{PARTITIONS}")]
-    child = Child("consumer.embedded", arguments, log, {})
+    topics = [part for topic in TOPICS for part in ("--topic", f"{topic}:{PARTITIONS}")]
+    child = Child(["consumer.embedded", *topics], log, {})
     try:
         yield child.ready()["bootstrap"]
     finally:
