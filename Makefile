@@ -4,16 +4,17 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 TESTS ?= tests/unit tests/property tests/integration tests/training tests/kafka tests/chaos
+PYTHONS ?= 3.12 3.13
 CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 
 # For machines that differ: see the head of requirements/install.sh.
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench kafka chaos lock clean
+.PHONY: help setup demo test coverage lint mutants check-lower-bounds check-pythons bench kafka chaos lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything that is needed, in the locked versions (CPU_ONLY=1: 1.4 GB less)
 
@@ -27,12 +28,24 @@ demo: $(READY) ## real sequences in, predictions out, on an embedded broker: no 
 test: $(READY) ## run all tests (TESTS=tests/unit for some)
 	$(BIN)/pytest $(TESTS)
 
+coverage: $(READY) ## run tests and show which lines and branches they do not reach (TESTS= as above)
+	$(BIN)/pytest $(TESTS) --cov --cov-report=term
+
 lint: $(READY) ## check style, types, which package imports which, spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+
+mutants: $(READY) ## break one mechanism at a time; writes what notices into docs/reliability.md (MUTANTS="a 'b c'" for some)
+	$(BIN)/python -m tests.mutants --write $(MUTANTS)
+
+check-lower-bounds: $(READY) ## unit tests with the oldest versions that pyproject.toml allows (3 GB to download)
+	@requirements/check-lower-bounds.sh .scratch/lowest $(BIN)
+
+check-pythons: $(READY) ## unit tests with other Pythons: PYTHONS=3.12 for one
+	@requirements/check-pythons.sh .scratch $(BIN) $(PYTHONS)
 
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
 	$(BIN)/python -m benchmarks
@@ -47,5 +60,5 @@ lock: $(READY) ## resolve the dependencies anew into requirements/*.txt
 	@requirements/lock.sh $(BIN)/uv
 
 clean: ## remove .venv and everything else that is not in git but made by this Makefile
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .scratch build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

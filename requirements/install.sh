@@ -28,12 +28,9 @@ fi
 echo "setup: $("$PYTHON" --version) -> $venv (about 3 GB to download the first time, nearly all of it torch)"
 "$PYTHON" -m venv "$venv"
 
-# Everything below must not depend on where else this machine looks for packages.
-unset PIP_FIND_LINKS UV_FIND_LINKS
+python=$venv/bin/python
+. requirements/index.sh
 export PIP_DISABLE_PIP_VERSION_CHECK=1 VIRTUAL_ENV="$PWD/$venv"
-[ -z "${INDEX_URL:-}" ] || export PIP_INDEX_URL="$INDEX_URL"
-index=$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null) || index=${PIP_INDEX_URL:-}
-[ -z "$index" ] || export UV_DEFAULT_INDEX="${INDEX_URL:-$index}"
 
 "$venv/bin/python" -m pip install --quiet --require-hashes -r requirements/uv.txt
 
