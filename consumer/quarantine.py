@@ -29,24 +29,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar, TypeVar
 from urllib.parse import quote
 
 import structlog
+from pydantic import ConfigDict, TypeAdapter
 
 from consumer.batcher import RecordJob
 from consumer.errors import ServiceError
 from consumer.inference import Suspects, Verdict
+from consumer.state_folder import DISK_FULL, StateFolder
 
 log = structlog.get_logger(__name__)
 
 ALONE_AFTER = 2
 _KEPT_S = 7 * 86_400.0
 _MOST = 10_000
+_NOT_WRITTEN = "suspects can't be written down: see the disk of the state folder"
 
 
 @dataclass(slots=True)
 class _Suspicion:
     """How often the process died with this record on the device, whether alone at the last time, and when."""
+
+    # Fields of another version are not read as if they were this one's.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     deaths: int = 0
     alone: bool = False
@@ -59,6 +66,11 @@ class _Suspicion:
         return "condemned" if self.deaths > ALONE_AFTER and self.alone else "alone"
 
 
+_T = TypeVar("_T")
+_SUSPECTS = TypeAdapter(dict[str, _Suspicion])
+_RUNNING = TypeAdapter(list[str], config=ConfigDict(strict=True))
+
+
 class Quarantine(Suspects):
     """Keeps the two files of one instance.
 
@@ -68,26 +80,34 @@ class Quarantine(Suspects):
         now: wall clock, seconds since 1970-01-01 UTC.
 
     Raises:
-        ServiceError: the folder can't be written to.
+        ServiceError: the folder can't be written to, or is not this user's alone. A full disk is logged instead: the
+            service works without the files until there is room.
     """
 
     def __init__(self, folder: Path, name: str, now: float | None = None) -> None:
         now = time.time() if now is None else now
-        self._suspects_path = folder / f"{quote(name, safe='')}.suspects"
-        running_path = self._suspects_path.with_suffix(".running")
+        self._suspects_name = f"{quote(name, safe='')}.suspects"
+        self._running_name = f"{quote(name, safe='')}.running"
+        self._folder = StateFolder(folder)
+        self._running: int | None = None
+        self._suspects: dict[str, _Suspicion] = {}
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._running = os.open(running_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._suspects = self._take_stock(running_path, now)
+            self._take_stock(now)
         except OSError as error:
-            raise ServiceError(
-                f"the state folder {folder} can't be used ({error.strerror}): set VIRNUCPRO_STATE_DIR to one that "
-                "this process may write to"
-            ) from error
+            if error.errno not in DISK_FULL:
+                self.close()
+                raise ServiceError(
+                    f"the state folder {folder} can't be used ({error.strerror}): set VIRNUCPRO_STATE_DIR to one "
+                    "that this user, and no other, may write to"
+                ) from error
+            log.error(_NOT_WRITTEN, error=str(error))
 
     def close(self) -> None:
         """Nothing is running any more."""
-        os.close(self._running)
+        if self._running is not None:
+            os.close(self._running)
+            self._running = None
+        self._folder.close()
 
     @property
     def count(self) -> int:
@@ -103,13 +123,15 @@ class Quarantine(Suspects):
     def entering(self, jobs: Sequence[RecordJob]) -> None:
         written = json.dumps([_key(job) for job in jobs]).encode()
         with _told():
-            os.pwrite(self._running, written, 0)
-            os.ftruncate(self._running, len(written))
-            os.fdatasync(self._running)
+            running = self._opened_running()
+            os.pwrite(running, written, 0)
+            os.ftruncate(running, len(written))
+            os.fdatasync(running)
 
     def left(self, jobs: Sequence[RecordJob]) -> None:
-        with _told():
-            os.ftruncate(self._running, 0)
+        if self._running is not None:
+            with _told():
+                os.ftruncate(self._running, 0)
 
     def cleared(self, job: RecordJob) -> None:
         if self._suspects.pop(_key(job), None) is not None:
@@ -118,32 +140,38 @@ class Quarantine(Suspects):
 
     # ---- the files --------------------------------------------------------------------------------------------
 
-    def _take_stock(self, running_path: Path, now: float) -> dict[str, _Suspicion]:
+    def _take_stock(self, now: float) -> None:
         """The suspicions kept, and those that the last process's end adds."""
-        kept = _parsed(self._suspects_path)
-        suspects = {
-            key: _Suspicion(**suspicion)
-            for key, suspicion in (kept.items() if isinstance(kept, dict) else ())
-            if now - suspicion["at"] < _KEPT_S
-        }
-        running = _parsed(running_path)
-        if isinstance(running, list) and running:
+        kept = self._read(self._suspects_name, _SUSPECTS) or {}
+        running = self._read(self._running_name, _RUNNING) or []
+        suspects = {key: suspicion for key, suspicion in kept.items() if now - suspicion.at < _KEPT_S}
+        if running:
             for key in running:
                 suspicion = suspects.pop(key, _Suspicion())  # to the end: the oldest are dropped first
                 suspects[key] = _Suspicion(suspicion.deaths + 1, len(running) == 1, now)
             log.warning("the last process died with records on the device", records=len(running))
-        suspects = dict(list(suspects.items())[-_MOST:])
-        self._save(suspects)
-        os.ftruncate(self._running, 0)
-        return suspects
+        self._suspects = dict(list(suspects.items())[-_MOST:])
+        self._save(self._suspects)
+        os.ftruncate(self._opened_running(), 0)
+
+    def _opened_running(self) -> int:
+        if self._running is None:
+            self._running = self._folder.open(self._running_name)
+        return self._running
+
+    def _read(self, name: str, form: TypeAdapter[_T]) -> _T | None:
+        """What a file holds; None for one that is empty, absent, damaged, or of another version."""
+        try:
+            text = self._folder.read(name)
+            return form.validate_json(text) if text else None
+        except ValueError as error:
+            # Of pydantic's lines the first only counts the errors.
+            log.warning("state_file_discarded", file=name, error=" ".join(str(error).split())[:200])
+            return None
 
     def _save(self, suspects: dict[str, _Suspicion]) -> None:
-        part = self._suspects_path.with_suffix(".part")
-        with part.open("w") as file:
-            json.dump({key: asdict(suspicion) for key, suspicion in suspects.items()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._suspects_path)
+        written = json.dumps({key: asdict(suspicion) for key, suspicion in suspects.items()})
+        self._folder.replace(self._suspects_name, written.encode())
 
 
 @contextmanager
@@ -152,18 +180,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        log.error("suspects can't be written down: see the disk of the state folder", error=str(error))
+        log.error(_NOT_WRITTEN, error=str(error))
 
 
 def _key(job: RecordJob) -> str:
     return f"{job.source}/{job.prepared.record_id}"
-
-
-def _parsed(path: Path) -> object:
-    """What a file holds, None for one that is empty, absent, or was cut off by a power failure."""
-    text = path.read_text() if path.exists() else ""
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        log.warning("a state file can't be read and is begun anew", path=str(path))
-        return None

@@ -132,11 +132,38 @@ def test_instances_do_not_share_suspicions(tmp_path):
     assert Quarantine(tmp_path, "group.worker/1").count == 0
 
 
-def test_a_file_that_was_cut_off_is_begun_anew(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'["cut',
+        b"\xff\xfe\x00x",
+        b"\x80\x81",
+        bytes(100),
+        b"[" * 100_000,
+        b"7",
+        b"null",
+        b'{"x": 1}',
+        b"[1, 2]",
+        b'{"x": {"deaths": 1, "alone": false, "at": 0.0, "another": 1}}',
+        b'{"x": {"deaths": "1", "alone": false, "at": 0.0}}',
+        b'[["x"]]',
+    ],
+)
+@pytest.mark.parametrize("suffix", [".running", ".suspects"])
+def test_a_file_that_is_damaged_or_of_another_version_is_discarded(tmp_path, suffix, content):
     assert not Process(tmp_path).lives(deadly())
-    for path in tmp_path.iterdir():
-        path.write_bytes(b'["cut')
-    assert Process(tmp_path).quarantine.count == 0
+    (path,) = [path for path in tmp_path.iterdir() if path.suffix == suffix]
+    path.write_bytes(content)
+    with capture_logs() as lines:
+        life = Process(tmp_path)
+    (line,) = [line for line in lines if line["event"] == "state_file_discarded"]
+    assert line["file"] == path.name
+    assert "\n" not in line["error"]
+    assert life.quarantine.count == (1 if suffix == ".suspects" else 0)
+    assert life.lives(good(0))
+    with capture_logs() as lines:
+        Process(tmp_path)
+    assert not [line for line in lines if line["event"] == "state_file_discarded"]
 
 
 def test_a_shorter_batch_after_a_longer_one_is_written_whole(tmp_path):
@@ -170,6 +197,38 @@ def test_a_disk_that_takes_nothing_any_more_stops_nothing(tmp_path, monkeypatch)
     with capture_logs() as lines:
         assert life.lives(good(0), good(1))
     assert any("see the disk" in line["event"] for line in lines)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["mkdir", "open", "fsync", "replace"])
+def test_a_disk_that_is_full_at_the_start_stops_nothing(tmp_path, monkeypatch, call, number):
+    folder = tmp_path / "state"
+
+    def full(*arguments, **options):
+        if call == "open" and not arguments[1] & os.O_CREAT:
+            return opened(*arguments, **options)
+        raise OSError(number, os.strerror(number))
+
+    opened = os.open
+    with monkeypatch.context() as patch, capture_logs() as lines:
+        patch.setattr(os, call, full)
+        life = Process(folder)
+        assert life.lives(good(0), good(1))
+    assert any("see the disk" in line["event"] for line in lines)
+    assert not life.lives(good(0), deadly()), "there is room again"
+    assert Process(folder).quarantine.count == 2, "and the safety net is back"
+
+
+def test_a_disk_that_is_full_at_the_start_forgets_no_suspicion(tmp_path, monkeypatch):
+    for _ in range(2):
+        assert not Process(tmp_path).lives(good(0), deadly())
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    life = Process(tmp_path)
+    assert life.quarantine.verdict(deadly()) == "alone"
 
 
 def test_scores_of_one_run_alone_are_its_own(tmp_path):
