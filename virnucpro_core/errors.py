@@ -17,3 +17,7 @@ class DeviceLost(CoreError):
 
 class NotFinite(CoreError):
     """A score came out as NaN or infinite."""
+
+
+class SequenceFileWarning(UserWarning):
+    """A sequence file was read, but not every byte of it was used; the message is one line that names the file."""

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import bz2
 import errno
-import gzip
 import io
-import lzma
 import sys
-import zlib
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 import dnaio
 
-STDIN = "-"
+from virnucpro_core.compressed import CompressedDataError, decompressed
+from virnucpro_core.errors import SequenceFileWarning
 
-_READ_AHEAD = 64 * 1024
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
-_OPENERS: dict[bytes, Callable[[BinaryIO], io.BufferedIOBase]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-}
-"""How to decompress, by the first bytes of a file: its name says nothing about what is in it."""
+STDIN = "-"
 
 
 class SequenceFileError(ValueError):
@@ -44,16 +35,20 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     """The records of a file, in order, read as they are asked for.
 
     Args:
-        path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2 or xz, told apart by content;
-            `-` reads standard input.
+        path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2, xz or Zstandard, told apart by
+            content; `-` reads standard input. Concatenated streams and padding are read as by the formats' own
+            tools (`virnucpro_core.compressed`).
 
     Yields:
         (id, description, sequence): the first word of the header, the rest of it or None, and the letters as
         they stand in the file, blanks between them removed. The sequence may be empty and is not validated.
 
     Raises:
-        SequenceFileError: while iterating, when the file is missing, unreadable, empty, truncated, or
+        SequenceFileError: while iterating, when the file is missing, unreadable, empty, truncated, damaged, or
             neither FASTA nor FASTQ, or when a record has no name.
+
+    Warns:
+        SequenceFileWarning: at the end, when bytes after the compressed data are passed over.
     """
     name = "standard input" if path == STDIN else path
     number = 0
@@ -67,10 +62,8 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
                     )
                 description = words[1].rstrip() if len(words) > 1 else None
                 yield words[0], description, record.sequence.replace(" ", "")
-    except EOFError as error:
-        raise SequenceFileError(
-            f"{name} ends in the middle of its compressed data: it is truncated, copy or download it again"
-        ) from error
+    except CompressedDataError as error:
+        raise SequenceFileError(f"{name} {error}") from error
     except UnicodeDecodeError as error:
         raise SequenceFileError(
             f"{name} is not text after record {number}: give a FASTA or FASTQ file in ASCII or UTF-8"
@@ -79,7 +72,7 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
         raise SequenceFileError(
             f"{name} is damaged after record {number} ({_one_line(error)}): repair the file or make it again"
         ) from error
-    except (zlib.error, lzma.LZMAError, OSError) as error:
+    except OSError as error:
         raise SequenceFileError(f"{name} cannot be read: {_cause_and_cure(error)}") from error
     if number == 0:
         raise SequenceFileError(f"{name} has no records: give a FASTA or FASTQ file with at least one")
@@ -88,23 +81,16 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
 def _opened(path: str) -> AbstractContextManager[BinaryIO]:
     if path == STDIN:
         return nullcontext(sys.stdin.buffer)
-    return Path(path).open("rb", buffering=_READ_AHEAD)
+    return Path(path).open("rb")
 
 
 def _reader(opened: BinaryIO, name: str) -> Iterator[_Record]:
     """The records of an open file, decompressed where it is compressed."""
-    # Standard input is not wrapped once more: the outer buffer would wait until it is full.
-    file = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, opened))
+    file = decompressed(
+        cast("io.BufferedIOBase", opened),
+        lambda text: warnings.warn(SequenceFileWarning(f"{name} {text}"), stacklevel=1),
+    )
     start = file.peek(1)
-    if start.startswith(_ZSTANDARD):
-        raise SequenceFileError(
-            f"{name} is compressed with Zstandard, which is not read: decompress it with zstd -d"
-        )
-    for magic, decompress in _OPENERS.items():
-        if start.startswith(magic):
-            file = io.BufferedReader(cast(io.RawIOBase, decompress(file)), _READ_AHEAD)
-            start = file.peek(1)
-            break
     if not start:
         raise SequenceFileError(f"{name} is empty: give a FASTA or FASTQ file with at least one record")
     if start.startswith(b"@"):
@@ -118,10 +104,8 @@ def _reader(opened: BinaryIO, name: str) -> Iterator[_Record]:
     return cast("Iterator[_Record]", iter(dnaio.FastaReader(file, sequence_class=_Record)))
 
 
-def _cause_and_cure(error: Exception) -> str:
-    match getattr(error, "errno", None):
-        case None:  # not the operating system's: a decompressor's
-            return f"its compressed data is damaged ({_one_line(error)}); copy or download it again"
+def _cause_and_cure(error: OSError) -> str:
+    match error.errno:
         case errno.ENOENT:
             return "there is no such file; check the path"
         case errno.EISDIR:

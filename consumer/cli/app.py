@@ -7,6 +7,7 @@ The command modules import torch, Kafka and the rest inside their functions, so 
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from typer.exceptions import TyperException
 from consumer.cli.demo import demo
 from consumer.cli.divergence import divergence
 from consumer.cli.embed import embed
-from consumer.cli.errors import exit_code_of, known_errors, report
+from consumer.cli.errors import exit_code_of, known_errors, report, show_warning
 from consumer.cli.evaluate import evaluate
 from consumer.cli.frames import frames
 from consumer.cli.models import models
@@ -26,6 +27,7 @@ from consumer.cli.train_head import train_head
 from consumer.cli.version import one_line, version
 from consumer.cli.watch import watch
 from consumer.exit_codes import ExitCode
+from virnucpro_core.errors import SequenceFileWarning
 
 app = typer.Typer(
     name="virnucpro",
@@ -79,7 +81,11 @@ app.command(rich_help_panel=_SERVICE)(watch)
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code; `arguments` default to the process's own."""
     try:
-        result = app(arguments, prog_name="virnucpro", standalone_mode=False)
+        with warnings.catch_warnings():
+            # Once a file, however often it is read.
+            warnings.simplefilter("default", SequenceFileWarning)
+            warnings.showwarning = show_warning
+            result = app(arguments, prog_name="virnucpro", standalone_mode=False)
     except SystemExit:  # typer's answer to a reader that closed the pipe, or a signal handler's
         raise
     except TyperException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TextIO
 
 from consumer.exit_codes import ExitCode
 
@@ -23,6 +24,18 @@ class UserError(Exception):
 def warn(message: str) -> None:
     """Tell about something that does not stop the command; one line on stderr."""
     print(f"virnucpro: {message}", file=sys.stderr, flush=True)
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """For `warnings.showwarning`: one line on stderr, without the place in the source."""
+    warn(f"warning: {' '.join(str(message).split())}")
 
 
 def report(message: str) -> None:
