@@ -33,7 +33,7 @@ from typing import ClassVar, TypeVar
 from urllib.parse import quote
 
 import structlog
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from consumer.batcher import RecordJob
 from consumer.errors import ServiceError
@@ -164,10 +164,12 @@ class Quarantine(Suspects):
         try:
             text = self._folder.read(name)
             return form.validate_json(text) if text else None
+        except ValidationError as error:
+            why = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
         except ValueError as error:
-            # Of pydantic's lines the first only counts the errors.
-            log.warning("state_file_discarded", file=name, error=" ".join(str(error).split())[:200])
-            return None
+            why = str(error)
+        log.warning("state_file_discarded", file=name, error=why)
+        return None
 
     def _save(self, suspects: dict[str, _Suspicion]) -> None:
         written = json.dumps({key: asdict(suspicion) for key, suspicion in suspects.items()})
