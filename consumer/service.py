@@ -23,6 +23,7 @@ from consumer.breaker import Breaker
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery import RIGHTS, Delivery, missing_right
 from consumer.errors import KafkaFatal, ServiceError
+from consumer.headers import headers_of
 from consumer.health import Health
 from consumer.ledger import Ledger
 from consumer.metrics import Metrics
@@ -285,15 +286,13 @@ def _topic_partitions(partitions: Iterable[Partition]) -> list[TopicPartition]:
 
 
 def _headers(message: Message[bytes, bytes]) -> Headers:
-    try:
-        pairs: list[tuple[str, str | bytes | None]] = list(message.headers() or ())  # type: ignore[arg-type]
-    except (SystemError, UnicodeDecodeError):
-        # Kafka allows any bytes as a header's name, the client only UTF-8: it gives all headers or none.
+    headers = headers_of(message)
+    if headers is None:
         log.warning(
             "headers left out: a name is not UTF-8", partition=message.partition(), offset=message.offset()
         )
         return ()
-    return tuple((name, _as_bytes(value)) for name, value in pairs)
+    return headers
 
 
 def _as_bytes(value: str | bytes | None) -> bytes | None:

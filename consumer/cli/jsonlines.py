@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 from confluent_kafka import Message
 
+from consumer.cli.errors import warn
+from consumer.headers import headers_of
 from schemas import DeadLetter, Prediction
 from virnucpro_core.report import float32_text
 
@@ -53,16 +54,22 @@ def dead_letter_json(message: Message, letter: DeadLetter) -> dict[str, Any]:
 
 
 def coordinates(message: Message) -> dict[str, Any]:
-    """Topic, partition, offset, timestamp, key and headers (in order; a name may stand twice)."""
+    """Topic, partition, offset, timestamp, key and headers (in order; a name may stand twice; none if one of the names
+    is not UTF-8)."""
     kind, timestamp = message.timestamp()
-    headers = cast("Iterable[tuple[str, str | bytes | None]]", message.headers() or ())  # never a dict here
+    headers = headers_of(message)
+    if headers is None:
+        warn(
+            f"{message.topic()}/{message.partition()}/{message.offset()} is shown without its headers: "
+            "a name is not UTF-8"
+        )
     return {
         "topic": message.topic(),
         "partition": message.partition(),
         "offset": message.offset(),
         "timestamp_ms": timestamp if kind else None,
         "key": _text(message.key()),
-        "headers": [[name, _text(value)] for name, value in headers],
+        "headers": [[name, _text(value)] for name, value in headers or ()],
     }
 
 
