@@ -49,7 +49,3 @@ class Admission:
             self._full_since = None
             return "open"
         return "hold" if self._clock() - self._full_since < self._hold_s else "pause"
-
-    def room(self, records: int) -> int:
-        """How many more records may be read at once."""
-        return max(0, self._max_records - records)

@@ -61,11 +61,15 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
     tuning = {
         # The default is latest: a group's first start would silently skip what is there already.
         "auto.offset.reset": "earliest",
-        # A bound on memory: the defaults prefetch 64 MiB, and 100,000 messages for each partition.
+        # Bounds on memory: the defaults prefetch 64 MiB, and 100,000 messages for each partition. The size counts keys
+        # and values only, so the number has to bound messages that are all headers.
         "queued.max.messages.kbytes": 32_768,
-        "queued.min.messages": 2000,
+        "queued.min.messages": 500,
         # The default of 1 s starves a reader whose queue is that small.
-        "fetch.queue.backoff.ms": 50,
+        "fetch.queue.backoff.ms": 10,
+        # All batches of an answer are unpacked at once, and zstd packs 4 MB of one letter into 250 bytes: the default
+        # of 50 MiB, or the 1 MiB for each partition, may become any number of GB. A batch always comes whole.
+        "fetch.max.bytes": 16_384,
         # The default of 60 s is how long a commit or a leave may hang on a broker that does not answer.
         "socket.timeout.ms": 10_000,
     }
@@ -74,6 +78,8 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "isolation.level": "read_committed",
+        # The client raises fetch.max.bytes to this one, which says nothing else to a reader.
+        "message.max.bytes": 1000,
     }
     if (
         settings.kafka.get("group.protocol") != "consumer"

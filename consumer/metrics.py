@@ -102,7 +102,7 @@ class Metrics(BatchObserver, DeliveryObserver):
     def _state(self) -> None:
         self.inflight_records = self._gauge("inflight_records", "Messages read and not yet answered.")
         self.inflight_bytes = self._gauge(
-            "inflight_bytes", "Bytes of the messages read and not yet answered."
+            "inflight_bytes", "Bytes that the messages read and not yet answered take in memory."
         )
         self.queued_tokens = self._gauge("queued_tokens", "Protein tokens that wait for a batch.")
         self.oldest_seconds = self._gauge(

@@ -9,6 +9,10 @@ has run. What the next process finds there was running when the last one died:
 * after two a record runs alone, so that it takes no others with it, and others clear themselves;
 * a record that was alone at the third is not run again: it becomes a dead letter (`quarantined`).
 
+*Alone* is alone in the process, not only on the device: nothing else is in flight, and nothing is read meanwhile
+(`consumer/apart.py`). A process that dies for lack of memory dies of its backlog, mostly, and of whatever record is on
+the device just then; such deaths make suspects, however many, and each suspect clears itself as it runs alone.
+
 What runs to its end is cleared. A second SIGTERM, or a node that goes down, counts as a death too: it takes three of
 them in the same record's moments, the last with it alone, to set a good record aside.
 
@@ -17,7 +21,7 @@ are kept for a week. The files lie in `VIRNUCPRO_STATE_DIR`, which must outlive 
 each group and instance: `.running` is written for every batch, `.suspects` when a suspicion changes. Two processes of
 the same instance id write to the same files; Kafka ends the elder one, and all that is lost is a suspicion.
 
-All methods run on the inference thread.
+All methods run on the inference thread; `runs_alone` alone may be called from any thread.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from consumer.batcher import RecordJob
 from consumer.errors import ServiceError
 from consumer.inference import Suspects, Verdict
 from consumer.state_folder import DISK_FULL, StateFolder
+from consumer.work import Source
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +55,7 @@ _NOT_WRITTEN = "suspects can't be written down: see the disk of the state folder
 
 @dataclass(slots=True)
 class _Suspicion:
-    """How often the process died with this record on the device, whether alone at the last time, and when."""
+    """How often the process died with this record on the device, whether alone in it at the last time, and when."""
 
     # Fields of another version are not read as if they were this one's.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -66,9 +71,19 @@ class _Suspicion:
         return "condemned" if self.deaths > ALONE_AFTER and self.alone else "alone"
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The records on the device, and whether the one was alone in the process."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    alone: bool
+    records: list[str]
+
+
 _T = TypeVar("_T")
 _SUSPECTS = TypeAdapter(dict[str, _Suspicion])
-_RUNNING = TypeAdapter(list[str], config=ConfigDict(strict=True))
+_RUNNING = TypeAdapter(_Running)
 
 
 class Quarantine(Suspects):
@@ -101,6 +116,8 @@ class Quarantine(Suspects):
                     "that this user, and no other, may write to"
                 ) from error
             log.error(_NOT_WRITTEN, error=str(error))
+        alone = (key for key, suspicion in self._suspects.items() if suspicion.verdict == "alone")
+        self._alone = frozenset("/".join(key.split("/", 3)[:3]) for key in alone)
 
     def close(self) -> None:
         """Nothing is running any more."""
@@ -114,6 +131,10 @@ class Quarantine(Suspects):
         """Records under suspicion."""
         return len(self._suspects)
 
+    def runs_alone(self, source: Source) -> bool:
+        """May a suspect lie at this place, one that runs with nothing else in flight? Another record may by now."""
+        return str(source) in self._alone
+
     # ---- what inference asks and tells ------------------------------------------------------------------------
 
     def verdict(self, job: RecordJob) -> Verdict:
@@ -121,7 +142,8 @@ class Quarantine(Suspects):
         return suspicion.verdict if suspicion else "free"
 
     def entering(self, jobs: Sequence[RecordJob]) -> None:
-        written = json.dumps([_key(job) for job in jobs]).encode()
+        alone = len(jobs) == 1 and self.verdict(jobs[0]) == "alone"
+        written = json.dumps({"alone": alone, "records": [_key(job) for job in jobs]}).encode()
         with _told():
             running = self._opened_running()
             os.pwrite(running, written, 0)
@@ -143,13 +165,13 @@ class Quarantine(Suspects):
     def _take_stock(self, now: float) -> None:
         """The suspicions kept, and those that the last process's end adds."""
         kept = self._read(self._suspects_name, _SUSPECTS) or {}
-        running = self._read(self._running_name, _RUNNING) or []
+        running = self._read(self._running_name, _RUNNING)
         suspects = {key: suspicion for key, suspicion in kept.items() if now - suspicion.at < _KEPT_S}
         if running:
-            for key in running:
+            for key in running.records:
                 suspicion = suspects.pop(key, _Suspicion())  # to the end: the oldest are dropped first
-                suspects[key] = _Suspicion(suspicion.deaths + 1, len(running) == 1, now)
-            log.warning("the last process died with records on the device", records=len(running))
+                suspects[key] = _Suspicion(suspicion.deaths + 1, running.alone, now)
+            log.warning("the last process died with records on the device", records=len(running.records))
         self._suspects = dict(list(suspects.items())[-_MOST:])
         self._save(self._suspects)
         os.ftruncate(self._opened_running(), 0)

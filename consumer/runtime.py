@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.admission import Admission
+from consumer.apart import Apart
 from consumer.at_least_once import AtLeastOnce
 from consumer.breaker import Breaker
 from consumer.brokers import SETTINGS, BrokerWatch, TopicWatch, await_topics, refuse_mock_transactions
@@ -166,6 +167,7 @@ def _serve(
         health,
         topics.look,
         probe,
+        Apart(quarantine.runs_alone),
     )
     _tell(model, budget)
     stop.serving()

@@ -1,7 +1,8 @@
 """The service's loop, on the thread that owns the Kafka clients.
 
-Each turn: read what admission allows, collect what the pipeline has finished, let delivery go one step on. The
-turn never waits for work, and for Kafka a second at most, so rebalances are answered in time.
+Each turn: read what admission allows, for a fifth of a second at most, collect what the pipeline has finished, let
+delivery go one step on. The turn never waits for work, and for Kafka a second at most, so rebalances are answered in
+time.
 
 Partitions come and go (`_assigned`, `_revoked`, `_lost` run inside `poll`, on this thread):
 
@@ -19,6 +20,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from consumer.admission import Admission, Level
+from consumer.apart import Apart
 from consumer.breaker import Breaker
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery import RIGHTS, Delivery, missing_right
@@ -36,6 +38,7 @@ log = structlog.get_logger(__name__)
 _IDLE_POLL_S = 0.05
 _BUSY_WAIT_S = 0.01
 _READ_AT_ONCE = 500
+_READ_S = 0.2
 _REVOKE_S = 5.0
 
 
@@ -47,6 +50,7 @@ class Service:
     Args:
         assignment_changed: called after the assignment has changed, to look at the topics again.
         probe: called in every turn, to look whether brokers that were down are back.
+        apart: which messages run with nothing else in flight.
     """
 
     def __init__(
@@ -63,11 +67,12 @@ class Service:
         health: Health,
         assignment_changed: Callable[[], None],
         probe: Callable[[], None],
+        apart: Apart | None = None,
         clock: Clock = monotonic,
     ) -> None:
         self._consumer, self._topic = consumer, topic
         self._ledger, self._positions, self._pipeline, self._delivery = ledger, positions, pipeline, delivery
-        self._admission, self._breaker = admission, breaker
+        self._admission, self._breaker, self._apart = admission, breaker, apart or Apart()
         self._metrics, self._health = metrics, health
         self._assignment_changed, self._probe, self._clock = assignment_changed, probe, clock
         self._paused = self._changed = False
@@ -106,6 +111,7 @@ class Service:
         if self._changed:
             self._changed = False
             self._assignment_changed()
+        self._start_apart()
         self._collect(_BUSY_WAIT_S if busy else 0.0)
         self._delivery.turn()
         self._probe()
@@ -120,6 +126,7 @@ class Service:
         self._pipeline.drain()
         while self._ledger.records and not deadline.expired:
             self._read(0.0)
+            self._start_apart()
             self._collect(min(_BUSY_WAIT_S, deadline.remaining()))
             self._delivery.turn()
             self._measure("open")
@@ -129,26 +136,28 @@ class Service:
         return flushed
 
     def _level(self) -> Level:
-        if self._breaker.room() == 0:
+        if self._breaker.room() == 0 or not self._apart.is_empty:
             return "pause"
         return self._admission.level(self._ledger.records, self._ledger.bytes, self._pipeline.queued_tokens)
 
     # ---- reading ----------------------------------------------------------------------------------------------
 
     def _read(self, timeout: float) -> None:
-        """Poll, which also serves rebalances; then take what else is here already."""
-        first = self._consumer.poll(timeout)
-        if first is None:
-            return
-        self._receive(first)
-        more = min(_READ_AT_ONCE, self._admission.room(self._ledger.records))
-        if (trial := self._breaker.room()) is not None:
-            more = min(more, trial)
+        """Poll, which also serves rebalances; then take what else is here already, as far as the budgets let it in.
+
+        The budgets are looked at before each message: one may hold as much as all the others.
+        """
+        message = self._consumer.poll(timeout)
+        until = Deadline.after(_READ_S, self._clock)
         # One by one: `consume` moves a partition's position forward only, so that behind a log that was cut it would
         # stay where it was before, and be committed.
-        while more > 0 and not self._paused and (message := self._consumer.poll(0)) is not None:
+        more = _READ_AT_ONCE
+        while message is not None:
             self._receive(message)
             more -= 1
+            if not more or self._paused or until.expired or self._level() != "open":
+                return
+            message = self._consumer.poll(0)
 
     def _receive(self, message: Message) -> None:
         if (error := message.error()) is not None:
@@ -180,8 +189,9 @@ class Service:
         self._ledger.receive(raw)
         self._breaker.admitted()
         self._metrics.consumed.inc()
-        self._metrics.consumed_bytes.inc(raw.size)
-        self._pipeline.submit(raw)
+        self._metrics.consumed_bytes.inc(raw.payload_bytes)
+        if not self._apart.takes(raw):
+            self._pipeline.submit(raw)
 
     def _meet(self, error: KafkaError) -> None:
         """An error in place of a message: most pass by themselves, and librdkafka tries on."""
@@ -208,6 +218,10 @@ class Service:
             free = [partition for partition in self._ledger.assigned if not self._positions.holds(partition)]
             self._consumer.resume(_topic_partitions(free))
         log.info("paused" if paused else "resumed", records=self._ledger.records, bytes=self._ledger.bytes)
+
+    def _start_apart(self) -> None:
+        if (suspect := self._apart.next(self._ledger)) is not None:
+            self._pipeline.submit(suspect)
 
     # ---- results ----------------------------------------------------------------------------------------------
 

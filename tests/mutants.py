@@ -141,6 +141,48 @@ MUTANTS = (
         ("tests/unit/test_at_least_once.py", "tests/property/test_loop_properties.py"),
     ),
     Mutant(
+        "suspects run apart",
+        "suspects run apart (alone on the device, beside what else is in flight)",
+        "consumer/service.py",
+        "        if not self._apart.takes(raw):\n            self._pipeline.submit(raw)\n",
+        "        self._pipeline.submit(raw)\n",
+        ("tests/unit/test_service.py",),
+    ),
+    Mutant(
+        "alone in the process",
+        "a death counts as alone only with nothing else in flight (whatever else was)",
+        "consumer/quarantine.py",
+        '        alone = len(jobs) == 1 and self.verdict(jobs[0]) == "alone"\n',
+        "        alone = True\n",
+        ("tests/unit/test_quarantine.py",),
+    ),
+    Mutant(
+        "budgets before each message",
+        "budgets looked at before each message (once a turn)",
+        "consumer/service.py",
+        ' or self._level() != "open":',
+        ":",
+        ("tests/unit/test_service.py",),
+    ),
+    Mutant(
+        "a turn's time",
+        "a turn's time to read",
+        "consumer/service.py",
+        " or until.expired",
+        "",
+        ("tests/unit/test_service.py",),
+    ),
+    Mutant(
+        "header names of any bytes",
+        "header names of any bytes (the client's error comes up in another line)",
+        "consumer/headers.py",
+        "    try:\n        return tuple(\n",
+        "    try:\n        pairs = list(message.headers() or ())\n"
+        "    except (SystemError, UnicodeDecodeError):\n        return None\n    return tuple(pairs)\n"
+        "    try:\n        return tuple(\n",
+        ("tests/integration/test_headers.py",),
+    ),
+    Mutant(
         "suspects written before the batch",
         "suspects written down before the batch",
         "consumer/inference.py",

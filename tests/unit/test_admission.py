@@ -45,8 +45,3 @@ def test_a_second_hold_gets_its_own_time(admission, clock):
     assert admission.level(100, 0, 0) == "pause"
     assert admission.level(0, 0, 0) == "open"
     assert admission.level(100, 0, 0) == "hold"
-
-
-def test_room_never_goes_below_zero(admission):
-    assert admission.room(30) == 70
-    assert admission.room(130) == 0

@@ -238,3 +238,37 @@ def test_scores_of_one_run_alone_are_its_own(tmp_path):
     assert life.lives(good(0), good(1))
     assert life.scorer.batches == [1, 1], "a suspect runs alone, first"
     assert np.isclose(life.run.outcome(0).result.chunks[0].frames[0].virus, 0.01)
+
+
+def test_however_often_it_was_on_the_device_with_others_it_is_not_set_aside(tmp_path):
+    for _ in range(20):
+        Quarantine(tmp_path, "n").entering([good(0), good(1), good(2)])
+    quarantine = Quarantine(tmp_path, "n")
+    assert [quarantine.verdict(good(offset)) for offset in range(3)] == ["alone"] * 3
+    assert all(quarantine.runs_alone(good(offset).source) for offset in range(3))
+    assert not quarantine.runs_alone(good(3).source)
+
+
+def test_deaths_on_the_device_alone_count_as_such_only_once_it_was_told_to_run_alone(tmp_path):
+    verdicts = []
+    for _ in range(3):
+        quarantine = Quarantine(tmp_path, "n")
+        verdicts.append((quarantine.verdict(good(0)), quarantine.runs_alone(good(0).source)))
+        quarantine.entering([good(0)])
+    assert verdicts == [("free", False), ("free", False), ("alone", True)]
+    assert Quarantine(tmp_path, "n").verdict(good(0)) == "condemned"
+
+
+def test_a_suspect_that_died_in_company_after_it_ran_alone_is_not_set_aside(tmp_path):
+    for jobs in ([good(0)], [good(0)], [good(0), good(1)]):
+        Quarantine(tmp_path, "n").entering(jobs)
+    assert Quarantine(tmp_path, "n").verdict(good(0)) == "alone"
+
+
+def test_a_topic_and_an_id_with_odd_letters_are_told_apart(tmp_path):
+    job = RecordJob(source(7), prepared_record(10, record_id="a/b//c/7"), 0.0)
+    for _ in range(2):
+        Quarantine(tmp_path, "n").entering([job])
+    quarantine = Quarantine(tmp_path, "n")
+    assert quarantine.runs_alone(source(7))
+    assert not quarantine.runs_alone(source(7, number=1))

@@ -9,9 +9,10 @@ import pytest
 from confluent_kafka import KafkaError
 
 from consumer.admission import Admission
+from consumer.apart import Apart
 from consumer.at_least_once import AtLeastOnce
 from consumer.breaker import Breaker
-from consumer.clock import Deadline
+from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.health import Health
 from consumer.inference import Suspects
@@ -21,6 +22,7 @@ from consumer.outgoing import OutgoingBuilder
 from consumer.pipeline import Pipeline, PipelineLimits
 from consumer.positions import Positions
 from consumer.preparation import Preparation
+from consumer.quarantine import Quarantine
 from consumer.service import Service
 from schemas import Provenance, SequenceRecord, decode_prediction, encode_record
 from tests.factories import ConstantScorer, FakeClock, at_once, partition, prepared_record
@@ -40,14 +42,24 @@ class GatedScorer(ConstantScorer):
     def score(self, frames):
         self.entered.set()
         assert self.gate.wait(20)
+        self.before()
         return super().score(frames)
+
+    def before(self) -> None:
+        """What a test wants done in each run."""
 
 
 class Bench:
     """A service whose turns a test takes one by one, from its own thread, as `run` would."""
 
     def __init__(
-        self, max_records: int = 100, breaker: Breaker | None = None, max_tokens: int = 1_000_000
+        self,
+        max_records: int = 100,
+        breaker: Breaker | None = None,
+        max_tokens: int = 1_000_000,
+        suspects: Suspects | None = None,
+        apart: Apart | None = None,
+        clock: Clock = monotonic,
     ) -> None:
         self.breaker = breaker or Breaker(500, 0.5, 60.0)
         self.consumer, self.producer = FakeConsumer(), FakeProducer()
@@ -62,7 +74,7 @@ class Bench:
             ),
             self.ledger.is_wanted,
             self.metrics,
-            Suspects(),
+            suspects or Suspects(),
         )
         builder = OutgoingBuilder("predictions", "sequences.dlq", "group", STAMP)
         self.delivery = AtLeastOnce(self.consumer, self.producer, self.ledger, builder, self.metrics, 0.0)
@@ -80,6 +92,8 @@ class Bench:
             self.health,
             self._look,
             lambda: None,
+            apart,
+            clock,
         )
 
     def _look(self) -> None:
@@ -378,3 +392,120 @@ def test_a_broker_that_acknowledges_nothing_bounds_what_is_in_flight(make):
 
     assert bench.run(until)
     assert max(most) <= 10
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "fit"),
+    [
+        (bytes(300_000), 0, 4),
+        (bytes(999_900), 0, 1),
+        (b"", 1000, 5),
+        (b"", 20_000, 1),
+        (b"", 0, 100),
+    ],
+)
+def test_one_turn_reads_no_more_than_the_byte_budget_and_one_message(make, value, headers, fit):
+    bench = make()
+    bench.assign(0)
+    for offset in range(120):
+        bench.consumer.queue.append(FakeMessage(0, offset, value))
+        bench.consumer.queue[-1].headers = lambda: [("h", b"")] * headers
+    bench.service.start()
+    bench.service.turn()
+    assert 120 - len(bench.consumer.queue) == fit
+
+
+def test_one_turn_reads_for_a_bounded_time_however_many_messages_are_there(make):
+    clock = FakeClock()
+    bench = make(clock=clock)
+    bench.assign(0)
+    bench.receive(*range(50))
+    for message in bench.consumer.queue:
+        message.headers = lambda: clock.advance(0.09)
+    bench.service.start()
+    bench.service.turn()
+    assert len(bench.consumer.queue) == 50 - 3
+    bench.service.turn()
+    assert len(bench.consumer.queue) == 50 - 6
+
+
+def test_a_suspect_runs_with_nothing_else_in_flight_and_nothing_is_read_meanwhile(make):
+    bench = make(apart=Apart(lambda source: source.offset in (5, 6, 20)))
+    bench.assign(0, 1)
+    bench.receive(*range(10))
+    bench.receive(*range(30), number=1)
+    in_flight = []
+    bench.scorer.before = lambda: in_flight.append((bench.ledger.records, set(bench.consumer.paused)))
+    assert bench.run(lambda: len(bench.producer.sent) == 40)
+    assert in_flight.count((1, {0, 1})) >= 5, "0/5, 0/6, 1/5, 1/6, 1/20"
+    for number, count in ((0, 10), (1, 30)):
+        mine = [answer for answer in bench.answered if answer.startswith(f"{number}/")]
+        assert mine == [f"{number}/{offset}" for offset in range(count)]
+    assert bench.consumer.paused == {0, 1}, "by the drain alone"
+
+
+def test_a_suspect_that_waits_is_answered_by_a_drain(make):
+    bench = make(apart=Apart(lambda source: source.offset == 3))
+    bench.assign(0)
+    bench.receive(*range(4))
+    bench.scorer.gate.clear()
+
+    def until() -> bool:
+        if bench.ledger.records == 4:
+            threading.Timer(0.2, bench.scorer.gate.set).start()
+        return bench.ledger.records == 4
+
+    assert bench.run(until)
+    assert bench.answered == ["0/0", "0/1", "0/2", "0/3"]
+
+
+@pytest.mark.parametrize("event", ["revoke", "lost"])
+def test_a_suspect_that_waits_goes_with_its_partition_and_reading_goes_on(make, event):
+    bench = make(apart=Apart(lambda source: source == (partition(0), 1, 3)))
+    bench.assign(0, 1)
+    bench.receive(*range(4))
+    bench.scorer.gate.clear()
+    steps = []
+
+    def until() -> bool:
+        if not steps and bench.ledger.records == 4 and bench.scorer.entered.is_set():
+            steps.append("suspect waits")
+            threading.Timer(0.1, bench.scorer.gate.set).start()
+            bench.consumer.events.append((event, [0]))
+            bench.receive(0, 1, number=1)
+        return bench.answered[-2:] == ["1/0", "1/1"]
+
+    assert bench.run(until)
+    assert "0/3" not in bench.answered
+
+
+class Died(BaseException):
+    """Stands for the end of the process: what was written stays."""
+
+
+def test_deaths_for_lack_of_memory_set_no_good_record_aside(make, tmp_path):
+    """A process that dies whenever four records are in flight: each of its lives answers a few more of them."""
+    answered: list[str] = []
+    deaths = 0
+    while len(answered) < 12:
+        done = len(answered)
+        quarantine = Quarantine(tmp_path, "n")
+        bench = make(suspects=quarantine, apart=Apart(quarantine.runs_alone))
+
+        def killed(bench=bench) -> None:
+            if bench.ledger.records > 3:
+                raise Died
+
+        bench.scorer.before = killed
+        bench.assign(0)
+        bench.consumer.group[0] = done
+        bench.receive(*range(done, 12))
+        try:
+            bench.run(lambda bench=bench, left=12 - done: len(bench.producer.sent) == left)
+        except Died:
+            deaths += 1
+        quarantine.close()
+        answered += bench.answered
+        assert deaths < 60, "no progress"
+    assert deaths >= 3
+    assert answered == [f"0/{offset}" for offset in range(12)], "a dead letter is no prediction"
