@@ -167,7 +167,7 @@ def _serve(
         health,
         topics.look,
         probe,
-        Apart(quarantine.runs_alone),
+        apart=Apart(quarantine.runs_alone),
     )
     _tell(model, budget)
     stop.serving()

@@ -67,8 +67,8 @@ class Service:
         health: Health,
         assignment_changed: Callable[[], None],
         probe: Callable[[], None],
-        apart: Apart | None = None,
         clock: Clock = monotonic,
+        apart: Apart | None = None,
     ) -> None:
         self._consumer, self._topic = consumer, topic
         self._ledger, self._positions, self._pipeline, self._delivery = ledger, positions, pipeline, delivery

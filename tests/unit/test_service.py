@@ -92,8 +92,8 @@ class Bench:
             self.health,
             self._look,
             lambda: None,
-            apart,
             clock,
+            apart,
         )
 
     def _look(self) -> None:
