@@ -39,7 +39,7 @@ lint: $(READY) ## check style, types, which package imports which, spelling
 	$(BIN)/codespell
 
 mutants: $(READY) ## break one mechanism at a time; writes what notices into docs/reliability.md (MUTANTS="a 'b c'" for some)
-	$(BIN)/python -m tests.mutants --write $(MUTANTS)
+	$(BIN)/python -m tests.tools.mutants --write $(MUTANTS)
 
 check-lower-bounds: $(READY) ## unit tests with the oldest versions that pyproject.toml allows (3 GB to download)
 	@requirements/check-lower-bounds.sh .scratch/lowest $(BIN)
@@ -48,10 +48,10 @@ check-pythons: $(READY) ## unit tests with other Pythons: PYTHONS=3.12 for one
 	@requirements/check-pythons.sh .scratch $(BIN) $(PYTHONS)
 
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.forward
 
 kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker
-	$(BIN)/python -m tests.kafka.kraft --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4
+	$(BIN)/python -m tests.support.kafka.kraft --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4
 
 chaos: $(READY) ## five long runs on a real Kafka while workers and broker are killed (CHAOS= for other options)
 	$(BIN)/python -m tests.chaos $(CHAOS)

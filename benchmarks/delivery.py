@@ -3,13 +3,14 @@
     python -m benchmarks.delivery [--records 100000] [--rounds 5] [--intervals 100] [--report FILE]
 
 The stream is published first; then the service runs over all of it with a model that computes nothing
-(tests/noop_service.py), so that what is measured is reading, delivering and committing, at the highest rate that the
+(tests/support/noop_service.py), so that what is measured is reading, delivering and committing, at the
+highest rate that the
 service can reach. The clock runs from the first committed offset that is seen to the last, so start-up does not count.
 The two guarantees take turns round by round, so that both meet the same machine; each run has a group and output topics
 of its own, and one round before the counted ones warms up the broker. Service and broker share this machine's cores.
 
 The ratio of a round is that of its two runs; the median round counts, and the lowest and highest show how noisy it was.
-Needs Java and Maven (tests/kafka/kraft.py).
+Needs Java and Maven (tests/support/kafka/kraft.py).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas import SequenceRecord, encode_record
-from tests.integration.harness import NoopServe, Serve, serving
-from tests.kafka.kraft import KraftBroker, class_path, missing_tool
+from tests.support.harness import NoopServe, Serve, serving
+from tests.support.kafka.kraft import KraftBroker, class_path, missing_tool
 
 GUARANTEES = ("at_least_once", "exactly_once")
 PARTITIONS = 4

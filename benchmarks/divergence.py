@@ -2,7 +2,7 @@
 
     python -m benchmarks.divergence --data DIR [--model nano] [--frames 2500]
 
-DIR holds the genomes.npz of `training.prepare_data`; the frames are those of the first chunks of the validation
+DIR holds the genomes.npz of `training.data.prepare_data`; the frames are those of the first chunks of the validation
 records, which the bundled model has not learned from. `virnucpro divergence` prints the same figures for a FASTA file;
 this needs nothing of the service, so it runs on a GPU machine that has torch and little else.
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from training.corpus import VALIDATION, Corpus
-from virnucpro_core.divergence import frames_of_proteins, measure, published_proteins
-from virnucpro_core.models.bundle import Bundle, find_bundle
+from training.data.corpus import VALIDATION, Corpus
+from virnucpro_core.bundle.bundle import Bundle, find_bundle
+from virnucpro_core.evaluation.divergence import frames_of_proteins, measure, published_proteins
 from virnucpro_core.models.engine import Engine
-from virnucpro_core.prepare import PreparedFrame, prepare
+from virnucpro_core.sequence.prepare import PreparedFrame, prepare
 
 
 def real_frames(corpus: Corpus, engine: Engine, wanted: int, bases: int = 3000) -> list[PreparedFrame]:

@@ -2,8 +2,10 @@
 
     python -m benchmarks.soak [--minutes 30] [--real-model] [--report FILE]
 
-Exactly once, on a real Kafka (tests/kafka/kraft.py: Java, Maven), with all other settings at their defaults. The model
-computes nothing and takes its time (tests/noop_service.py; --real-model: the bundled one instead), and the input is
+Exactly once, on a real Kafka (tests/support/kafka/kraft.py: Java, Maven), with all other settings at their
+defaults. The model
+computes nothing and takes its time (tests/support/noop_service.py; --real-model: the bundled one instead),
+and the input is
 always `--ahead` records ahead of it, seven tenths of them in one partition: whatever is answered is published anew. One
 record in a hundred is poison: undecodable, invalid, or one that makes the model fail. The topics drop what is old, long
 after the service has read it.
@@ -33,9 +35,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.delivery import PARTITIONS, Committed, Stream, kafka
-from consumer.settings import load_settings
-from tests.integration.harness import TOPICS, NoopServe, Serve, serving
-from tests.kafka.kraft import KraftBroker
+from consumer.config.settings import load_settings
+from tests.support.harness import TOPICS, NoopServe, Serve, serving
+from tests.support.kafka.kraft import KraftBroker
 
 GROUP = "soak"
 SAMPLE_S = 5.0

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from consumer.work import Finished, Outcome, Partition, RawMessage, Source
+from consumer.types import Finished, Outcome, Partition, RawMessage, Source
 
 
 @dataclass(slots=True)

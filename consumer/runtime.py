@@ -12,33 +12,33 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.admission import Admission
-from consumer.apart import Apart
-from consumer.at_least_once import AtLeastOnce
-from consumer.breaker import Breaker
-from consumer.brokers import SETTINGS, BrokerWatch, TopicWatch, await_topics, refuse_mock_transactions
 from consumer.clock import Deadline
-from consumer.delivery import Delivery
-from consumer.embedded import EmbeddedBroker
+from consumer.config.clients import asking_config, consumer_config, new_client, producer_config
+from consumer.config.settings import Settings
+from consumer.delivery.answers import OutgoingBuilder
+from consumer.delivery.at_least_once import AtLeastOnce
+from consumer.delivery.contract import Delivery
+from consumer.delivery.exactly_once import ExactlyOnce
+from consumer.delivery.transactions import Transactions
 from consumer.errors import ServiceError
-from consumer.exactly_once import ExactlyOnce
 from consumer.exit_codes import ExitCode
-from consumer.health import Health
-from consumer.http import HttpServer
-from consumer.kafka_config import asking_config, consumer_config, new_client, producer_config
+from consumer.intake.apart import Apart
+from consumer.intake.backpressure import Admission
+from consumer.intake.breaker import Breaker
+from consumer.intake.start_offsets import Positions
+from consumer.kafka.cluster import SETTINGS, BrokerWatch, TopicWatch, await_topics, refuse_mock_transactions
+from consumer.kafka.embedded import EmbeddedBroker
 from consumer.ledger import Ledger
-from consumer.metrics import Metrics
-from consumer.outgoing import OutgoingBuilder
-from consumer.pipeline import Pipeline, PipelineLimits
-from consumer.positions import Positions
-from consumer.preparation import Preparation
-from consumer.quarantine import Quarantine
-from consumer.served import ModelLoader, ServedModel
+from consumer.ops.health import Health
+from consumer.ops.http import HttpServer
+from consumer.ops.metrics import Metrics
+from consumer.ops.signals import StopSignals
+from consumer.ops.watchdog import LoopWatchdog
+from consumer.scoring.model import ModelLoader, ServedModel
+from consumer.scoring.pipeline import Pipeline, PipelineLimits
+from consumer.scoring.preparation import Preparation
+from consumer.scoring.quarantine import Quarantine
 from consumer.service import Service
-from consumer.settings import Settings
-from consumer.stopping import StopSignals
-from consumer.transactions import Transactions
-from consumer.watchdog import LoopWatchdog
 
 log = structlog.get_logger(__name__)
 

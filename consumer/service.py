@@ -19,19 +19,19 @@ from collections.abc import Callable, Iterable
 import structlog
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from consumer.admission import Admission, Level
-from consumer.apart import Apart
-from consumer.breaker import Breaker
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.delivery import RIGHTS, Delivery, missing_right
+from consumer.delivery.contract import RIGHTS, Delivery, missing_right
 from consumer.errors import KafkaFatal, ServiceError
-from consumer.headers import headers_of
-from consumer.health import Health
+from consumer.intake.apart import Apart
+from consumer.intake.backpressure import Admission, Level
+from consumer.intake.breaker import Breaker
+from consumer.intake.start_offsets import Positions
+from consumer.kafka.headers import headers_of
 from consumer.ledger import Ledger
-from consumer.metrics import Metrics
-from consumer.pipeline import Pipeline
-from consumer.positions import Positions
-from consumer.work import Headers, Partition, RawMessage, Refused, Source
+from consumer.ops.health import Health
+from consumer.ops.metrics import Metrics
+from consumer.scoring.pipeline import Pipeline
+from consumer.types import Headers, Partition, RawMessage, Refused, Source
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.checkpoints import Published
+    from tests.support.checkpoints import Published
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,6 +35,6 @@ def on_the_cpu(no_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """Tiny checkpoints in the layouts of the published ones."""
-    from tests.checkpoints import Published
+    from tests.support.checkpoints import Published
 
     return Published(tmp_path_factory.mktemp("published"))

@@ -13,19 +13,19 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from consumer.cli.demo import demo
-from consumer.cli.divergence import divergence
-from consumer.cli.embed import embed
-from consumer.cli.errors import exit_code_of, known_errors, report, show_warning
-from consumer.cli.evaluate import evaluate
-from consumer.cli.frames import frames
-from consumer.cli.models import models
-from consumer.cli.predict import predict
-from consumer.cli.publish import publish
-from consumer.cli.serve import serve
-from consumer.cli.train_head import train_head
-from consumer.cli.version import one_line, version
-from consumer.cli.watch import watch
+from consumer.cli.commands.demo import demo
+from consumer.cli.commands.divergence import divergence
+from consumer.cli.commands.embed import embed
+from consumer.cli.commands.evaluate import evaluate
+from consumer.cli.commands.frames import frames
+from consumer.cli.commands.models import models
+from consumer.cli.commands.predict import predict
+from consumer.cli.commands.publish import publish
+from consumer.cli.commands.serve import serve
+from consumer.cli.commands.train_head import train_head
+from consumer.cli.commands.version import one_line, version
+from consumer.cli.commands.watch import watch
+from consumer.cli.error_messages import exit_code_of, known_errors, report, show_warning
 from consumer.exit_codes import ExitCode
 from virnucpro_core.errors import SequenceFileWarning
 

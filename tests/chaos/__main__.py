@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.chaos import run as chaos
 from tests.chaos.report import Options
-from tests.kafka.kraft import missing_tool
+from tests.support.kafka.kraft import missing_tool
 
 
 class Terminal(chaos.Watcher):

@@ -12,7 +12,7 @@ from tests.chaos.faults import KINDS, Fault
 from tests.chaos.probe import NoAnswer, Probe
 from tests.chaos.reader import Place
 from tests.chaos.workers import Supervisor, Worker, worker_name
-from tests.kafka.kraft import KraftBroker
+from tests.support.kafka.kraft import KraftBroker
 
 _ASK_S = 3.0
 _PATIENCE, _AGAIN_S = 12, 1.0

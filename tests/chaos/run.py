@@ -17,8 +17,8 @@ from tests.chaos.reader import Place, Reader
 from tests.chaos.report import Options, Report, recovery
 from tests.chaos.stream import PARTITIONS, Publisher, Stream
 from tests.chaos.workers import Supervisor, Worker, worker_name
-from tests.kafka.kraft import KraftBroker, class_path
-from tests.noop_service import TOKENS
+from tests.support.kafka.kraft import KraftBroker, class_path
+from tests.support.noop_service import TOKENS
 
 WORKERS = 3
 INPUT, GROUP = "sequences", "chaos"

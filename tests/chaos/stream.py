@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from schemas import Reason, SequenceRecord, encode_record
 from tests.chaos.checker import PREDICTION, Expected
 from tests.chaos.clients import client_config
-from tests.noop_service import FAILS
+from tests.support.noop_service import FAILS
 
 PARTITIONS = 6
 _POISON = 0.01

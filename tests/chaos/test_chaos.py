@@ -14,8 +14,8 @@ import pytest
 from tests.chaos import run as chaos
 from tests.chaos.faults import KINDS
 from tests.chaos.report import Options, Report
-from tests.kafka.broker import NoBroker
-from tests.kafka.choice import do_without
+from tests.support.kafka.broker import NoBroker
+from tests.support.kafka.choice import do_without
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 

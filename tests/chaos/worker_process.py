@@ -11,7 +11,7 @@ import faulthandler
 import signal
 import sys
 
-from tests import noop_service
+from tests.support import noop_service
 
 _PR_SET_PDEATHSIG = 1
 

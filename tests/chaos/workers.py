@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from consumer.exit_codes import ExitCode
-from tests.integration.harness import NoopServe
-from tests.kafka.kraft import free_port
+from tests.support.harness import NoopServe
+from tests.support.kafka.kraft import free_port
 
 DRAIN_S = 25.0
 _STOP_S = DRAIN_S + 15

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.models_fixture import (
+from tests.support.models_fixture import (
     by_segment,
     layout_of,
     packed,
@@ -31,13 +31,13 @@ from tests.models_fixture import (
     relative_l2,
     shake,
 )
+from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config
 from virnucpro_core.models.attention import BACKENDS
 from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PADDED_TOKENS, WIDTH_STEP, PackedLayout
-from virnucpro_core.models.manifest import DnabertSConfig, Esm2Config
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
 from virnucpro_core.models.self_test import compare_with_fair_esm
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from consumer.cli.sample import sample_truth
-from tests.integration.harness import ROOT, environment, virnucpro, wait_until
-from tests.models_fixture import random_bundle
+from consumer.cli.demo.sample import sample_truth
+from tests.support.harness import ROOT, environment, virnucpro, wait_until
+from tests.support.models_fixture import random_bundle
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from consumer.cli.app import run
-from tests.integration.harness import ROOT, virnucpro
-from tests.models_fixture import random_bundle
+from tests.support.harness import ROOT, virnucpro
+from tests.support.models_fixture import random_bundle
 
 SAMPLE = ROOT / "consumer/data/sample.fasta"
 TRUTH = ROOT / "consumer/data/sample_truth.tsv"
@@ -117,7 +117,7 @@ def test_the_auroc_is_that_of_predicts_scores(made, predicted):
 
 def test_it_says_where_the_figures_come_from(made, grouped):
     report = strict(made[1].stdout)
-    manifest = ROOT / "virnucpro_core/bundles/nano-500/manifest.json"
+    manifest = ROOT / "virnucpro_core/data/bundles/nano-500/manifest.json"
     assert report["model"]["id"] == "nano-500"
     assert report["model"]["sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
     assert report["model"]["precision"] == "fp32"

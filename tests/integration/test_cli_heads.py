@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from consumer.cli.app import run
-from tests.checkpoints import save_classifier, trained_classifier
-from virnucpro_core.fasta import read_sequences
-from virnucpro_core.feature_reading import read_features
-from virnucpro_core.models.bundle import Bundle, find_bundle
+from tests.support.checkpoints import save_classifier, trained_classifier
+from virnucpro_core.bundle.bundle import Bundle, find_bundle
+from virnucpro_core.heads.feature_reader import read_features
 from virnucpro_core.models.engine import Engine
-from virnucpro_core.prepare import prepare
+from virnucpro_core.sequence.fasta import read_sequences
+from virnucpro_core.sequence.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 SAMPLE, TRUTH = (ROOT / "consumer" / "data" / name for name in ("sample.fasta", "sample_truth.tsv"))

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from consumer.cli.app import run
-from tests.models_fixture import random_bundle
-from virnucpro_core.models.bundle import Bundle
+from tests.support.models_fixture import random_bundle
+from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.models.engine import Engine
-from virnucpro_core.prepare import prepare
+from virnucpro_core.sequence.prepare import prepare
 
 SEQUENCES = {
     "long": "GCATTCGACCGA" * 60,

@@ -10,10 +10,10 @@ import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from consumer.cli.app import run
-from consumer.cli.errors import UserError
-from consumer.cli.publisher import Publisher
-from consumer.embedded import EmbeddedBroker
-from consumer.kafka_config import publisher_config
+from consumer.cli.error_messages import UserError
+from consumer.cli.topics.publisher import Publisher
+from consumer.config.clients import publisher_config
+from consumer.kafka.embedded import EmbeddedBroker
 from schemas import SequenceRecord, decode_record
 
 PARTITIONS = 2

@@ -14,8 +14,8 @@ from confluent_kafka import Producer
 from rich.console import Console
 
 from consumer.cli.app import run
-from consumer.cli.table import WatchTable
-from consumer.embedded import EmbeddedBroker
+from consumer.cli.output.table import WatchTable
+from consumer.kafka.embedded import EmbeddedBroker
 from schemas import (
     ChunkPrediction,
     DeadLetter,

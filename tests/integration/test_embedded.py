@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 
-from consumer.embedded import EmbeddedBroker, main
+from consumer.kafka.embedded import EmbeddedBroker, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,7 +114,15 @@ def test_a_topic_without_partitions_is_a_usage_error():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_in_a_process_of_its_own_it_serves_others_until_it_is_told_to_stop(number):
     child = subprocess.Popen(
-        [sys.executable, "-m", "consumer.embedded", "--topic", "sequences:4", "--topic", "predictions:1"],
+        [
+            sys.executable,
+            "-m",
+            "consumer.kafka.embedded",
+            "--topic",
+            "sequences:4",
+            "--topic",
+            "predictions:1",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

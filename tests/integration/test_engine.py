@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.models_fixture import random_bundle, random_frames, relative_l2
+from tests.support.models_fixture import random_bundle, random_frames, relative_l2
+from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.bundle.manifest import BundleError
 from virnucpro_core.errors import CoreError, DeviceLost, NotFinite, OutOfMemory
 from virnucpro_core.models.attention import Attention, BackendUnavailable, Choice, Sdpa
-from virnucpro_core.models.bundle import Bundle
+from virnucpro_core.models.device import EngineError, device_errors
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.models.layout import PackedLayout
-from virnucpro_core.models.manifest import BundleError
-from virnucpro_core.models.placement import EngineError, device_errors
 from virnucpro_core.models.self_test import SelfTestFailed, compare_with_fair_esm, run_self_test
-from virnucpro_core.prepare import PreparedFrame
+from virnucpro_core.sequence.prepare import PreparedFrame
 
 CPU = torch.device("cpu")
 VARIANTS = {

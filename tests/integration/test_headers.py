@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from consumer.embedded import EmbeddedBroker
-from consumer.headers import headers_of
+from consumer.kafka.embedded import EmbeddedBroker
+from consumer.kafka.headers import headers_of
 from schemas import SequenceRecord, decode_prediction, encode_prediction, encode_record
-from tests.integration.harness import NoopServe, committed, read, serving, virnucpro, wait_until
 from tests.integration.test_cli_watch import prediction
-from tests.raw_producer import produce_raw
+from tests.support.harness import NoopServe, committed, read, serving, virnucpro, wait_until
+from tests.support.raw_producer import produce_raw
 
 NAMES = (
     [b"\xff\xfe"],
@@ -60,7 +60,7 @@ def in_order(bootstrap: str, topic: str, count: int) -> list[Message]:
 
 
 def test_the_client_itself_leaves_an_error_pending(bootstrap):
-    """When this fails the client has been mended, and consumer/headers.py may call `Message.headers()` itself."""
+    """When this fails the client has been mended, and consumer/kafka/headers.py may call `Message.headers()` itself."""
     produce_raw(bootstrap, "sequences", [(b"v", [b"\xff\xfe"])] * 40)
     done = subprocess.run(
         [sys.executable, "-c", RAW_CLIENT, bootstrap], capture_output=True, timeout=60, check=False

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests import checkpoints
-from tests.checkpoints import (
+from tests.support import checkpoints
+from tests.support.checkpoints import (
     DNA,
     ESM2,
     Published,
@@ -24,7 +24,7 @@ from tests.checkpoints import (
     save_classifier,
     trained_classifier,
 )
-from tests.models_fixture import random_dnabert_s
+from tests.support.models_fixture import random_dnabert_s
 
 ROOT = Path(__file__).parents[2]
 

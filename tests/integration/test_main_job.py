@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from schemas import Reason, SequenceRecord, decode_dead_letter, decode_prediction, encode_record
-from tests.integration.harness import Serve, committed, produce, read, serving, virnucpro, wait_until
+from tests.support.harness import Serve, committed, produce, read, serving, virnucpro, wait_until
 
 SAMPLE = Path(__file__).parents[2] / "consumer" / "data" / "sample.fasta"
 GOOD = encode_record(SequenceRecord("good", "ACGTACGTACGTACGTAAATTTGGGCCC"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation_cases import random_cases, report_on
-from virnucpro_core import plots
-from virnucpro_core.labels import Label
+from tests.support.evaluation_cases import random_cases, report_on
+from virnucpro_core.evaluation import plots
+from virnucpro_core.evaluation.labels import Label
 
 ALL = ["by_group.png", "by_length.png", "calibration.png", "roc.png", "scores.png"]
 MODEL = {"model": {"id": "a model of $2 with $ in its name"}}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import serving, virnucpro, wait_until
-from virnucpro_core.divergence import frames_of_proteins, measure, published_proteins
-from virnucpro_core.models.bundle import Bundle, find_bundle
+from tests.support.harness import serving, virnucpro, wait_until
+from virnucpro_core.bundle.bundle import Bundle, find_bundle
+from virnucpro_core.evaluation.divergence import frames_of_proteins, measure, published_proteins
 from virnucpro_core.models.engine import Engine
 
 SAMPLE = Path(__file__).parents[2] / "consumer" / "data" / "sample.fasta"

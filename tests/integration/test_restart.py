@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from schemas import SequenceRecord, decode_dead_letter, decode_prediction, encode_record
-from tests.integration.harness import broker_process, committed, produce, read, serving, wait_until
+from tests.support.harness import broker_process, committed, produce, read, serving, wait_until
 
 RECORDS = 400
 UNIT = "ATGGCTAAAGGTCTGCCATTCGACGGTACCGAATGG"

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from schemas import SequenceRecord, decode_prediction, encode_record
-from tests.integration.harness import broker_process, produce, read, serving, virnucpro
+from tests.support.harness import broker_process, produce, read, serving, virnucpro
 
 
 def refusal(code: int, **variables: str) -> str:

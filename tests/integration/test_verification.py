@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 
 from consumer.cli.app import run
-from tests.checkpoints import (
+from tests.support.checkpoints import (
     dnabert_s,
     fair_esm,
     save_classifier,
     trained_classifier,
     trained_esm2,
 )
-from tests.models_fixture import random_dnabert_s
-from tests.small_tokenizer import small_tokenizer
-from virnucpro_core.importing.bundle_builder import build_bundle, read_sources
-from virnucpro_core.models.bundle import Bundle, find_bundle
-from virnucpro_core.models.manifest import DnabertSConfig, Esm2Config
-from virnucpro_core.verification import (
+from tests.support.models_fixture import random_dnabert_s
+from tests.support.small_tokenizer import small_tokenizer
+from virnucpro_core.bundle.bundle import Bundle, find_bundle
+from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config
+from virnucpro_core.evaluation.verification import (
     DNA_DIM,
     TOLERANCE,
     compare,
@@ -30,6 +29,7 @@ from virnucpro_core.verification import (
     reference_features,
     reference_frames,
 )
+from virnucpro_core.importing.bundle_builder import build_bundle, read_sources
 
 # Virus scores as the original printed them, in the order of the frames.
 ORIGINAL_SCORES = (0.8789939, 0.9988405, 0.4498659, 0.93954605)
@@ -37,7 +37,9 @@ ORIGINAL_SCORES = (0.8789939, 0.9988405, 0.4498659, 0.93954605)
 
 def original_scores() -> np.ndarray:
     """The original's scores, read from its frames without the module under test."""
-    frames = json.loads((files("virnucpro_core") / "reference" / "frames.json").read_text())["frames"]
+    frames = json.loads((files("virnucpro_core") / "data" / "reference" / "frames.json").read_text())[
+        "frames"
+    ]
     return np.array([[frame["others"], frame["virus"]] for frame in frames], dtype=np.float32)
 
 

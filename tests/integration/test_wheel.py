@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import ROOT, Serve, environment, serving
+from tests.support.harness import ROOT, Serve, environment, serving
 
 PACKAGES = ("consumer", "schemas", "virnucpro_core")
 _DATA = (
     "consumer/data/sample.fasta",
     "schemas/avsc/prediction.avsc",
     "schemas/history/prediction/v1.avsc",
-    "virnucpro_core/bundles/nano-500/manifest.json",
-    "virnucpro_core/bundles/nano-300/esm2.safetensors",
-    "virnucpro_core/reference/features.npy",
+    "virnucpro_core/data/bundles/nano-500/manifest.json",
+    "virnucpro_core/data/bundles/nano-300/esm2.safetensors",
+    "virnucpro_core/data/reference/features.npy",
 )
 
 

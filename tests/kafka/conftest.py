@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kafka.broker import Broker, NoBroker
-from tests.kafka.choice import do_without, start_broker
-from tests.kafka.job import Job
-from tests.kafka.kraft import KraftBroker, class_path
-from tests.kafka.security import SecureBroker, start_secure_broker
+from tests.support.kafka.broker import Broker, NoBroker
+from tests.support.kafka.choice import do_without, start_broker
+from tests.support.kafka.job import Job
+from tests.support.kafka.kraft import KraftBroker, class_path
+from tests.support.kafka.security import SecureBroker, start_secure_broker
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from tests.integration.harness import NoopServe, Serve, serving, virnucpro, wait_until
+from tests.support.harness import NoopServe, Serve, serving, virnucpro, wait_until
 
 RECORDS = 300
 FEW = 100  # for the bundled model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.integration.harness import NoopServe, serving, virnucpro, wait_until
+from tests.support.harness import NoopServe, serving, virnucpro, wait_until
 
 RECORDS = 400
 PROTOCOL = "VIRNUCPRO_KAFKA_GROUP_PROTOCOL"

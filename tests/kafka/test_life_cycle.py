@@ -8,8 +8,8 @@ import time
 import pytest
 
 from schemas import Reason, SequenceRecord, decode_dead_letter, encode_record
-from tests.integration.harness import NoopServe, Serve, produce, read, serving, wait_until
-from tests.kafka.job import Job
+from tests.support.harness import NoopServe, Serve, produce, read, serving, wait_until
+from tests.support.kafka.job import Job
 
 RECORDS = 200
 SLOW = {"NOOP_TOKENS_PER_S": "4000", "VIRNUCPRO_TOKEN_BUDGET": "1000"}  # a batch of ten records takes 0.25 s

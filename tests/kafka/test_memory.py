@@ -7,8 +7,8 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from schemas import SequenceRecord, encode_record
-from tests.integration.harness import PARTITIONS, NoopServe, serving
-from tests.kafka.job import UNIT, Job
+from tests.support.harness import PARTITIONS, NoopServe, serving
+from tests.support.kafka.job import UNIT, Job
 
 COUNT, EACH_BYTES = 250, 4_000_000
 BOUND_BYTES = (

@@ -6,8 +6,8 @@ import uuid
 from collections import defaultdict
 
 from schemas import SequenceRecord, decode_prediction, encode_record
-from tests.integration.harness import NoopServe, produce, read, serving, wait_until
-from tests.kafka.job import Job
+from tests.support.harness import NoopServe, produce, read, serving, wait_until
+from tests.support.kafka.job import Job
 
 RECORDS = 600
 KEYS = 12

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 
 from consumer.exit_codes import ExitCode
-from tests.integration.harness import NoopServe, Serve, serving, wait_until
-from tests.kafka.job import Job
-from tests.kafka.kraft import KraftBroker
+from tests.support.harness import NoopServe, Serve, serving, wait_until
+from tests.support.kafka.job import Job
+from tests.support.kafka.kraft import KraftBroker
 
 RECORDS = 400
 HALF = RECORDS // 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from tests.integration.harness import PARTITIONS, NoopServe, serving, wait_until
-from tests.kafka.job import Job
+from tests.support.harness import PARTITIONS, NoopServe, serving, wait_until
+from tests.support.kafka.job import Job
 
 RECORDS, MORE = 120, 240
 

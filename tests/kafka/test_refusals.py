@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka import Message
 
 from schemas import Reason, SequenceRecord, decode_dead_letter, decode_prediction, encode_record
-from tests.integration.harness import NoopServe, produce, serving, wait_until
-from tests.kafka import admin
-from tests.kafka.ending import last_words
-from tests.kafka.job import Job
+from tests.support.harness import NoopServe, produce, serving, wait_until
+from tests.support.kafka import admin
+from tests.support.kafka.ending import last_words
+from tests.support.kafka.job import Job
 
 RECORDS = 20
 FEW_BYTES = "900"  # enough for the prediction of a short id

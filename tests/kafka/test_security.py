@@ -11,10 +11,10 @@ from confluent_kafka.admin import AclOperation, ResourceType
 
 from consumer.exit_codes import ExitCode
 from schemas import decode_prediction
-from tests.integration.harness import NoopServe, serving, virnucpro
-from tests.kafka.ending import error_line, last_words
-from tests.kafka.job import Job
-from tests.kafka.security import PASSWORDS, SecureBroker, service_rights
+from tests.support.harness import NoopServe, serving, virnucpro
+from tests.support.kafka.ending import error_line, last_words
+from tests.support.kafka.job import Job
+from tests.support.kafka.security import PASSWORDS, SecureBroker, service_rights
 
 RECORDS = 40
 WRONG = "hush-this-is-wrong"

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.harness import NoopServe, serving, wait_until
-from tests.kafka.job import Job
-from tests.kafka.kraft import KraftBroker
+from tests.support.harness import NoopServe, serving, wait_until
+from tests.support.kafka.job import Job
+from tests.support.kafka.kraft import KraftBroker
 
 RECORDS, LIMIT = 400, 40
 SILENT_S, AWAKE_S = 0.3, 0.1

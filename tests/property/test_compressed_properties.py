@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumer.cli.app import run
-from virnucpro_core.compressed import CompressedDataError, decompressed, zstd
 from virnucpro_core.errors import SequenceFileWarning
-from virnucpro_core.fasta import SequenceFileError, read_sequences
+from virnucpro_core.sequence.compressed import CompressedDataError, decompressed, zstd
+from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
 
 _CHECKED = {zstd.CompressionParameter.checksum_flag: 1}
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {

@@ -8,14 +8,14 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests import reference_impl
-from tests.small_tokenizer import small_tokenizer
-from virnucpro_core.assemble import assemble
-from virnucpro_core.chunks import chunk_name, chunk_spans
-from virnucpro_core.frames import open_frames, open_frames_by_span
-from virnucpro_core.prepare import prepare
-from virnucpro_core.tokens import esm2_token_ids
-from virnucpro_core.validation import NUCLEOTIDE_CODES, validate
+from tests.support import reference_impl
+from tests.support.small_tokenizer import small_tokenizer
+from virnucpro_core.scoring.results import assemble
+from virnucpro_core.sequence.chunks import chunk_name, chunk_spans
+from virnucpro_core.sequence.frames import open_frames, open_frames_by_span
+from virnucpro_core.sequence.prepare import prepare
+from virnucpro_core.sequence.tokens import esm2_token_ids
+from virnucpro_core.sequence.validation import NUCLEOTIDE_CODES, validate
 
 CODES = NUCLEOTIDE_CODES + NUCLEOTIDE_CODES.lower()
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training_fixture import coding, data
-from training.augment import mutate, recode, stitch
-from virnucpro_core.frames import open_frames
+from tests.support.training_fixture import coding, data
+from training.data.augment import mutate, recode, stitch
+from virnucpro_core.sequence.frames import open_frames
 
 SEEDS = st.integers(0, 2**32)
 FRAMES = st.builds(
@@ -85,8 +85,8 @@ def test_stitched_chunks_are_open_pieces_of_one_record(letters: int) -> None:
 
 
 def test_nothing_is_stitched_of_a_record_without_open_pieces() -> None:
-    from tests.training_fixture import bare_corpus, row
-    from training.corpus import Corpus
+    from tests.support.training_fixture import bare_corpus, row
+    from training.data.corpus import Corpus
 
     closed = "TAACTAACTAAC" * 60
     bare = bare_corpus([row("closed", "others", "train")])

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training_fixture import data, tiny_recipe
-from training.batches import AMINO_ACIDS, DNA_MASK, PROTEIN, Alphabet, Batch, Table, dna_alphabet, hide
-from training.corpus import TRAIN, BalancedSampler
-from training.frames import DNA_PAD, Frames
-from training.tables import drawn_part
-from training.train_tokenizer import SPECIALS
-from virnucpro_core.tokens import ESM2_ALPHABET_SIZE, ESM2_MASK, ESM2_PAD
+from tests.support.training_fixture import data, tiny_recipe
+from training.data.batches import AMINO_ACIDS, DNA_MASK, PROTEIN, Alphabet, Batch, Table, dna_alphabet, hide
+from training.data.corpus import TRAIN, BalancedSampler
+from training.data.frame_table import DNA_PAD, Frames
+from training.data.make_tables import drawn_part
+from training.data.train_tokenizer import SPECIALS
+from virnucpro_core.sequence.tokens import ESM2_ALPHABET_SIZE, ESM2_MASK, ESM2_PAD
 
 CPU = torch.device("cpu")
 SIZE = 16

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training_fixture import bare_corpus, data, row
-from training.corpus import DEV, TRAIN, VALIDATION, BalancedSampler, Corpus, hold_out, ids_digest
+from tests.support.training_fixture import bare_corpus, data, row
+from training.data.corpus import DEV, TRAIN, VALIDATION, BalancedSampler, Corpus, hold_out, ids_digest
 
 
 def sized_corpus(kinds: list[tuple[str, str, str, int]]) -> Corpus:

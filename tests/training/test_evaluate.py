@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training_fixture import data
-from training.baseline import WORDS, Baseline, drawn, shares, table
-from training.corpus import DEV, DOMAINS, TRAIN, VALIDATION
-from training.dev_figures import dev_figures, dev_temperature, piece_auroc
-from training.evaluate import Judge, headline
-from training.frames import Frames
-from training.tables import evaluated_part
-from virnucpro_core.metrics import auroc, figures, temperature, verdict_margins
+from tests.support.training_fixture import data
+from training.data.corpus import DEV, DOMAINS, TRAIN, VALIDATION
+from training.data.frame_table import Frames
+from training.data.make_tables import evaluated_part
+from training.reports.baseline import WORDS, Baseline, drawn, shares, table
+from training.reports.dev_metrics import dev_figures, dev_temperature, piece_auroc
+from training.reports.evaluate import Judge, headline
+from virnucpro_core.evaluation.metrics import auroc, figures, temperature, verdict_margins
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -130,13 +130,15 @@ class TestBaseline:
 
     def test_it_is_trained_on_the_splits_that_it_was_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         corpus, asked = data().corpus, []
-        monkeypatch.setattr("training.baseline.table", lambda corpus, records, spans: asked.extend(records))
+        monkeypatch.setattr(
+            "training.reports.baseline.table", lambda corpus, records, spans: asked.extend(records)
+        )
         drawn(corpus, (TRAIN,), 500, 80, seed=1)
         assert len(asked) == 80
         assert set(corpus.splits[asked]) == {TRAIN}
 
     def test_it_tells_the_labels_of_the_made_up_genomes_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("training.baseline.TREES", 10)
+        monkeypatch.setattr("training.reports.baseline.TREES", 10)
         corpus, chunks = data().corpus, validation()
         model = Baseline(corpus, (TRAIN,), 500, 80)
         margins = model.margins(table(corpus, chunks.chunk_record, chunks.chunk_span))
@@ -144,7 +146,7 @@ class TestBaseline:
         assert len(model.margins(np.zeros((0, WORDS), dtype=np.float32))) == 0
 
     def test_without_scikit_learn_a_run_ends_at_once_with_one_line(self) -> None:
-        code = "import sys; sys.modules['sklearn'] = None; import training.baseline"
+        code = "import sys; sys.modules['sklearn'] = None; import training.reports.baseline"
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=REPOSITORY,

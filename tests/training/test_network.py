@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models_fixture import relative_l2, shake
-from tests.training_fixture import data, tiny_recipe
-from training.batches import PROTEIN, hide
-from training.corpus import TRAIN, VALIDATION
-from training.evaluate import engine_margins
-from training.export import data_list, export
-from training.frames import DNA_PAD, Frames
-from training.network import Network
-from training.tables import evaluated_part
-from virnucpro_core.models.bundle import Bundle
+from tests.support.models_fixture import relative_l2, shake
+from tests.support.training_fixture import data, tiny_recipe
+from training.data.batches import PROTEIN, hide
+from training.data.corpus import TRAIN, VALIDATION
+from training.data.frame_table import DNA_PAD, Frames
+from training.data.make_tables import evaluated_part
+from training.model.network import Network
+from training.reports.evaluate import engine_margins
+from training.runs.export import data_list, export
+from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.models.engine import Engine
-from virnucpro_core.prepare import prepare
-from virnucpro_core.tokens import ESM2_MASK, ESM2_PAD
+from virnucpro_core.sequence.prepare import prepare
+from virnucpro_core.sequence.tokens import ESM2_MASK, ESM2_PAD
 
 CPU = torch.device("cpu")
 TEMPERATURE = 1.7

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from training.recipe import DEFAULT, Recipe
-from training.workspace import TRIAL, options, workspace
+from training.runs.workspace import TRIAL, options, workspace
 
 
 def test_the_recipe_reads_and_changes_by_name() -> None:

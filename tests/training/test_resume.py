@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training_fixture import data, tiny_recipe
-from training import objectives, pretrain, train_head
-from training.optimise import Checkpoint, take_step
-from training.train_head import HeadTraining, member_file, model_file, report_file
-from training.workspace import FINAL, TRIAL, Workspace
+from tests.support.training_fixture import data, tiny_recipe
+from training.model import objectives
+from training.model.optim import Checkpoint, take_step
+from training.runs import pretrain, train_head
+from training.runs.train_head import HeadTraining, member_file, model_file, report_file
+from training.runs.workspace import FINAL, TRIAL, Workspace
 
 LENGTH = 500
 RECIPE = tiny_recipe("head.members=2")

@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 
-from tests.training_fixture import DEV_SHARE, TINY, write_data
-from tests.training_fixture import rows as fixture_rows
-from training import card, pipeline, prepare_data, train_tokenizer
-from training.corpus import SPLITS, Corpus, ids_digest
-from training.evaluate import engine_margins
-from training.tables import evaluation_table
-from virnucpro_core.metrics import figures, verdict_margins
-from virnucpro_core.models.bundle import Bundle
+from tests.support.training_fixture import DEV_SHARE, TINY, write_data
+from tests.support.training_fixture import rows as fixture_rows
+from training.data import prepare_data, train_tokenizer
+from training.data.corpus import SPLITS, Corpus, ids_digest
+from training.data.make_tables import evaluation_table
+from training.reports import model_card as card
+from training.reports.evaluate import engine_margins
+from training.runs import pipeline
+from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.evaluation.metrics import figures, verdict_margins
 from virnucpro_core.models.engine import Engine
-from virnucpro_core.prepare import prepare
+from virnucpro_core.sequence.prepare import prepare
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS = 200  # a limit for machines that are busy; alone it takes a tenth of that

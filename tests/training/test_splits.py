@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.training_fixture import bare_corpus, data, row, rows, write_data
-from training.corpus import DEV, TRAIN, VALIDATION
-from training.prepare_data import assign_splits, build, corpus_of, domain, main, read_manifest
+from tests.support.training_fixture import bare_corpus, data, row, rows, write_data
+from training.data.corpus import DEV, TRAIN, VALIDATION
+from training.data.prepare_data import assign_splits, build, corpus_of, domain, main, read_manifest
 
 MANIFEST = Path(__file__).parents[3] / "shared" / "genomes" / "manifest.tsv"
 """Of the genomes that the bundled models are trained on; they lie beside the repository."""

@@ -6,9 +6,9 @@ from itertools import product
 
 import numpy as np
 
-from tests.training_fixture import data
-from training.corpus import TRAIN
-from training.train_tokenizer import SPECIALS, VOCABULARY, sample_pieces, train_tokenizer
+from tests.support.training_fixture import data
+from training.data.corpus import TRAIN
+from training.data.train_tokenizer import SPECIALS, VOCABULARY, sample_pieces, train_tokenizer
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virnucpro_core.importing.dnabert_s import read_dnabert_s
-from virnucpro_core.importing.errors import CheckpointError
-from virnucpro_core.importing.esm2 import read_esm2
-from virnucpro_core.importing.head import features_of, read_head
+from virnucpro_core.bundle.bundle import Bundle, write_bundle
+from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig
+from virnucpro_core.importing.dnabert_s_checkpoint import read_dnabert_s
+from virnucpro_core.importing.esm2_checkpoint import read_esm2
+from virnucpro_core.importing.head_checkpoint import features_of, read_head
+from virnucpro_core.importing.import_error import CheckpointError
 from virnucpro_core.importing.parts import Part
-from virnucpro_core.models.bundle import Bundle, write_bundle
-from virnucpro_core.models.manifest import DnabertSConfig, Esm2Config, HeadConfig
-from virnucpro_core.tokens import DnaTokenizer
+from virnucpro_core.sequence.tokens import DnaTokenizer
 
 _TOKENIZER = "tokenizer.json"
 _LICENCE = "that of the imported weights; ask their publishers"

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from virnucpro_core.importing.errors import CheckpointError
+from virnucpro_core.importing.import_error import CheckpointError
 from virnucpro_core.importing.storages import is_zip
 
 SAFETENSORS = ".safetensors"

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from virnucpro_core.models.manifest import DnabertSConfig, Esm2Config, HeadConfig
+from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig
 
 _Config = TypeVar("_Config", Esm2Config, DnabertSConfig, HeadConfig)
 

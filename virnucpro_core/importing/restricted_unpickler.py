@@ -17,7 +17,7 @@ from typing import IO, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro_core.importing.errors import CheckpointError
+from virnucpro_core.importing.import_error import CheckpointError
 from virnucpro_core.importing.storages import DTYPES, StorageRef, is_zip, read_legacy_storages, zip_content
 
 CLASSIFIER = "MLPClassifier"

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from virnucpro_core.bundle.manifest import DnabertSConfig
 from virnucpro_core.models.attention import AUTO, Attention, Choice, choose_backend, compute_dtype
 from virnucpro_core.models.inputs import packed_inputs
 from virnucpro_core.models.layout import PackedLayout
-from virnucpro_core.models.manifest import DnabertSConfig
 
 __all__ = ["DnabertS", "DnabertSConfig", "alibi_slopes"]
 

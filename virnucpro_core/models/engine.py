@@ -12,21 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.bundle.weights import fill
 from virnucpro_core.errors import NotFinite
 from virnucpro_core.models.attention import AUTO, BackendUnavailable
-from virnucpro_core.models.bundle import Bundle
 from virnucpro_core.models.classifier import CLASSES, Head
+from virnucpro_core.models.device import Placement, device_errors
 from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.esm2_weights import build_esm2
 from virnucpro_core.models.layout import PackedLayout
-from virnucpro_core.models.placement import Placement, device_errors
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
 from virnucpro_core.models.self_test import SelfTestResult, run_self_test
-from virnucpro_core.models.weights import fill
-from virnucpro_core.packing import PackedTokens, pack_frames
-from virnucpro_core.prepare import PreparedFrame
-from virnucpro_core.tokens import DnaTokenizer
+from virnucpro_core.scoring.packing import PackedTokens, pack_frames
+from virnucpro_core.sequence.prepare import PreparedFrame
+from virnucpro_core.sequence.tokens import DnaTokenizer
 
 _TOKEN_BUDGET_CPU = 4096
 _TOKEN_BUDGET_GPU = 16384

@@ -11,8 +11,8 @@ import esm
 import torch
 from torch import Tensor, nn
 
-from virnucpro_core.models.manifest import Esm2Config
-from virnucpro_core.models.weights import WeightsError, fill, weights_of
+from virnucpro_core.bundle.manifest import Esm2Config
+from virnucpro_core.bundle.weights import WeightsError, fill, weights_of
 
 _HEADS = ("lm_head.", "contact_head.")
 

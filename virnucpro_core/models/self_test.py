@@ -12,8 +12,8 @@ from virnucpro_core.errors import CoreError
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import mean_of_residues
-from virnucpro_core.packing import pack
-from virnucpro_core.tokens import esm2_token_ids
+from virnucpro_core.scoring.packing import pack
+from virnucpro_core.sequence.tokens import esm2_token_ids
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 """Largest relative L2 distance of a token's or a protein's representation, by the model's type."""

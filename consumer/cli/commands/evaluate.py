@@ -1,0 +1,180 @@
+"""`virnucpro evaluate`: how good a model is on sequences whose label is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from consumer.cli.files.scoring import (
+    AttentionBackend,
+    Device,
+    Model,
+    Precision,
+    Run,
+    V1Attention,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from consumer.cli.files.labelled import Labelled
+    from virnucpro_core.models.engine import EngineInfo
+
+
+def evaluate(
+    fasta: Annotated[str, typer.Argument(metavar="FASTA", help="FASTA or FASTQ file, compressed or not.")],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            "--labels",
+            metavar="TSV",
+            help="Table with the columns id and label (virus or others), and group if you like.",
+        ),
+    ],
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write all figures here, as JSON.")
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option("--plots", metavar="DIR", help="Draw pictures (PNG) in this folder; needs matplotlib."),
+    ] = None,
+    skip_unlabelled: Annotated[
+        bool, typer.Option("--skip-unlabelled", help="Leave out records that have no label.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON, not a table.")] = False,
+    model: Model = None,
+    device: Device = None,
+    precision: Precision = None,
+    attention_backend: AttentionBackend = None,
+    v1_attention: V1Attention = False,
+) -> None:
+    """Measure a model on sequences of yours whose label you know.
+
+    Prints how well it tells viruses from others: its AUROC with a 95% interval, the share right, of chunks and of
+    whole records, by length and by group. A record that can't be scored is named on stderr and left out, and
+    the exit code is 1.
+
+    Example: `virnucpro evaluate reads.fasta --labels truth.tsv --report report.json --plots pictures/`
+    """
+    from consumer.cli.error_messages import warn
+    from consumer.cli.files.labelled import Labelled
+    from consumer.cli.output.evaluation_table import lines
+
+    _check_targets(report, plots)
+    settings = settings_of(model, device, precision, attention_backend, v1_attention)
+    records = Labelled(fasta, labels, skip_unlabelled)
+    if records.warning:
+        warn(records.warning)
+    from consumer.scoring.loading import load_engine  # torch: not before the files were found to be in order
+
+    engine = load_engine(settings)
+    run = Run(engine, settings)
+    found = _about(engine.info, records) | _measure(run, records)
+    for warning in found["warnings"]:
+        warn(warning)
+
+    text = json.dumps(found, indent=2, allow_nan=False)
+    _write(found, text, report, plots)
+    print(text if as_json else "\n".join(lines(found)))
+    places = [str(path) for path in (report, plots) if path is not None]
+    where = f", written to {' and '.join(places)}" if places else ""
+    print(f"evaluated {run.scored:,} records, {run.bases:,} bases, {run.with_what()}{where}", file=sys.stderr)
+    run.complain()
+
+
+def _check_targets(report: Path | None, plots: Path | None) -> None:
+    """Refuse before the model is loaded what could not be written after it has worked."""
+    from consumer.cli.error_messages import UserError
+
+    if report is not None and report.is_dir():
+        raise UserError(f"{report} is a folder: name a file with --report")
+    if report is not None and not report.parent.is_dir():
+        raise UserError(f"the folder {report.parent} does not exist: make it, or name another with --report")
+    if plots is None:
+        return
+    if plots.exists() and not plots.is_dir():
+        raise UserError(f"{plots} is a file: name a folder with --plots")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "--plots draws with matplotlib, which is not installed: pip install 'virnucpro-stream[plots]', or "
+            "leave --plots out"
+        ) from error
+
+
+def _about(info: EngineInfo, records: Labelled) -> dict[str, Any]:
+    """Where the figures come from."""
+    from virnucpro_core import __version__
+
+    return {
+        "model": {
+            "id": info.model_id,
+            "sha256": info.model_sha256,
+            "expected_length": info.expected_length,
+            "attention": info.attention,
+            "attention_backend": info.attention_backend,
+            "precision": info.precision,
+            "device": info.device,
+        },
+        "software_version": __version__,
+        "inputs": {
+            "sequences": _input(Path(records.fasta)),
+            "labels": _input(records.table),
+        },
+    }
+
+
+def _input(path: Path) -> dict[str, str | None]:
+    """Name and sha256 of a file; a pipe of labels has been read, and has no sha256."""
+    from consumer.cli.files.inputs import is_stream
+
+    if is_stream(str(path)):
+        return {"name": path.name, "sha256": None}
+    with path.open("rb") as file:
+        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _measure(run: Run, records: Labelled) -> dict[str, Any]:
+    """Score the records; the report, with those counted that could not be."""
+    from consumer.cli.error_messages import UserError
+    from virnucpro_core.evaluation.evaluator import Evaluation
+
+    evaluation = Evaluation()
+    for result in run.results(records.records(), records.size):
+        evaluation.add(result, records.labels[result.record_id])
+    if not evaluation.frames:
+        raise UserError(
+            f"no record of {records.fasta} that could be scored has an open reading frame: there is nothing to "
+            "evaluate; take other or longer sequences"
+        )
+    found = evaluation.report()
+    found["counts"] |= {
+        "records_refused": run.refused,
+        "records_unlabelled": records.unlabelled,
+        "labels_without_record": records.without_record,
+    }
+    found["warnings"] = [line for line in (records.warning,) if line] + found["warnings"]
+    return found
+
+
+def _write(found: dict[str, Any], text: str, report: Path | None, plots: Path | None) -> None:
+    from consumer.cli.error_messages import UserError
+    from virnucpro_core.atomic_files import drafts
+    from virnucpro_core.evaluation.plots import write_plots
+
+    try:
+        if report is not None:
+            with drafts(report) as (draft,):
+                draft.write_text(text + "\n", encoding="utf-8")
+        if plots is not None:
+            write_plots(found, plots)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or report or plots}: {error.strerror}; check the folder's rights and "
+            "the disk"
+        ) from error

@@ -1,0 +1,223 @@
+"""`virnucpro models`: model bundles, and making one from published weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from consumer.cli.commands.frames import ChunkSize
+
+models = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Model bundles: make one from published weights, look at it, check it. Guide: docs/models.md.",
+)
+
+Named = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="Name or folder of a bundle. [default: VIRNUCPRO_MODEL, or nano]"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of lines for people.")]
+
+
+@models.command("import")
+def import_(
+    esm2: Annotated[
+        Path,
+        typer.Option("--esm2", exists=True, help="ESM-2: fair-esm's .pt file, or a Hugging Face folder."),
+    ],
+    dnabert_s: Annotated[
+        Path, typer.Option("--dnabert-s", exists=True, help="DNABERT-S: its folder, or its file of weights.")
+    ],
+    head: Annotated[
+        Path,
+        typer.Option(
+            "--head", exists=True, dir_okay=False, help="500_model.pth or 300_model.pth, or a state dict."
+        ),
+    ],
+    expected_length: Annotated[ChunkSize, typer.Option(help="Bases in a chunk: what the head is for.")],
+    name: Annotated[str, typer.Option("--id", metavar="NAME", help="Stamped on every prediction.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder to be made.")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="tokenizer.json. [default: the one by DNABERT-S]"),
+    ] = None,
+) -> None:
+    """Make a bundle from published weights. Nothing that is in their files is run.
+
+    The weights keep the number format that they have. They are streamed: this needs no more memory than one copy
+    of them. The folder appears when it is complete.
+
+    Example: `virnucpro models import --esm2 esm2_t36_3B_UR50D.pt --dnabert-s DNABERT-S/ --head 500_model.pth
+    --expected-length 500 --id virnucpro-500 --output bundles/virnucpro-500`
+    """
+    from consumer.cli.error_messages import UserError
+    from consumer.exit_codes import ExitCode
+    from virnucpro_core.importing.bundle_builder import build_bundle, read_sources
+
+    if output.exists():
+        raise UserError(f"{output} exists already: name a folder that does not", ExitCode.USAGE)
+    if not name.strip():
+        raise UserError("--id must not be empty", ExitCode.USAGE)
+    try:
+        sources = read_sources(esm2, dnabert_s, head, tokenizer)
+        with _bar(sources.work) as done:
+            bundle = build_bundle(sources, output, name, int(expected_length), done)
+    except OSError as error:
+        where = error.filename or output
+        raise UserError(f"{where}: {error.strerror}; check its rights and the disk") from error
+    print(f"{bundle.path} is complete ({_megabytes(bundle.manifest)}): check it with")
+    print(f"  virnucpro models verify {bundle.path}")
+
+
+@models.command("list")
+def list_(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FOLDER]...", exists=True, file_okay=False, help="Look in these folders too."
+        ),
+    ] = None,
+) -> None:
+    """List the bundles that come with the package, and those in folders of yours.
+
+    A row a bundle, separated by tabs: what to name it, its id, the bases in a chunk, its size, where it is.
+
+    Example: `virnucpro models list ~/bundles`
+    """
+    from virnucpro_core.bundle.bundle import bundled, find_bundle, read_manifest
+
+    found = {name: find_bundle(name) for name in bundled()}
+    for folder in folders or []:
+        for manifest_path in sorted([*folder.glob("manifest.json"), *folder.glob("*/manifest.json")]):
+            found[str(manifest_path.parent)] = manifest_path.parent
+    for name, path in found.items():
+        manifest, _ = read_manifest(path)
+        print(name, manifest.id, manifest.expected_length, _megabytes(manifest), path, sep="\t")
+
+
+@models.command()
+def show(model: Named = None, as_json: AsJson = False) -> None:
+    """Show what a bundle says about itself. Its files are not checked: `virnucpro models verify` does that.
+
+    Example: `virnucpro models show nano --json | jq .validation`
+    """
+    from virnucpro_core.bundle.bundle import read_manifest
+
+    path = _find(model)
+    manifest, sha256 = read_manifest(path)
+    if as_json:
+        print(json.dumps(json.loads(manifest.to_json()) | {"sha256": sha256, "path": str(path)}, indent=2))
+        return
+    protein, dna = manifest.esm2, manifest.dnabert_s
+    _rows(
+        {
+            "model": manifest.id,
+            "": manifest.description,
+            "folder": path,
+            "sha256": f"{sha256} (of manifest.json)",
+            "chunk": f"{manifest.expected_length} bases",
+            "ESM-2": f"{protein.layers} layers, {protein.dim} dimensions, {protein.heads} heads",
+            "DNABERT-S": f"{dna.layers} layers, {dna.dim} dimensions, {dna.heads} heads, {dna.vocab} tokens",
+            "classifier": f"{manifest.feature_dim} features, {manifest.head.hidden} hidden",
+            "licence": manifest.licence,
+            **{
+                f"file {entry.name}": f"{entry.bytes:,} bytes, sha256 {entry.sha256[:16]}..."
+                for entry in manifest.files.values()
+            },
+            **{f"validation {name}": value for name, value in _figures(manifest.validation).items()},
+        }
+    )
+
+
+@models.command("path")
+def path_(model: Annotated[str, typer.Argument(metavar="MODEL", help="Name or folder of a bundle.")]) -> None:
+    """Print the folder of a bundle.
+
+    Example: `ls $(virnucpro models path nano)`
+    """
+    print(_find(model))
+
+
+@models.command()
+def verify(
+    model: Named = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: VIRNUCPRO_DEVICE, or the first GPU]")
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"] | None,
+        typer.Option(help="Number format. [default: VIRNUCPRO_PRECISION, or fp16 on a GPU, fp32 on a CPU]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a bundle: the sha256 of every file, loading, the self-test; published weights against the original.
+
+    With the published models the features, scores and verdicts of eight frames are compared with what the
+    original VirNucPro computed. The exit code is 0 if everything is as it should be.
+
+    Example: `virnucpro models verify bundles/virnucpro-500`
+    """
+    from consumer.cli.error_messages import UserError
+    from consumer.cli.files.verification import verification
+    from consumer.config.settings import load_settings
+
+    chosen = {"model": model, "device": device, "precision": precision}
+    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    # Nothing is delivered here; without it a broker's address alone in the environment is refused.
+    found = verification(load_settings(os.environ, **options))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        _rows(found.rows())
+        for line in found.frame_lines():
+            print(line)
+    if not found.agrees:
+        raise UserError(
+            "the model does not give the original VirNucPro's numbers: if these are the published weights, fetch "
+            "and import them again; if they are your own, this is to be expected"
+        )
+
+
+def _find(model: str | None) -> Path:
+    from consumer.config.settings import load_settings
+    from virnucpro_core.bundle.bundle import find_bundle
+
+    return find_bundle(model or load_settings(os.environ).model)
+
+
+def _rows(rows: dict[str, Any]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:{width}}  {value}")
+
+
+def _figures(validation: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in validation.items() if isinstance(value, int | float | str)}
+
+
+def _megabytes(manifest: Any) -> str:
+    return f"{sum(entry.bytes for entry in manifest.files.values()) / 1e6:,.1f} MB"
+
+
+@contextmanager
+def _bar(work: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr while the block runs; nothing is shown where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("importing", total=work)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,120 @@
+"""`virnucpro predict`: score a file on this machine, without any broker."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+
+import typer
+
+from consumer.cli.files.scoring import (
+    AttentionBackend,
+    Device,
+    Model,
+    Precision,
+    Run,
+    SequenceFile,
+    V1Attention,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from virnucpro_core.scoring.results import RecordResult
+
+ReportFormat = Literal["tsv", "jsonl", "virnucpro"]
+
+
+def predict(
+    fasta: SequenceFile,
+    form: Annotated[
+        ReportFormat,
+        typer.Option(
+            "--format", help="A row a record, whole results as JSON lines, or VirNucPro's two files."
+        ),
+    ] = "tsv",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write, or the folder for virnucpro. [default: stdout; for virnucpro a folder "
+            "reads_merged beside reads.fasta]",
+        ),
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    precision: Precision = None,
+    attention_backend: AttentionBackend = None,
+    v1_attention: V1Attention = False,
+) -> None:
+    """Score the sequences of a file: VirNucPro's answers, without a Kafka broker.
+
+    A record that can't be scored is named on stderr, every other one is written, and the exit code is 1. If
+    anything else fails, no output file is left behind.
+
+    Example: `virnucpro predict reads.fasta.gz --format virnucpro --output results/`
+    """
+    from consumer.cli.files.inputs import measure
+    from consumer.scoring.loading import load_engine
+    from virnucpro_core.sequence.fasta import read_sequences
+
+    target = _target(fasta, form, output)
+    settings = settings_of(model, device, precision, attention_backend, v1_attention)
+    size = measure([fasta])
+    engine = load_engine(settings)
+
+    run = Run(engine, settings)
+    _write(form, target, run.results(read_sequences(fasta), size))
+    where = "" if target is sys.stdout else f", written to {target}"
+    print(
+        f"scored {run.scored:,} records, {run.bases:,} bases, {run.viral:,} of them viral, {run.with_what()}{where}",
+        file=sys.stderr,
+    )
+    run.complain()
+
+
+def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextIO:
+    """Where the report goes; what can't be written there is refused before the model is loaded.
+
+    Without --output VirNucPro's own place for its two files: the input's name up to `.fa`, and `_merged`.
+    """
+    from consumer.cli.error_messages import UserError
+    from consumer.exit_codes import ExitCode
+    from virnucpro_core.sequence.fasta import STDIN
+
+    if output is None:
+        if form != "virnucpro":
+            return sys.stdout
+        if fasta == STDIN:
+            raise UserError(
+                "the virnucpro format writes two files: name a folder with --output", ExitCode.USAGE
+            )
+        return Path(fasta).with_name(Path(fasta).name.split(".fa")[0] + "_merged")
+    if form == "virnucpro" and output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: name a folder with --output for the virnucpro format")
+    if form != "virnucpro" and output.is_dir():
+        raise UserError(f"{output} is a folder: name a file with --output for the format {form}")
+    if form != "virnucpro" and not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist: make it, or name another with --output")
+    return output
+
+
+def _write(form: ReportFormat, target: Path | TextIO, results: Iterator[RecordResult]) -> None:
+    from consumer.cli.error_messages import UserError
+    from virnucpro_core.scoring.report import report
+
+    write: Callable[[RecordResult], None]
+    try:
+        with report(form, target) as write:
+            for result in results:
+                write(result)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = "the output" if target is sys.stdout else str(target)
+        raise UserError(
+            f"cannot write {where}: {error.strerror}; check the folder's rights and the disk"
+        ) from error

@@ -1,0 +1,94 @@
+"""`virnucpro publish`: sequence files into the input topic."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from consumer.cli.files.inputs import Size
+    from consumer.cli.topics.publisher import Publisher
+
+STALL_FACTOR = 3
+
+
+def publish(
+    fasta: Annotated[
+        list[str],
+        typer.Argument(metavar="FASTA...", help="FASTA or FASTQ files, compressed or not; - is stdin."),
+    ],
+    bootstrap: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Kafka broker. [default: VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS]"),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Topic to write to. [default: VIRNUCPRO_INPUT_TOPIC, or sequences]")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="N", help="Records a second. [default: no limit]"),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(min=0.1, metavar="S", help="Seconds to wait for the broker's first answer."),
+    ] = 10.0,
+) -> None:
+    """Publish sequence files to Kafka; the record id is the key of its message.
+
+    Files are read through once before anything is sent, so that a damaged one sends nothing (standard input
+    and pipes are sent as they come). Client options such as VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured.
+    The exit code is 0 when the broker has confirmed every record.
+
+    Example: `virnucpro publish reads.fasta.gz --bootstrap 127.0.0.1:40001 --rate 100`
+    """
+    from confluent_kafka import Producer
+
+    from consumer.cli.files.inputs import measure
+    from consumer.cli.topics.client_settings import OPTIONS, client_settings
+    from consumer.cli.topics.publisher import Publisher
+    from consumer.config.clients import new_client, publisher_config
+    from consumer.kafka.cluster import BrokerWatch, await_topics
+
+    settings = client_settings(bootstrap)
+    topic = topic or settings.input_topic
+    address = settings.kafka_bootstrap_servers
+    watch = BrokerWatch()
+    size = measure(fasta)
+    config = publisher_config(address, settings.kafka) | {"error_cb": watch.on_error}
+    producer = new_client(Producer, config)
+    await_topics(producer, [topic], address, watch, timeout, OPTIONS)
+    publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why)
+    _send(publisher, fasta, size, f"{address}, topic {topic}")
+
+
+def _send(publisher: Publisher, paths: list[str], size: Size | None, target: str) -> None:
+    """Publish every record of the files and tell what became of them."""
+    from consumer.cli.error_messages import UserError
+    from consumer.cli.files.inputs import meter
+    from schemas import SequenceRecord
+    from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
+
+    began_at = time.monotonic()
+    with meter("publishing", size) as done:
+        try:
+            for path in paths:
+                for record_id, description, sequence in read_sequences(path):
+                    publisher.publish(SequenceRecord(record_id, sequence, description))
+                    done.add(len(sequence))
+        except SequenceFileError as error:
+            publisher.finish()
+            raise UserError(f"{error} ({publisher.delivered} records before it were published)") from error
+        publisher.finish()
+    if publisher.failed:
+        raise UserError(
+            f"{publisher.failed} of {publisher.sent} records were not delivered: "
+            f"{'; '.join(publisher.failures)}"
+        )
+    seconds = time.monotonic() - began_at
+    print(
+        f"published {publisher.delivered:,} records, {done.bases:,} bases, to {target} in {seconds:.1f} s",
+        file=sys.stderr,
+    )

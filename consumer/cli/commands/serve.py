@@ -1,0 +1,54 @@
+"""`virnucpro serve`: the service, as an operator starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+V1_HELP = "Use the v1.0-compatible standard attention; the same as VIRNUCPRO_V1_ATTENTION=1."
+
+
+def serve(
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the effective settings, secrets masked, and exit.")
+    ] = False,
+    v1_attention: Annotated[bool, typer.Option("--v1-attention", help=V1_HELP)] = False,
+) -> None:
+    """Run the service: read sequences from Kafka, write predictions to Kafka.
+
+    Configured by VIRNUCPRO_* variables. Without any it starts an embedded broker that keeps its data in
+    memory, prints its address, and other terminals reach it:
+
+        virnucpro publish reads.fasta --bootstrap 127.0.0.1:PORT
+        virnucpro watch --bootstrap 127.0.0.1:PORT
+    """
+    from consumer.config.settings import load_settings
+
+    environment = os.environ | ({"VIRNUCPRO_V1_ATTENTION": "1"} if v1_attention else {})
+    settings = load_settings(environment)
+    if print_config:
+        typer.echo(json.dumps(settings.masked(), indent=2))
+        return
+
+    from consumer.ops import logs
+
+    logs.configure(settings.log_level, settings.log_format)
+
+    from consumer.runtime import run_service
+    from consumer.scoring.loading import load_model
+
+    raise typer.Exit(run_service(settings, _announce, load_model))
+
+
+def _announce(http: str, bootstrap: str) -> None:
+    """Say where the service can be reached: for people on a terminal, as one line of JSON for programs."""
+    if sys.stdout.isatty():
+        typer.echo(f"ready: {http} (/metrics /livez /readyz), Kafka at {bootstrap}")
+        typer.echo(f"  virnucpro publish reads.fasta --bootstrap {bootstrap}")
+        typer.echo(f"  virnucpro watch --bootstrap {bootstrap}")
+    else:
+        print(json.dumps({"event": "ready", "http": http, "bootstrap": bootstrap}), flush=True)

@@ -1,0 +1,160 @@
+"""`virnucpro train-head`: a classifier of one's own on the features of labelled records, as a new bundle."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from virnucpro_core.heads.training import EpochDone
+
+
+_OF_TRAINING = ("hidden", "epochs", "learning_rate", "dropout", "validation_share")
+"""Options that say how a head is trained."""
+
+
+def train_head(
+    context: typer.Context,
+    features: Annotated[
+        Path, typer.Argument(metavar="FEATURES", help="Feature file, made with `virnucpro embed`.")
+    ],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            "--labels",
+            metavar="TSV",
+            help="Table with the columns id and label (virus or others), and group if you like.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The bundle to be made.")],
+    name: Annotated[str, typer.Option("--id", metavar="NAME", help="Stamped on every prediction.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="The bundle that the features were made with. [default: what the file says]"
+        ),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            metavar="FEATURES2",
+            help="The same frames by the other attention: train a head on these too, and compare.",
+        ),
+    ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option("--head", metavar="FILE", help="Train nothing: take this head (.pth, .safetensors)."),
+    ] = None,
+    hidden: Annotated[
+        int | None, typer.Option(min=1, help="Width of the hidden layer. [default: that of the model]")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each frame is seen.")] = 10,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-6, max=1.0, help="At the start; it falls to 0.")
+    ] = 1e-3,
+    dropout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of hidden values dropped.")] = 0.5,
+    validation_share: Annotated[
+        float, typer.Option(min=0.05, max=0.9, help="Of the records, or groups, that are held out.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the training.")] = 1,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write all figures here, as JSON.")
+    ] = None,
+) -> None:
+    """Train a classifier of your own on labelled records, measure it on some that are held out, make a bundle.
+
+    Whole records are held out, and whole groups where the table has a column group. Nothing is chosen by
+    looking at them but the temperature. The encoders are those of the model that the features were made with.
+
+    Example: `virnucpro train-head packed.safetensors --labels truth.tsv -o bundles/mine --id mine`
+    """
+    from consumer.cli.error_messages import UserError
+    from consumer.cli.heads.head_inputs import HeadInputs
+    from consumer.cli.heads.head_job import given, trained, write
+    from consumer.cli.heads.head_table import lines
+    from virnucpro_core.heads.training import HeadRecipe
+
+    began_at = time.monotonic()
+    _check(output, report, name, head, compare)
+    if head is not None:
+        _refuse_training_options(context)
+    inputs = HeadInputs(features, labels, model, compare)
+    if head is not None:
+        made = given(inputs, head)
+    else:
+        width = hidden or inputs.base.manifest.head.hidden
+        recipe = HeadRecipe(width, epochs, learning_rate=learning_rate, dropout=dropout, seed=seed)
+        with _bar(epochs * len(inputs.files)) as done:
+            made = trained(inputs, recipe, validation_share, done)
+    try:
+        bundle = write(inputs, made, output, name, report)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or output}: {error.strerror}; check the folder's rights and the disk"
+        ) from error
+    print("\n".join(lines(name, made.report)))
+    where = f", its figures are in {report}" if report else ""
+    print(
+        f"{bundle.path} is complete in {time.monotonic() - began_at:.1f} s{where}; use it with "
+        f"--model {bundle.path}",
+        file=sys.stderr,
+    )
+
+
+def _refuse_training_options(context: typer.Context) -> None:
+    """A head that is given is not trained: what somebody typed must not be passed over in silence."""
+    from consumer.cli.error_messages import UserError
+    from consumer.exit_codes import ExitCode
+
+    for option in _OF_TRAINING:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UserError(
+                f"--{option.replace('_', '-')} says how to train, --head trains nothing: leave one of them out",
+                ExitCode.USAGE,
+            )
+
+
+def _check(output: Path, report: Path | None, name: str, head: Path | None, compare: Path | None) -> None:
+    """Refuse before any work what can't come to an end."""
+    from consumer.cli.error_messages import UserError
+    from consumer.exit_codes import ExitCode
+
+    if output.exists():
+        raise UserError(f"{output} exists already: name a folder that does not", ExitCode.USAGE)
+    if not name.strip():
+        raise UserError("--id must not be empty", ExitCode.USAGE)
+    if head is not None and compare is not None:
+        raise UserError(
+            "--compare trains a head on each of the two files, --head trains none: leave one of them out",
+            ExitCode.USAGE,
+        )
+    if report is not None and report.is_dir():
+        raise UserError(f"{report} is a folder: name a file with --report")
+    if report is not None and not report.parent.is_dir():
+        raise UserError(f"the folder {report.parent} does not exist: make it, or name another with --report")
+
+
+@contextmanager
+def _bar(epochs: int) -> Iterator[EpochDone]:
+    """A progress bar on stderr while the block runs; nothing is shown where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        *(TextColumn("training, epoch"), MofNCompleteColumn(), BarColumn()),
+        *(TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("training", total=epochs, loss=float("nan"))
+        yield lambda _, loss: bar.update(task, advance=1, loss=loss)

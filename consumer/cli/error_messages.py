@@ -1,0 +1,80 @@
+"""Errors as a person at a terminal sees them: one line with the cause and the cure, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from consumer.exit_codes import ExitCode
+
+
+class UserError(Exception):
+    """A command cannot go on, and the person who typed it can mend that.
+
+    Args:
+        message: one line, the cause and then the cure.
+        exit_code: what the process exits with.
+    """
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.RUNTIME) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def warn(message: str) -> None:
+    """Tell about something that does not stop the command; one line on stderr."""
+    print(f"virnucpro: {message}", file=sys.stderr, flush=True)
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """For `warnings.showwarning`: one line on stderr, without the place in the source."""
+    warn(f"warning: {' '.join(str(message).split())}")
+
+
+def report(message: str) -> None:
+    """Show an error; a message of several lines (one for each bad setting) becomes as many error lines."""
+    for line in message.splitlines() or ["unknown error"]:
+        warn(f"error: {line}")
+
+
+def known_errors() -> tuple[type[BaseException], ...]:
+    """The errors whose message is written for people.
+
+    Called when something was raised, not before, so that a command imports only what it uses itself.
+    """
+    from consumer.config.environment import SettingsError
+    from consumer.errors import ServiceError
+    from virnucpro_core.bundle.manifest import BundleError
+    from virnucpro_core.errors import CoreError
+    from virnucpro_core.evaluation.labels import LabelFileError
+    from virnucpro_core.heads.feature_file import FeatureFileError
+    from virnucpro_core.sequence.fasta import SequenceFileError
+
+    errors = (
+        *(UserError, ServiceError, SettingsError, CoreError),
+        *(BundleError, SequenceFileError, LabelFileError, FeatureFileError),
+    )
+    if "torch" not in sys.modules:
+        return errors
+    from virnucpro_core.models.attention import BackendUnavailable
+
+    return (*errors, BackendUnavailable)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code that goes with one of the `known_errors`."""
+    from consumer.config.environment import SettingsError
+    from virnucpro_core.errors import DeviceLost
+
+    if isinstance(error, SettingsError):
+        return ExitCode.USAGE
+    if isinstance(error, DeviceLost):
+        return ExitCode.DEVICE_LOST
+    return int(getattr(error, "exit_code", ExitCode.RUNTIME))

@@ -1,0 +1,90 @@
+"""A sequence file and the table of its labels, checked against each other before the work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from consumer.cli.error_messages import UserError
+from consumer.cli.files.inputs import Record, Size, is_stream
+from consumer.exit_codes import ExitCode
+from virnucpro_core.evaluation.labels import read_labels
+from virnucpro_core.sequence.fasta import read_sequences
+
+_SHOWN = 3
+
+
+class Labelled:
+    """The records of a file that have a label.
+
+    Args:
+        fasta: a sequence file; it is read through at once, and again by `records`.
+        table: as `virnucpro_core.evaluation.labels.read_labels` takes it.
+        skip_unlabelled: leave out records without a label; else they are an error.
+
+    Attributes:
+        fasta, table: as given.
+        labels: by record id.
+        size: the records that have a label, and their bases.
+        unlabelled: records that have none.
+        without_record: labels whose record is not there.
+        warning: what to say of those, "" if there are none.
+
+    Raises:
+        UserError: the file is a stream, an id comes twice, a record has no label, or no record has one.
+        SequenceFileError, LabelFileError: one of the files can't be used.
+    """
+
+    def __init__(self, fasta: str, table: Path, skip_unlabelled: bool) -> None:
+        if is_stream(fasta):
+            raise UserError(
+                "evaluate reads the sequences twice, first to compare them with the labels, and a stream can be "
+                "read once: name a file",
+                ExitCode.USAGE,
+            )
+        self.fasta, self.table = fasta, table
+        self.labels = read_labels(table)
+        seen: set[str] = set()
+        bases = self.unlabelled = 0
+        shown: list[str] = []
+        for record_id, _, sequence in read_sequences(fasta):
+            if record_id in seen:
+                raise UserError(
+                    f"{fasta} has more than one record {record_id!r}: give each an id of its own, or a label "
+                    "could be of either"
+                )
+            seen.add(record_id)
+            if record_id in self.labels:
+                bases += len(sequence)
+            else:
+                self.unlabelled += 1
+                shown = shown if len(shown) == _SHOWN else [*shown, record_id]
+        self.size = Size(len(seen) - self.unlabelled, bases)
+        if self.size.records == 0:
+            raise UserError(
+                f"no record of {fasta} has a label in {table} (the first is {shown[0]!r}): its ids must be the "
+                "first words of the headers"
+            )
+        if self.unlabelled and not skip_unlabelled:
+            raise UserError(
+                f"{self.unlabelled:,} of {len(seen):,} records of {fasta} have no label in {table} "
+                f"({_some(shown, self.unlabelled)}): add their labels, or leave them out with --skip-unlabelled"
+            )
+        absent = [record_id for record_id in self.labels if record_id not in seen]
+        self.without_record = len(absent)
+        self.warning = (
+            f"{len(absent):,} of {len(self.labels):,} labels in {table} have no record in {fasta} "
+            f"({_some(absent[:_SHOWN], len(absent))})"
+            if absent
+            else ""
+        )
+
+    def records(self) -> Iterator[Record]:
+        """Those that have a label, in the order of the file."""
+        for record in read_sequences(self.fasta):
+            if record[0] in self.labels:
+                yield record
+
+
+def _some(ids: list[str], count: int) -> str:
+    return ", ".join(ids) + (", ..." if count > len(ids) else "")

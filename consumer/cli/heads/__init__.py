@@ -1,0 +1,1 @@
+"""What `virnucpro train-head` reads, does and shows."""

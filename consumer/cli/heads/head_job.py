@@ -1,0 +1,195 @@
+"""Makes the head of `virnucpro train-head`, by training or from a file, measures it, and writes its bundle."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consumer.cli.error_messages import UserError
+from consumer.cli.heads.head_inputs import HeadInputs, sha256_of
+from virnucpro_core import __version__
+from virnucpro_core.atomic_files import drafts
+from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.heads.splits import Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from virnucpro_core.heads.comparison import Candidate
+    from virnucpro_core.heads.training import EpochDone, HeadRecipe
+
+_MAY_HAVE_SEEN = "may have been trained on these records; then its figures flatter it"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MadeHead:
+    """A head that has been measured.
+
+    Attributes:
+        tensors: its weights by name.
+        hidden: width of its hidden layer.
+        how: where it came from, in a few words.
+        report: everything that was found, as JSON takes it; its `temperature` is what the logits are divided by.
+    """
+
+    tensors: Mapping[str, Tensor]
+    hidden: int
+    how: str
+    report: dict[str, Any]
+
+
+def trained(inputs: HeadInputs, recipe: HeadRecipe, share: float, epoch_done: EpochDone) -> MadeHead:
+    """Train a head on each feature file, and measure all on the `share` of the records, or groups, held out.
+
+    Raises:
+        LabelFileError: there are too few records or groups of a label.
+    """
+    import torch
+
+    from virnucpro_core.bundle.weights import weights_of
+    from virnucpro_core.heads.comparison import Candidate
+    from virnucpro_core.heads.training import train_head
+
+    training, held_out = inputs.records.split(share, recipe.seed)
+    candidates = [
+        Candidate(
+            title=f"trained on {name}" if len(inputs.files) > 1 else "new",
+            head=train_head(file.features, training.rows, training.frame_is_virus, recipe, epoch_done),
+            home=name,
+        )
+        for name, file in inputs.files.items()
+    ]
+    counts = training.counts()
+    report = _report(
+        inputs,
+        candidates,
+        held_out,
+        split={
+            "what": f"{share:.0%} of the {inputs.records.by}s of each label, held out",
+            "share": share,
+            "seed": recipe.seed,
+            "training": counts,
+        },
+        settings=asdict(recipe),
+        options={
+            "hidden": recipe.hidden,
+            "epochs": recipe.epochs,
+            "learning-rate": recipe.learning_rate,
+            "dropout": recipe.dropout,
+            "validation-share": share,
+            "seed": recipe.seed,
+        },
+        notes=[
+            "no weight, epoch or setting was chosen by looking at the records held out; only the temperature was "
+            "fitted on their chunks, so their ECE flatters a little"
+        ],
+    )
+    how = f"trained on {counts['frames']:,} frames of {counts['records']:,} records"
+    return MadeHead(weights_of(candidates[0].head, torch.float32), recipe.hidden, how, report)
+
+
+def given(inputs: HeadInputs, path: Path) -> MadeHead:
+    """Take the head of a file, and measure it on all labelled records; nothing in the file is run.
+
+    Raises:
+        BundleError: it is no head.
+        UserError: it cannot be read, or is not one for these features.
+    """
+    from virnucpro_core.heads.comparison import Candidate, head_of
+    from virnucpro_core.importing.head_checkpoint import features_of, read_head
+
+    try:
+        part = read_head(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    taken, dim = features_of(part), inputs.base.manifest.feature_dim
+    if taken != dim:
+        raise UserError(
+            f"{path} takes {taken} features, but the model {inputs.base.manifest.id} gives {dim}: name a head for "
+            "this model, or make the features with the other one"
+        )
+    report = _report(
+        inputs,
+        [Candidate("given", head_of(part.tensors, dim, part.config.hidden), inputs.first)],
+        inputs.records.whole(),
+        split={"what": "all labelled records, since the head was trained elsewhere"},
+        settings={"head": {"name": path.name, "sha256": sha256_of(path), "layout": part.layout}},
+        options={"head": path.name},
+        notes=[
+            f"the given head {_MAY_HAVE_SEEN}",
+            "its temperature was fitted on the chunks that it is measured on, so their ECE flatters a little",
+        ],
+    )
+    return MadeHead(part.tensors, part.config.hidden, f"from {path.name}", report)
+
+
+def write(inputs: HeadInputs, made: MadeHead, output: Path, name: str, report: Path | None) -> Bundle:
+    """Write the bundle, and the report.
+
+    Raises:
+        BundleError: `output` exists.
+        OSError: something cannot be written.
+    """
+    from virnucpro_core.heads.comparison import bundle_with_head
+
+    found = made.report
+    bundle = bundle_with_head(
+        inputs.base,
+        output,
+        name,
+        f"{inputs.base.manifest.id} with another head, {made.how}",
+        made.tensors,
+        made.hidden,
+        found["temperature"],
+        training={
+            **{fact: found[fact] for fact in ("command", "software_version", "data", "split", "settings")},
+            "base": found["base"] | {"training": inputs.base.manifest.training},
+        },
+        validation=_in_short(found) | {part: found[part] for part in ("measured", "compared", "notes")},
+    )
+    if report is not None:
+        with drafts(report) as (draft,):
+            text = json.dumps({"id": name, **found}, indent=2, allow_nan=False)
+            draft.write_text(text + "\n", encoding="utf-8")
+    return bundle
+
+
+def _report(
+    inputs: HeadInputs,
+    candidates: list[Candidate],
+    part: Part,
+    split: dict[str, Any],
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Measure the candidates, and the base's head beside them, on `part`."""
+    from virnucpro_core.heads.comparison import base_candidate, study
+
+    temperatures, found = study(inputs.files, [*candidates, base_candidate(inputs.base)], part)
+    words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
+    return {
+        "base": {"id": inputs.base.manifest.id, "sha256": inputs.base.sha256},
+        "command": shlex.join(["virnucpro", "train-head", *inputs.arguments, *words]),
+        "software_version": __version__,
+        "data": inputs.data(),
+        "split": split | {"held_out": part.counts(), **inputs.records.about()},
+        "settings": settings,
+        "temperature": temperatures[candidates[0].title],
+        **found,
+        "notes": [*notes, f"the head of {inputs.base.manifest.id} {_MAY_HAVE_SEEN}"],
+    }
+
+
+def _in_short(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the bundle's own head that `virnucpro models show` prints."""
+    own = report["measured"][0]
+    short = {"split": report["split"]["what"], **report["split"]["held_out"]}
+    for level, name in (("chunks", "chunk"), ("records_by_verdict", "record")):
+        for figure in ("auroc", "accuracy", "sensitivity", "specificity", "ece"):
+            short[f"{name}_{figure}"] = own[level][figure]
+    return short

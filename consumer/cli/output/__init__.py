@@ -1,0 +1,1 @@
+"""Tables and JSON lines on standard output."""

@@ -1,0 +1,41 @@
+"""Kafka as the commands on a laptop use it: the service's settings, for a command that only talks to its topics."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from consumer.cli.error_messages import UserError
+from consumer.config.settings import Settings, load_settings
+from consumer.exit_codes import ExitCode
+from consumer.kafka.cluster import NamedBy
+from consumer.ops import logs
+
+OPTIONS = NamedBy("--bootstrap", "--topic")
+"""How these commands are told where to go."""
+
+
+def client_settings(bootstrap: str | None) -> Settings:
+    """The service's settings, for a command that only talks to its topics.
+
+    The Kafka client's own log is silent unless VIRNUCPRO_LOG_LEVEL asks for it: the one line of an error says it.
+
+    Args:
+        bootstrap: address given on the command line; None takes VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS.
+
+    Raises:
+        SettingsError: a variable is wrong.
+        UserError: no broker is named.
+    """
+    overrides: dict[str, Any] = {} if bootstrap is None else {"kafka_bootstrap_servers": bootstrap}
+    settings = load_settings(os.environ, **overrides)
+    if settings.embedded:
+        raise UserError(
+            "no broker is named: start `virnucpro serve` and pass the address that it prints "
+            "with --bootstrap, or in VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS",
+            ExitCode.USAGE,
+        )
+    logs.configure(
+        settings.log_level if "VIRNUCPRO_LOG_LEVEL" in os.environ else "critical", settings.log_format
+    )
+    return settings

@@ -1,0 +1,110 @@
+"""Sends sequence records to a topic and keeps account of what was delivered; `publish` and `demo` use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from consumer.cli.error_messages import UserError
+from consumer.clock import Clock, Deadline, monotonic
+from schemas import SequenceRecord, encode_record
+
+_POLL_S = 0.1
+_EXAMPLES = 3
+_TOO_LARGE = "is larger than the broker takes: raise max.message.bytes of the topic, or leave the record out"
+
+
+class Publisher:
+    """One topic's publisher. The key of a message is the record's id.
+
+    Args:
+        producer: a client that nobody else uses.
+        stall_s: give up when records are waiting and none was delivered for so long, in seconds.
+        rate: records a second, or None for as fast as it goes.
+        why: what the client knows about a failed connection, as " (cause: cure)" or "".
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        topic: str,
+        stall_s: float,
+        rate: float | None = None,
+        why: Callable[[], str] = str,
+        clock: Clock = monotonic,
+    ) -> None:
+        self._producer, self._topic = producer, topic
+        self._stall_s, self._rate, self._why, self._clock = stall_s, rate, why, clock
+        self._began_at = self._progress_at = clock()
+        self.sent = self.delivered = self.failed = 0
+        self.failures: list[str] = []
+
+    @property
+    def waiting(self) -> int:
+        """Records that were sent and that the broker has not answered for."""
+        return self.sent - self.delivered - self.failed
+
+    def publish(self, record: SequenceRecord) -> None:
+        """Send one record, at the rate, waiting while the client's queue is full.
+
+        Raises:
+            UserError: the broker takes no records any more.
+        """
+        if self._rate is not None:
+            self._pace(Deadline(self._began_at + self.sent / self._rate, self._clock))
+        value, key = encode_record(record), record.id.encode()
+        if not self.waiting:
+            self._progress_at = self._clock()
+        while True:
+            try:
+                self._producer.produce(self._topic, value=value, key=key, on_delivery=self._on_delivery)
+                break
+            except BufferError:
+                self._wait(_POLL_S)
+            except KafkaException as error:
+                self._refused(record.id, error.args[0])
+                break
+        self.sent += 1
+        self._producer.poll(0)
+
+    def finish(self) -> None:
+        """Wait until the broker has answered for every record.
+
+        Raises:
+            UserError: the broker takes no records any more.
+        """
+        while self.waiting:
+            self._wait(_POLL_S)
+
+    def _pace(self, due: Deadline) -> None:
+        while not due.expired:
+            self._wait(min(_POLL_S, due.remaining()))
+
+    def _wait(self, seconds: float) -> None:
+        self._producer.poll(seconds)
+        if not self.waiting or self._clock() - self._progress_at < self._stall_s:
+            return
+        waiting = self.waiting
+        self._producer.purge()
+        raise UserError(
+            f"the broker took no record for {self._stall_s:.0f} s{self._why()}: {self.delivered} records "
+            f"were delivered, {waiting} were not; look at the broker, then publish again"
+        )
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        self._progress_at = self._clock()
+        if error is None:
+            self.delivered += 1
+        else:
+            self._refused((message.key() or b"").decode(), error)
+
+    def _refused(self, record_id: str, error: KafkaError) -> None:
+        if error.fatal():
+            raise UserError(
+                f"the Kafka client failed for good ({error.str()}): publish again from {record_id!r} on"
+            )
+        self.failed += 1
+        if len(self.failures) < _EXAMPLES:
+            too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+            self.failures.append(f"record {record_id!r} " + (_TOO_LARGE if too_large else f"({error.str()})"))

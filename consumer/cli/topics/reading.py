@@ -1,0 +1,123 @@
+"""Reads topics from the outside, as no member of any group; `watch` and `demo` use it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, Message, TopicPartition
+
+from consumer.cli.error_messages import UserError, warn
+from consumer.clock import monotonic
+from consumer.config.clients import consumer_config
+from consumer.config.settings import Settings
+from schemas import DeadLetter, MalformedMessage, Prediction, decode_dead_letter, decode_prediction
+
+_POLL_S = 0.2
+_CATCH_UP_S = 30.0
+
+Start = Literal["beginning", "now"]
+
+
+def reader_config(settings: Settings) -> dict[str, Any]:
+    """Options of a consumer that leaves no trace: it joins no group and commits nothing."""
+    return consumer_config(settings) | {
+        "client.id": "virnucpro-watch",
+        "enable.partition.eof": True,
+        "group.id": f"virnucpro-watch-{uuid.uuid4()}",  # the client insists on one; it is never joined
+    }
+
+
+class Reader:
+    """All partitions of some topics, as they are now.
+
+    Args:
+        consumer: made with `reader_config`; closed by the caller.
+        partitions: partition counts by topic.
+        start: the first message that there is, or only what comes from now on.
+        why: what the client knows about a failed connection.
+    """
+
+    def __init__(
+        self, consumer: Consumer, partitions: Mapping[str, int], start: Start, why: Callable[[], str] = str
+    ) -> None:
+        self._consumer, self._why = consumer, why
+        self._behind = {(topic, number) for topic, count in partitions.items() for number in range(count)}
+        offset = OFFSET_BEGINNING if start == "beginning" else OFFSET_END
+        consumer.assign([TopicPartition(topic, number, offset) for topic, number in sorted(self._behind)])
+
+    @property
+    def caught_up(self) -> bool:
+        """Has the end of every partition been seen once? Before that, silence is only a slow connection."""
+        return not self._behind
+
+    def read(self, timeout: float) -> Message | None:
+        """The next message, or None after `timeout` seconds without one.
+
+        Raises:
+            UserError: the broker refuses for good; errors that pass by themselves are waited out.
+        """
+        message = self._consumer.poll(timeout)
+        if message is None:
+            return None
+        error = message.error()
+        if error is None:
+            return message
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._behind.discard((str(message.topic()), int(message.partition() or 0)))
+        elif error.fatal() or error.code() in (
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.UNKNOWN_TOPIC_OR_PART,
+        ):
+            raise UserError(
+                f"the topic cannot be read ({error.str()}){self._why()}: check its name and your rights"
+            )
+        return None
+
+
+class Show(Protocol):
+    """What is done with each message."""
+
+    def prediction(self, message: Message, prediction: Prediction) -> None:
+        """A prediction has come."""
+
+    def dead_letter(self, message: Message, letter: DeadLetter) -> None:
+        """A dead letter has come."""
+
+    def idle(self) -> None:
+        """Nothing has come for a moment."""
+
+
+def follow(reader: Reader, dlq_topic: str, show: Show, until_idle: float | None, count: int | None) -> int:
+    """Show messages until there were `count`, or none came for `until_idle` seconds; returns how many.
+
+    What comes from `dlq_topic` is read as dead letters, all else as predictions; a message that is neither is
+    told on stderr and passed over.
+    """
+    seen = 0
+    silent_since = monotonic()
+    while count is None or seen < count:
+        caught_up = reader.caught_up
+        message = reader.read(_POLL_S if until_idle is None else min(_POLL_S, until_idle))
+        if message is None:
+            show.idle()
+            if reader.caught_up and not caught_up:
+                silent_since = monotonic()
+            patience = until_idle if reader.caught_up or until_idle is None else max(until_idle, _CATCH_UP_S)
+            if patience is not None and monotonic() - silent_since >= patience:
+                break
+            continue
+        silent_since = monotonic()
+        data = message.value()
+        try:
+            if message.topic() == dlq_topic:
+                show.dead_letter(message, decode_dead_letter(data))
+            else:
+                show.prediction(message, decode_prediction(data))
+        except MalformedMessage as error:
+            place = f"{message.topic()}/{message.partition()}/{message.offset()}"
+            warn(f"{place} is passed over, it cannot be read: {error.detail}")
+            continue
+        seen += 1
+    return seen

@@ -1,0 +1,1 @@
+"""Settings, environment variables, and the options of each Kafka client."""

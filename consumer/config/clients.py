@@ -1,0 +1,141 @@
+"""Client configurations: librdkafka's options for each use, every deviation from its defaults with the reason.
+
+In each of them the options that a user passes through win over what is only tuning, and lose against what the
+service's promises hang on (those are refused already, see consumer/config/environment.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from consumer.config.settings import Settings
+from consumer.errors import ServiceError
+
+Client = TypeVar("Client", Consumer, Producer, AdminClient)
+
+_LOGGER = logging.getLogger("librdkafka")
+_OVERHEAD_BYTES = 1 << 20  # of a dead letter or a prediction, beyond the message that it answers
+_TRANSACTION_MS = 10_000  # readers wait so long, at most, for a process that died and does not come back
+_ANY_BYTES = 1_000_000_000  # librdkafka's maximum
+
+_WRITING: dict[str, Any] = {
+    # Java's choice of partition: whoever publishes with a Java client gets the same one for a key.
+    "partitioner": "murmur2_random",
+    "compression.type": "lz4",
+    "linger.ms": 5,
+}
+# Options that the other kind of client would only warn about.
+_READERS = re.compile(
+    r"group\.|session\.timeout|heartbeat\.|max\.poll|coordinator\.query|auto\.offset\.reset|queued\.|fetch\.|check\.crcs"
+)
+_WRITERS = re.compile(
+    r"linger|batch\.|compression|partitioner|queue\.buffering|(message|delivery|request)\.timeout|message\.send|"
+    r"retries|retry\.backoff|sticky\.|msg_order"
+)
+_IDEMPOTENT: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
+
+
+def common_config(settings: Settings, foreign: re.Pattern[str] = _WRITERS) -> dict[str, Any]:
+    """How to reach the broker, for any client: `watch` reads with nothing more than this of the service.
+
+    Args:
+        foreign: options of the other kind of client, left out.
+    """
+    owned = {"bootstrap.servers": settings.kafka_bootstrap_servers, "logger": _LOGGER}
+    return {"client.id": f"virnucpro-{settings.instance_id}"} | _without(settings.kafka, foreign) | owned
+
+
+def asking_config(settings: Settings) -> dict[str, Any]:
+    """For the client that only asks for metadata: neither a reader's options nor a writer's."""
+    return _without(common_config(settings), _READERS)
+
+
+def consumer_config(settings: Settings) -> dict[str, Any]:
+    """For the service's consumer; offsets are stored and committed by delivery alone."""
+    tuning = {
+        # The default is latest: a group's first start would silently skip what is there already.
+        "auto.offset.reset": "earliest",
+        # Bounds on memory: the defaults prefetch 64 MiB, and 100,000 messages for each partition. The size counts keys
+        # and values only, so the number has to bound messages that are all headers.
+        "queued.max.messages.kbytes": 32_768,
+        "queued.min.messages": 500,
+        # The default of 1 s starves a reader whose queue is that small.
+        "fetch.queue.backoff.ms": 10,
+        # All batches of an answer are unpacked at once, and zstd packs 4 MB of one letter into 250 bytes: the default
+        # of 50 MiB, or the 1 MiB for each partition, may become any number of GB. A batch always comes whole.
+        "fetch.max.bytes": 16_384,
+        # The default of 60 s is how long a commit or a leave may hang on a broker that does not answer.
+        "socket.timeout.ms": 10_000,
+    }
+    owned = {
+        "group.id": settings.group_id,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "isolation.level": "read_committed",
+        # The client raises fetch.max.bytes to this one, which says nothing else to a reader.
+        "message.max.bytes": 1000,
+    }
+    if (
+        settings.kafka.get("group.protocol") != "consumer"
+    ):  # there the broker assigns, in the same gradual way
+        owned["partition.assignment.strategy"] = "cooperative-sticky"
+    return tuning | common_config(settings) | owned
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """For the service's producer: idempotent, so that a retry neither repeats nor reorders."""
+    tuning = {
+        # A dead letter holds the raw message; the broker's and the topic's own limits still apply.
+        "message.max.bytes": settings.max_message_bytes + _OVERHEAD_BYTES,
+        # With the default the client forgets a broker that is missing from one answer, as it is for a moment when it
+        # starts; the group's coordinator is then remembered as one that never comes back, and a call hangs
+        # (librdkafka #5511). Brokers that come and go are followed with this too.
+        "metadata.recovery.strategy": "none",
+    }
+    owned = dict(_IDEMPOTENT)
+    if settings.delivery == "exactly_once":
+        owned |= {
+            # Stable, so that a restarted process ends at once what it left open.
+            "transactional.id": f"{settings.group_id}.{settings.instance_id}",
+            "transaction.timeout.ms": _TRANSACTION_MS,
+        }
+    return _WRITING | tuning | common_config(settings, _READERS) | owned
+
+
+def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:
+    """For `virnucpro publish`: like the service's producer, and a message may be as large as the broker takes.
+
+    Args:
+        bootstrap: host:port, several with commas.
+        extra: further options, from `client_options`.
+    """
+    tuning = {"client.id": "virnucpro-publish", "message.max.bytes": _ANY_BYTES}
+    return (
+        _WRITING
+        | tuning
+        | _without(extra, _READERS)
+        | {"bootstrap.servers": bootstrap, "logger": _LOGGER}
+        | _IDEMPOTENT
+    )
+
+
+def new_client(kind: type[Client], config: dict[str, Any]) -> Client:
+    """A Kafka client.
+
+    Raises:
+        ServiceError: librdkafka refuses an option; one line says which.
+    """
+    try:
+        return kind(config)
+    except KafkaException as error:
+        raise ServiceError(f"the Kafka client refuses its options: {error.args[0].str()}") from error
+
+
+def _without(options: Mapping[str, Any], foreign: re.Pattern[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if not foreign.match(name)}

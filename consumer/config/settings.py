@@ -1,0 +1,236 @@
+"""The service's settings: one model, filled from `VIRNUCPRO_*` variables, checked before anything starts.
+
+Every setting has a default that works on the embedded broker. What is unknown, misspelt or contradictory is
+refused in one line that names the variable and what it takes. docs/settings.md explains each one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from consumer.config.environment import (
+    KAFKA_PREFIX,
+    PREFIX,
+    SettingsError,
+    client_options,
+    masked_option,
+    option_variable,
+    ours,
+)
+
+__all__ = ["EMBEDDED", "Settings", "SettingsError", "load_settings"]
+
+EMBEDDED = "embedded"
+_SHOWN_LETTERS = 60
+_SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
+
+
+def _refuse(message: str) -> PydanticCustomError:
+    """An error whose message is a whole sentence; any other one is told by what its variable takes."""
+    return PydanticCustomError("refused", "{message}", {"message": message})
+
+
+def _switch(value: object) -> object:
+    if isinstance(value, str):
+        if value.lower() not in _SWITCH:
+            raise ValueError("no switch")
+        return _SWITCH[value.lower()]
+    return value
+
+
+def _topic(name: str, info: ValidationInfo) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
+        raise ValueError("no topic name")
+    for other in ("input_topic", "output_topic"):
+        if other != info.field_name and info.data.get(other) == name:
+            raise _refuse(
+                f"{_variable(other)} and {_variable(str(info.field_name))} are both {name}: name two topics"
+            )
+    return name
+
+
+def _delivery(wanted: str, info: ValidationInfo) -> str:
+    if wanted == "exactly_once" and info.data.get("kafka_bootstrap_servers") == EMBEDDED:
+        raise _refuse(
+            "VIRNUCPRO_DELIVERY=exactly_once needs a real broker, the embedded one has no transactions: set "
+            "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS, or VIRNUCPRO_DELIVERY=at_least_once"
+        )
+    return wanted
+
+
+def _default_delivery(data: dict[str, Any]) -> str:
+    return "at_least_once" if data.get("kafka_bootstrap_servers", EMBEDDED) == EMBEDDED else "exactly_once"
+
+
+def _state_dir() -> str:
+    return str(Path(tempfile.gettempdir()) / f"virnucpro-{os.getuid()}")
+
+
+def _registry(url: str | None) -> str | None:
+    if url is not None:
+        raise _refuse(
+            "VIRNUCPRO_SCHEMA_REGISTRY_URL can't be used: a schema registry is not built yet, unset it "
+            "(predictions are in Avro single-object encoding; Confluent framing is read without a registry)"
+        )
+    return url
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Topic = Annotated[str, AfterValidator(_topic)]
+Name = Annotated[str, Field(min_length=1)]
+Delivery = Literal["exactly_once", "at_least_once"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+AttentionBackend = Literal["auto", "flash_attn", "varlen", "sdpa"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "console", "json"]
+
+_TOPIC = "a topic name: 1 to 249 of A-Z a-z 0-9 . _ -"
+_YES_NO = "1, true, yes or on; or 0, false, no or off"
+_MILLISECONDS = "a whole number of milliseconds, 0 to 60000"
+
+
+class Settings(BaseModel):
+    """All settings. The variable of a field is its name in capitals after `VIRNUCPRO_`; a field's description is
+    what the variable takes. Building one directly checks it too, and raises pydantic's ValidationError.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kafka_bootstrap_servers: Name = Field(EMBEDDED, description="host:port, several with commas, or embedded")
+    kafka: dict[str, str] = Field(default_factory=dict, description="further options of the Kafka client")
+    input_topic: Topic = Field("sequences", description=_TOPIC)
+    output_topic: Topic = Field("predictions", description=_TOPIC)
+    dlq_topic: Topic = Field("sequences.dlq", description=_TOPIC)
+    group_id: Name = Field("virnucpro", description="the name of a consumer group")
+    instance_id: Name = Field(
+        default_factory=socket.gethostname, description="a name that no other member of the group has"
+    )
+    delivery: Annotated[Delivery, AfterValidator(_delivery)] = Field(
+        default_factory=_default_delivery, validate_default=True, description="exactly_once or at_least_once"
+    )
+    schema_registry_url: Annotated[str | None, AfterValidator(_registry)] = Field(
+        None, description="nothing yet"
+    )
+
+    model: Name = Field("nano", description="nano, or the path of a model bundle")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Precision = Field("auto", description="auto, fp32, fp16 or bf16")
+    v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = Field(None, description=_YES_NO)
+    attention_backend: AttentionBackend = Field("auto", description="auto, flash_attn, varlen or sdpa")
+    divergence_sample: float = Field(0.0, ge=0, le=1, description="a share of the batches, 0 to 1")
+    self_test: Switch = Field(True, description=_YES_NO)
+
+    token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
+    max_wait_ms: int = Field(50, ge=0, le=60_000, description=_MILLISECONDS)
+    prepare_threads: int = Field(1, ge=1, le=64, description="a whole number of threads, 1 to 64")
+    max_sequence_bases: int = Field(1_000_000, ge=1, description="a whole number of bases, 1 or more")
+    max_message_bytes: int = Field(
+        4 << 20, ge=1000, le=900_000_000, description="a whole number of bytes, 1000 to 900000000"
+    )
+    max_inflight_records: int = Field(2000, ge=1, description="a whole number of records, 1 or more")
+    max_inflight_bytes: int = Field(64 << 20, ge=1, description="a whole number of bytes, 1 or more")
+    max_inflight_tokens: int | None = Field(
+        None, ge=1, description="a whole number of tokens, the token budget or more"
+    )
+    breaker_records: int = Field(
+        500, ge=10, le=100_000, description="a whole number of records, 10 to 100000"
+    )
+    breaker_share: float = Field(0.5, ge=0, le=1, description="a share of the records, 0 to 1")
+    breaker_pause_s: float = Field(60.0, gt=0, description="a number of seconds, more than 0")
+    commit_interval_ms: int = Field(100, ge=0, le=60_000, description=_MILLISECONDS)
+    startup_timeout_s: float = Field(30.0, gt=0, description="a number of seconds, more than 0")
+    drain_timeout_s: float = Field(25.0, ge=0, description="a number of seconds, 0 or more")
+
+    state_dir: Name = Field(default_factory=_state_dir, description="a folder that this process may write to")
+    http_host: Name = Field("0.0.0.0", description="an address of this machine; 0.0.0.0 is all of them")
+    http_port: int = Field(8080, ge=0, le=65_535, description="a port, 1 to 65535, or 0 for any free one")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    log_format: LogFormat = Field("auto", description="auto, console or json")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the service brings its own broker."""
+        return self.kafka_bootstrap_servers == EMBEDDED
+
+    def with_bootstrap(self, bootstrap_servers: str) -> Self:
+        """The same settings with the address that the embedded broker got."""
+        return self.model_copy(update={"kafka_bootstrap_servers": bootstrap_servers})
+
+    def masked(self) -> dict[str, Any]:
+        """Variable -> value in effect, secrets masked; a token budget of None is the device's own."""
+        shown = {_variable(name): getattr(self, name) for name in _fields()}
+        shown[_variable("v1_attention")] = bool(self.v1_attention)
+        options = {option_variable(name): masked_option(name, value) for name, value in self.kafka.items()}
+        return shown | options
+
+
+def load_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
+    """The settings that an environment gives.
+
+    Args:
+        environment: variables; those without our prefix are ignored.
+        overrides: fields that win over their variables.
+
+    Raises:
+        SettingsError: one line for each problem.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for name, value in ours(environment).items():
+        field = name.removeprefix(PREFIX).lower()
+        if field in _fields() and name == _variable(field):
+            values[field] = value
+        elif not name.startswith(KAFKA_PREFIX):
+            problems.append(_unknown(name))
+    try:
+        values["kafka"] = client_options(environment)
+    except SettingsError as error:
+        problems += str(error).splitlines()
+    values |= overrides
+    # Said outright, since pydantic computes no default from other fields while one of those is wrong.
+    values.setdefault("delivery", _default_delivery(values))
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        problems += [_told(detail) for detail in error.errors()]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _fields() -> list[str]:
+    """The fields that have one variable each."""
+    return [name for name in Settings.model_fields if name != "kafka"]
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name.upper(), map(_variable, _fields()), n=1, cutoff=0.8)
+    return f"{name} is no setting: " + (
+        f"did you mean {near[0]}?" if near else "unset it, or see docs/settings.md"
+    )
+
+
+def _told(detail: ErrorDetails) -> str:
+    if detail["type"] == "refused":
+        return detail["msg"]
+    field = str(detail["loc"][0])
+    if field not in Settings.model_fields:
+        return _unknown(_variable(field))
+    value = str(detail["input"])
+    shown = value if len(value) <= _SHOWN_LETTERS else value[:_SHOWN_LETTERS] + "..."
+    return f"{_variable(field)}={shown} is refused: it takes {Settings.model_fields[field].description}"

@@ -1,0 +1,1 @@
+"""From an outcome to Kafka: answers, and the two delivery guarantees."""

@@ -1,0 +1,1 @@
+"""What is read and when: start offsets, backpressure, the circuit breaker."""

@@ -1,0 +1,1 @@
+"""What operators use: metrics, health, HTTP, logs, signals, the watchdog."""

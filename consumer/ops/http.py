@@ -1,0 +1,100 @@
+"""One HTTP port for those who watch: /metrics, /livez, /readyz.
+
+Starlette on uvicorn, in a thread of its own: the loop that owns Kafka never waits for a scraper.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from types import TracebackType
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from consumer.errors import ServiceError
+from consumer.ops.health import Health
+from consumer.ops.metrics import Metrics
+
+_STOP_S = 2.0
+
+
+def application(metrics: Metrics, health: Health) -> Starlette:
+    """The three pages."""
+
+    def show_metrics(_: Request) -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    def live(_: Request) -> Response:
+        stuck = health.stuck_for()
+        if stuck is None:
+            return PlainTextResponse("alive\n")
+        return PlainTextResponse(f"the main loop has not turned for {stuck:.0f} s\n", 503)
+
+    def ready(_: Request) -> Response:
+        reason = health.not_ready()
+        return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", 503)
+
+    return Starlette(
+        routes=[Route("/metrics", show_metrics), Route("/livez", live), Route("/readyz", ready)],
+    )
+
+
+class HttpServer:
+    """Serves from `start` to the end of the `with` block.
+
+    Args:
+        host, port: where to listen; port 0 takes any free one.
+
+    Raises:
+        ServiceError: the address can't be had.
+    """
+
+    def __init__(self, host: str, port: int, metrics: Metrics, health: Health) -> None:
+        self._socket = _listen(host, port)
+        config = uvicorn.Config(
+            application(metrics, health), log_config=None, access_log=False, lifespan="off", ws="none"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+        shown = f"[{shown}]" if ":" in shown else shown
+        self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
+
+    def __enter__(self) -> HttpServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(_STOP_S)
+        self._socket.close()
+
+    def _serve(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        busy = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        cure = (
+            "VIRNUCPRO_HTTP_PORT to a free port, or to 0 for any"
+            if busy
+            else "VIRNUCPRO_HTTP_HOST to an address of this machine"
+        )
+        raise ServiceError(f"cannot listen on {host} port {port} ({error.strerror}): set {cure}") from error
+    return listener

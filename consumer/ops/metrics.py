@@ -1,0 +1,218 @@
+"""The service's metrics, one catalogue: every name, its labels and its meaning.
+
+Prefix `vnp_`, base units, counters end in `_total`. No label holds a key, a record id, an offset or the text of
+an error, so the number of series is fixed once the process runs; all children exist from the start, so that
+`rate()` works on the first event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from consumer.clock import Clock, monotonic
+from consumer.delivery.contract import DeliveryObserver
+from consumer.ledger import Entry
+from consumer.scoring.batcher import Batch, CloseReason
+from consumer.scoring.pipeline import BatchObserver
+from consumer.types import Refused, Scored
+from schemas import Provenance, Reason, Verdict
+from virnucpro_core import __version__
+from virnucpro_core.evaluation.divergence import Divergence
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+_SMALL = tuple(10.0**power for power in range(-8, 1))
+_TOKENS = tuple(2**power for power in range(6, 18))
+
+
+class Metrics(BatchObserver, DeliveryObserver):
+    """A registry of its own, and the observers that fill it."""
+
+    def __init__(self, clock: Clock = monotonic) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._info()
+        self._traffic()
+        self._batches()
+        self._state()
+        self._divergence()
+
+    def _info(self) -> None:
+        self.build_info = self._gauge("build_info", "Always 1; the version of the software.", "version")
+        self.build_info.labels(__version__).set(1)
+        self.model_info = self._gauge(
+            "model_info",
+            "Always 1; the model, the attention path and back-end, and the precision in use.",
+            *("model", "sha256", "attention", "attention_backend", "precision", "device"),
+        )
+        self.backend_refused = self._gauge(
+            "attention_backend_refused_info",
+            "Always 1; an attention back-end that cannot serve here, and why.",
+            *("attention_backend", "reason"),
+        )
+
+    def _traffic(self) -> None:
+        self.consumed = self._counter("records_consumed_total", "Messages read from the input topic.")
+        self.consumed_bytes = self._counter(
+            "consumed_bytes_total", "Keys, values and headers of the messages read, in bytes."
+        )
+        self.records = self._counter(
+            "records_total",
+            "Messages done with: predicted, dead_lettered (both delivered), or stale (their partition went away "
+            "before they were finished, so another member has them).",
+            *("outcome",),
+        )
+        self.predictions = self._counter("predictions_total", "Predictions delivered, by verdict.", "verdict")
+        self.dead_letters = self._counter(
+            "dead_letters_total", "Dead letters delivered, by reason.", "reason"
+        )
+        self.chunks = self._counter("chunks_total", "Chunks in the predictions delivered.")
+        self.frames = self._counter("frames_total", "Open frames in the predictions delivered.")
+        self.tokens = self._counter(
+            "tokens_total", "Protein tokens (residues, and two for each frame) in the predictions delivered."
+        )
+        self.record_seconds = self._histogram(
+            "record_seconds", "From reading a message to its answer being in Kafka.", _SECONDS
+        )
+        self.commits = self._counter("commits_total", "Commits of input offsets, by outcome.", "outcome")
+        self.rebalances = self._counter("rebalances_total", "Changes of the assignment, by event.", "event")
+        for outcome in ("predicted", "dead_lettered", "stale"):
+            self.records.labels(outcome)
+        for verdict in Verdict:
+            self.predictions.labels(verdict.value)
+        for reason in Reason:
+            self.dead_letters.labels(reason.value)
+        for outcome in ("ok", "rebalancing", "error", "hung"):
+            self.commits.labels(outcome)
+        for event in ("assigned", "revoked", "lost"):
+            self.rebalances.labels(event)
+
+    def _batches(self) -> None:
+        self.batches = self._counter("batches_total", "Batches run, by what closed them.", "closed_by")
+        self.batch_tokens = self._histogram("batch_tokens", "Protein tokens in a batch.", _TOKENS)
+        self.batch_seconds = self._histogram("batch_seconds", "Time a batch takes on the device.", _SECONDS)
+        self.batch_failures = self._counter("batch_failures_total", "Runs of the model that failed.", "kind")
+        for closed_by in get_args(CloseReason):
+            self.batches.labels(closed_by)
+        for kind in ("error", "out_of_memory"):
+            self.batch_failures.labels(kind)
+
+    def _state(self) -> None:
+        self.inflight_records = self._gauge("inflight_records", "Messages read and not yet answered.")
+        self.inflight_bytes = self._gauge(
+            "inflight_bytes", "Bytes that the messages read and not yet answered take in memory."
+        )
+        self.queued_tokens = self._gauge("queued_tokens", "Protein tokens that wait for a batch.")
+        self.oldest_seconds = self._gauge(
+            "oldest_inflight_seconds",
+            "Age of the message that has been in flight longest; 0 when there is none.",
+        )
+        self.assigned = self._gauge("assigned_partitions", "Partitions assigned to this process.")
+        self.held_partitions = self._gauge(
+            "held_partitions",
+            "Assigned partitions that are not read because their committed offset is not known.",
+        )
+        self.breaker_open = self._gauge(
+            "breaker_open", "1 while nothing is read because most of the latest records were refused, else 0."
+        )
+        self.suspects = self._gauge(
+            "suspects",
+            "Records that were on the device when an earlier process of this instance died, and have not run since.",
+        )
+        self.broker_up = self._gauge("broker_up", "1 while a Kafka broker answers, 0 while none does.")
+        self.loop_gap = self._histogram(
+            "loop_gap_seconds", "From one turn of the loop that owns Kafka to the next.", _SECONDS
+        )
+        self.backpressure = self._counter(
+            "backpressure_seconds_total", "Time in which no more was read, by level (hold, pause).", "level"
+        )
+        for level in ("hold", "pause"):
+            self.backpressure.labels(level)
+
+    def _divergence(self) -> None:
+        self.divergence_batches = self._counter(
+            "divergence_batches_total",
+            "Batches run through the other attention path too (VIRNUCPRO_DIVERGENCE_SAMPLE), by outcome.",
+            "outcome",
+        )
+        self.divergence_frames = self._counter(
+            "divergence_frames_total", "Frames compared, by whether both paths call them the same.", "labels"
+        )
+        self.divergence_cosine = self._histogram(
+            "divergence_cosine_distance", "1 - lowest cosine of two features of a compared batch.", _SMALL
+        )
+        self.divergence_score = self._histogram(
+            "divergence_score_difference", "Largest difference of a virus score in a compared batch.", _SMALL
+        )
+        for outcome in ("compared", "failed"):
+            self.divergence_batches.labels(outcome)
+        for labels in ("equal", "different"):
+            self.divergence_frames.labels(labels)
+
+    # ---- what others report -----------------------------------------------------------------------------------
+
+    def describe_model(self, model: Provenance, device: str, refusals: Mapping[str, str]) -> None:
+        """Show which model runs, and how; `refusals` names the back-ends that cannot serve, and why."""
+        self.model_info.labels(
+            model.model_id,
+            model.model_sha256,
+            model.attention,
+            model.attention_backend,
+            model.precision,
+            device,
+        ).set(1)
+        for backend, reason in refusals.items():
+            self.backend_refused.labels(backend, reason).set(1)
+
+    def batch_done(self, batch: Batch, seconds: float) -> None:
+        self.batches.labels(batch.closed_by).inc()
+        self.batch_tokens.observe(batch.tokens)
+        self.batch_seconds.observe(seconds)
+
+    def batch_failed(self, kind: str) -> None:
+        self.batch_failures.labels(kind).inc()
+
+    def diverged(self, figures: Divergence | None) -> None:
+        """A batch went through both attention paths; None if that failed."""
+        if figures is None:
+            self.divergence_batches.labels("failed").inc()
+            return
+        self.divergence_batches.labels("compared").inc()
+        equal = round(figures.label_agreement * figures.frames)
+        self.divergence_frames.labels("equal").inc(equal)
+        self.divergence_frames.labels("different").inc(figures.frames - equal)
+        self.divergence_cosine.observe(max(0.0, 1 - figures.cosine_min))
+        self.divergence_score.observe(figures.score_difference)
+
+    def delivered(self, entry: Entry) -> None:
+        self.record_seconds.observe(self._clock() - entry.message.received_at)
+        match entry.outcome:
+            case Scored(result=result, tokens=tokens):
+                self.records.labels("predicted").inc()
+                self.predictions.labels(result.verdict).inc()
+                self.chunks.inc(len(result.chunks))
+                self.frames.inc(sum(len(chunk.frames) for chunk in result.chunks))
+                self.tokens.inc(tokens)
+            case Refused(reason=reason):
+                self.records.labels("dead_lettered").inc()
+                self.dead_letters.labels(reason.value).inc()
+
+    def committed(self, outcome: str) -> None:
+        self.commits.labels(outcome).inc()
+
+    def render(self) -> bytes:
+        """The text format of Prometheus."""
+        return generate_latest(self.registry)
+
+    # ---- construction -----------------------------------------------------------------------------------------
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"vnp_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"vnp_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"vnp_{name}", meaning, registry=self.registry, buckets=buckets)

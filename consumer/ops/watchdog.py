@@ -1,0 +1,73 @@
+"""Ends the process when its loop hangs: a call of a client library that never comes back cannot be ended otherwise.
+
+Every call of the loop is given half a second or so. Where one does not keep to that (the case that is known is met in
+`consumer/delivery/transactions.py`), the member would keep its partitions, and nothing in them would move,
+until somebody looks.
+So the process ends with exit code 4, as for every Kafka client beyond repair; its supervisor starts a new one, whose
+first step aborts the open transaction, and nothing is lost or sent twice.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+import structlog
+
+from consumer.exit_codes import ExitCode
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_S = 30
+_TICK_S = 1.0
+
+
+class LoopWatchdog:
+    """Looks once a second, inside the `with` block, whether the loop has turned.
+
+    It counts its own looks, not the clock's seconds, so that a process that was frozen as a whole, or a laptop that
+    slept, is not taken for a loop that hangs.
+
+    Args:
+        turns: how often the loop has turned; None while there is nothing to watch.
+        patience: so many looks without a turn are too many.
+        end: ends the process; it must not return to the loop.
+    """
+
+    def __init__(
+        self,
+        turns: Callable[[], int | None],
+        patience: int = PATIENCE_S,
+        tick_s: float = _TICK_S,
+        end: Callable[[], None] = lambda: os._exit(ExitCode.KAFKA_FATAL),
+    ) -> None:
+        self._turns, self._patience, self._tick_s, self._end = turns, patience, tick_s, end
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> LoopWatchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        seen, looks = self._turns(), 0
+        while not self._stopping.wait(self._tick_s):
+            turns = self._turns()
+            looks = looks + 1 if turns is not None and turns == seen else 0
+            seen = turns
+            if looks >= self._patience:
+                log.critical(
+                    "the loop hangs in a call that does not come back: ending the process", seconds=looks
+                )
+                faulthandler.dump_traceback()
+                self._end()
+                return

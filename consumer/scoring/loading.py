@@ -1,0 +1,87 @@
+"""The model as the service and `virnucpro predict` load it: one way for both, so that their scores are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from consumer.config.settings import Settings
+from consumer.errors import ServiceError
+from consumer.scoring.divergence_sampler import DivergenceSampler
+from consumer.scoring.model import ServedModel
+from consumer.scoring.preparation import PrepareSequence
+from schemas import Provenance
+from virnucpro_core import __version__
+from virnucpro_core.bundle.bundle import Bundle, find_bundle
+from virnucpro_core.bundle.manifest import Manifest
+from virnucpro_core.evaluation.divergence import Divergence
+from virnucpro_core.models.engine import Engine, EngineInfo
+from virnucpro_core.sequence.prepare import PreparedRecord, prepare
+
+
+def load_engine(settings: Settings) -> Engine:
+    """The model that the settings ask for, self-tested; `predict` loads it in the same way."""
+    bundle = Bundle.load(find_bundle(settings.model))
+    _check_budget(settings.token_budget, bundle.manifest)  # before minutes go by with loading
+    return Engine(
+        bundle,
+        device=settings.device,
+        precision=settings.precision,
+        attention_backend=settings.attention_backend,
+        v1_attention=settings.v1_attention,
+        self_test=settings.self_test,
+    )
+
+
+def load_model(settings: Settings, diverged: Callable[[Divergence | None], None]) -> ServedModel:
+    """The engine as the service runs it.
+
+    Args:
+        diverged: told of each batch that went through the other attention path too (VIRNUCPRO_DIVERGENCE_SAMPLE).
+    """
+    engine = load_engine(settings)
+    sampler = None
+    if settings.divergence_sample > 0:
+        other = engine.on_path(v1=engine.info.attention == "packed")
+        sampler = DivergenceSampler(engine, other, settings.divergence_sample, diverged).saw
+    return ServedModel(
+        scorer=engine,
+        prepare=_preparer(engine),
+        stamp=_provenance(engine.info),
+        default_token_budget=engine.default_token_budget,
+        device=engine.info.device,
+        refusals=engine.info.refusals,
+        self_test=None if engine.info.self_test is None else engine.info.self_test.per_token,
+        after_batch=sampler,
+    )
+
+
+def _check_budget(token_budget: int | None, manifest: Manifest) -> None:
+    """Refuse a budget that one frame of this model may be over."""
+    protein, dna = manifest.expected_length // 3 + 2, manifest.expected_length + 2
+    if token_budget is not None and token_budget < dna:
+        raise ServiceError(
+            f"VIRNUCPRO_TOKEN_BUDGET={token_budget} is too small for one frame of the model "
+            f"{manifest.id} ({protein} protein and up to {dna} nucleotide tokens): set it to {dna} or more"
+        )
+
+
+def _preparer(engine: Engine) -> PrepareSequence:
+    """Cuts and tokenises sequences for this model."""
+
+    def prepare_sequence(record_id: str, sequence: str) -> PreparedRecord:
+        return prepare(record_id, sequence, engine.expected_length, engine.tokenizer)
+
+    return prepare_sequence
+
+
+def _provenance(info: EngineInfo) -> Provenance:
+    """What every prediction says of the model; the source of the record is filled in later."""
+    return Provenance(
+        model_id=info.model_id,
+        model_sha256=info.model_sha256,
+        expected_length=info.expected_length,
+        attention=info.attention,
+        attention_backend=info.attention_backend,
+        precision=info.precision,
+        software_version=__version__,
+    )

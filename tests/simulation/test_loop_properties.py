@@ -1,0 +1,688 @@
+"""The whole loop under any order of events: 1 to 3 services share a group, and every delay and failure is drawn.
+
+The services are real, with their ledgers, deliveries, admission and breakers; Kafka is in memory
+(tests/simulation/memory_kafka.py), and the device and the clock do what a rule says. One thread, no sleeps:
+an example that
+fails is repeated exactly, and hypothesis makes it small.
+
+    LOOP_EXAMPLES=5000 pytest tests/simulation/test_loop_properties.py    a longer run than by default
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import pytest
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from consumer.clock import Deadline
+from consumer.delivery.answers import SOURCE_HEADER, OutgoingBuilder
+from consumer.delivery.at_least_once import AtLeastOnce
+from consumer.delivery.contract import Delivery
+from consumer.delivery.exactly_once import ExactlyOnce
+from consumer.delivery.transactions import Transactions
+from consumer.errors import KafkaFatal
+from consumer.intake.backpressure import Admission
+from consumer.intake.breaker import Breaker
+from consumer.intake.start_offsets import Positions
+from consumer.ledger import Entry, Ledger
+from consumer.ops.health import Health
+from consumer.ops.metrics import Metrics
+from consumer.service import Service
+from consumer.types import Finished, Outcome, Partition, RawMessage, Scored, Source
+from schemas import Provenance, decode_dead_letter, decode_prediction
+from tests.simulation.memory_clients import Fault, Link, MemoryConsumer, MemoryProducer, retriable
+from tests.simulation.memory_kafka import MemoryKafka
+from tests.support.factories import FakeClock, at_once, refused, scored
+
+INPUT, OUTPUT, LETTERS = "sequences", "predictions", "sequences.dlq"
+PARTITIONS, SLOTS = 3, 3
+STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
+TEMPLATE = scored(10)
+POISON, LARGE = b"poison", b"large"
+MAX_MESSAGE_BYTES = 20_000  # the prediction of a large record is more
+EXAMPLES = int(os.environ.get("LOOP_EXAMPLES", "100"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet_and_in_small_units() -> Iterator[None]:
+    """Nothing is logged, a few records fill a unit, so that the next one waits, and no thread is started."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("consumer.delivery.exactly_once.UNIT_RECORDS", 4)
+        patch.setattr("consumer.delivery.at_least_once.UNIT_RECORDS", 4)
+        patch.setattr("consumer.delivery.transactions._Aside", StepAside)
+        yield
+    structlog.reset_defaults()
+
+
+class Crashed(BaseException):
+    """The process is gone in the middle of a call."""
+
+
+class Pace(NamedTuple):
+    """How many records start on the device, and finish there, while the service waits for one; the newest first?"""
+
+    starts: int
+    finishes: int
+    newest_first: bool = True
+
+
+HALT, FAST, EMPTY = Pace(0, 0), Pace(8, 8), Pace(0, 8, newest_first=False)
+
+
+class StepPipeline:
+    """A pipeline whose records start and finish when a rule says so.
+
+    While the service waits for one, as many start and finish as `pace` says.
+    """
+
+    def __init__(self, is_wanted: Callable[[Source], bool], clock: FakeClock) -> None:
+        self._is_wanted, self._clock = is_wanted, clock
+        self._waiting: list[RawMessage] = []
+        self._running: list[RawMessage] = []
+        self._outbox: list[Finished] = []
+        self.pace = HALT
+        self.handed_over: set[Source] = set()
+
+    @property
+    def queued_tokens(self) -> int:
+        return 10 * len(self._waiting)
+
+    def submit(self, message: RawMessage) -> None:
+        self._waiting.append(message)
+
+    def finished(self, timeout: float) -> list[Finished]:
+        if not self._outbox and timeout > 0:
+            self._clock.advance(timeout)
+            self.start(self.pace.starts)
+            for _ in range(self.pace.finishes):
+                self.finish(-1 if self.pace.newest_first else 0)
+        done, self._outbox = self._outbox, []
+        self.handed_over |= {finished.source for finished in done}
+        return done
+
+    def discard(self) -> None:
+        self._waiting = [message for message in self._waiting if self._is_wanted(message.source)]
+
+    def has_started(self, partitions: Collection[Partition]) -> bool:
+        return any(message.source.partition in partitions for message in self._running)
+
+    def drain(self) -> None:
+        """Nothing waits for company here."""
+
+    def start(self, count: int) -> None:
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._running += [message for message in taken if self._is_wanted(message.source)]
+
+    def finish(self, place: int) -> None:
+        if self._running:
+            message = self._running.pop(place % len(self._running))
+            self._outbox.append(Finished(message.source, outcome(message.source, message.value or b"")))
+
+
+def outcome(source: Source, value: bytes) -> Outcome:
+    if value == POISON:
+        return refused()
+    name = f"{source}{'!' * MAX_MESSAGE_BYTES if value == LARGE else ''}"
+    return Scored(replace(TEMPLATE.result, record_id=name), TEMPLATE.tokens)
+
+
+class Watch(Metrics):
+    """Every delivered answer is one that the device gave for this very assignment."""
+
+    def __init__(self, pipeline: StepPipeline, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self._pipeline = pipeline
+
+    def delivered(self, entry: Entry) -> None:
+        super().delivered(entry)
+        assert entry.message.source in self._pipeline.handed_over, "an answer of an old epoch"
+
+
+class Hang(BaseException):
+    """A call does not come back for so long; `is_sent` says whether it has taken effect all the same."""
+
+    def __init__(self, producer: MemoryProducer, seconds: float, is_sent: bool) -> None:
+        super().__init__()
+        self.producer, self.clock, self.is_sent = producer, producer.clock, is_sent
+        self.back_at = self.clock() + seconds
+        producer.is_busy = True
+
+
+class StepAside:
+    """In place of the thread on which offsets are sent: makes the call at once, unless that hangs."""
+
+    hanging: ClassVar[list[StepAside]] = []
+    """They go on when their time has come, also when nobody waits any more."""
+
+    def __init__(self) -> None:
+        self._call: Callable[[], object] = int
+        self._error: BaseException | None = None
+        self._hang: Hang | None = None
+        self._ended = False
+
+    def begin(self, call: Callable[[], object]) -> None:
+        assert not self._ended, "nobody is left to make the call"
+        assert self._hang is None, "two calls at once"
+        self._call, self._error = call, None
+        try:
+            call()
+        except Hang as hang:
+            self._hang = hang
+            self.hanging.append(self)
+        except (KafkaException, Crashed) as error:
+            self._error = error
+
+    def wait(self, timeout: float) -> bool:
+        if self._hang is not None:
+            self._hang.clock.advance(timeout)
+            self.go_on()
+        return self._hang is None
+
+    def result(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        self._ended = True
+
+    def go_on(self) -> None:
+        if self._hang is not None and self._hang.clock() >= self._hang.back_at:
+            hang, self._hang = self._hang, None
+            self.hanging.remove(self)
+            hang.producer.is_busy = False
+            if not hang.is_sent:
+                self._ended = False
+                self.begin(self._call)
+
+
+class Member:
+    """One process of the service, as consumer/runtime.py builds it and takes it down."""
+
+    def __init__(self, kafka: MemoryKafka, slot: int, transactional: bool) -> None:
+        self.slot, self.alive = slot, True
+        clock, ledger = kafka.clock, Ledger()
+        self._clock = clock
+        self.reading, self.writing = Link(clock), Link(clock)
+        self.producers: list[MemoryProducer] = []
+        self.consumer = MemoryConsumer(kafka, self.reading, lambda *report: self.delivery.on_commit(*report))
+        self.pipeline = StepPipeline(ledger.is_wanted, clock)
+        watch = Watch(self.pipeline, clock)
+        builder = OutgoingBuilder(OUTPUT, LETTERS, "group", STAMP, now_ms=lambda: 0)
+        builder.set_partition_counts(dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS))
+
+        def new_producer() -> MemoryProducer:
+            name = f"group.{slot}" if transactional else None
+            self.producers.append(MemoryProducer(kafka, self.writing, name, room=6))
+            return self.producers[-1]
+
+        self.delivery: Delivery
+        if transactional:
+            transactions = Transactions(new_producer, watch, clock)
+            self.delivery = ExactlyOnce(self.consumer, transactions, ledger, builder, watch, 0.1, clock)
+        else:
+            self.delivery = AtLeastOnce(self.consumer, new_producer(), ledger, builder, watch, 0.1, clock)
+        self.service = Service(
+            self.consumer,
+            INPUT,
+            ledger,
+            Positions(self.consumer, self.consumer.committed, at_once, clock),
+            self.pipeline,
+            self.delivery,
+            Admission(8, 1_000_000, 1_000_000, hold_s=0.3, clock=clock),
+            Breaker(500, 1, 60.0, clock),
+            watch,
+            Health(clock),
+            lambda: None,
+            lambda: None,
+            clock,
+        )
+
+    @property
+    def producer(self) -> MemoryProducer:
+        """The one in use."""
+        return self.producers[-1]
+
+    def begin(self) -> None:
+        self._live(lambda: (self.delivery.open(Deadline.after(30.0, self._clock)), self.service.start()))
+
+    def turn(self, pace: Pace) -> None:
+        self.pipeline.pace = pace
+        self._live(self.service.turn)
+
+    def stop(self, pace: Pace, in_the_end: Pace = FAST) -> None:
+        """Drain, for as long as that may take; then leave. The device may be faster in the end."""
+        is_calm = not (self.reading.is_troubled or self.writing.is_troubled)
+        self.pipeline.pace = pace
+        self._live(lambda: self.service.drain(25.0))
+        self.pipeline.pace = in_the_end
+        if self.alive:
+            self._live(self._take_down)
+        assert not (is_calm and self.alive and self.producer.has_open_transaction), "left open at the end"
+        self.alive = False
+
+    def cut_off(self, seconds: float, reads: bool) -> None:
+        self.writing.cut_off_until = self._clock() + seconds
+        if not reads:
+            self.reading.cut_off_until = self._clock() + seconds
+
+    def crash(self, sent: bool) -> None:
+        """End at once; what was produced is still sent, or not."""
+        if sent:
+            self.producer.send()
+        self.alive = False
+
+    def _live(self, part: Callable[[], object]) -> None:
+        try:
+            part()
+        except Crashed:
+            self.alive = False
+        except KafkaFatal:
+            assert any(producer.is_fenced for producer in self.producers), "fatal without a cause"
+            self.alive = False
+            with suppress(KafkaFatal, Crashed):
+                self._take_down()
+
+    def _take_down(self) -> None:
+        with ExitStack() as stack:
+            stack.callback(lambda: self.delivery.close(Deadline.after(2.0, self._clock)))
+            stack.callback(self.consumer.close)
+
+
+def crash() -> None:
+    raise Crashed
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+WHO = st.integers(0, SLOTS)
+NUMBERS = st.integers(0, PARTITIONS - 1)
+PACE = st.sampled_from([HALT, Pace(3, 0), Pace(2, 1), EMPTY, FAST, FAST])
+TURNS = st.integers(0, 4)
+SECONDS = st.sampled_from([0.1, 1.0, 4.0, 7.0, 11.0])
+VALUES = st.lists(st.sampled_from([b"good"] * 6 + [POISON, LARGE]), min_size=1, max_size=6)
+SESSION_S, TRANSACTION_S, MAX_POLL_S = 6.0, 12.0, 30.0
+COMMON_CALLS = ("poll", "produce", "producer_poll", "consumer_group_metadata", "committed")
+
+
+class Loop(RuleBasedStateMachine):
+    """What happens to the services, and to Kafka under them; each guarantee adds what it promises."""
+
+    transactional: bool
+    calls: Sequence[str]  # of the guarantee, where an error may come and the call is repeated
+
+    @initialize(slots=st.sets(st.integers(0, SLOTS - 1), min_size=2), values=VALUES)
+    def open(self, slots: set[int], values: list[bytes]) -> None:
+        StepAside.hanging.clear()
+        self.clock = FakeClock()
+        topics = dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS)
+        self.kafka = MemoryKafka(
+            self.clock, topics, SESSION_S, MAX_POLL_S, TRANSACTION_S, max_message_bytes=MAX_MESSAGE_BYTES
+        )
+        self.inputs = self.kafka.partitions(INPUT)
+        self.members: list[Member] = []
+        self.in_turn: list[Member] = []
+        self.committed = dict.fromkeys(self.inputs, 0)
+        for slot in slots:
+            self.add(slot)
+        for number in range(PARTITIONS):
+            self.write(number, values)
+
+    # ---- work -----------------------------------------------------------------------------------------------------
+
+    @rule(number=NUMBERS, values=VALUES)
+    def write(self, number: int, values: list[bytes]) -> None:
+        self.kafka.write(self.inputs[number], values)
+
+    @rule(number=NUMBERS)
+    def write_and_abort(self, number: int) -> None:
+        self.kafka.write(self.inputs[number], [b"never"], aborted=True)
+
+    @rule(who=WHO, pace=PACE, turns=TURNS)
+    def turn(self, who: int, pace: Pace, turns: int) -> None:
+        member = self.member(who)
+        for _ in range(turns):
+            self.take_turn(member, pace)
+
+    @rule(pace=PACE, turns=TURNS)
+    def all_turn(self, pace: Pace, turns: int) -> None:
+        self.member(0)
+        for _ in range(turns):
+            for member in list(self.members):
+                self.take_turn(member, pace)
+
+    @rule(pace=PACE, turns=TURNS, moved=st.booleans())
+    def work(self, pace: Pace, turns: int, moved: bool) -> None:
+        """Perhaps all partitions move while it goes on."""
+        for number in range(PARTITIONS):
+            self.write(number, [b"good"])
+        self.all_turn(pace, turns)
+        if moved:
+            self.kafka.group.move(self.inputs)
+            self.all_turn(pace, 4)
+            self.all_turn(FAST, 3)
+
+    @rule(who=WHO, place=st.integers(0, 3), count=st.integers(1, 3))
+    def device_finishes(self, who: int, place: int, count: int) -> None:
+        for _ in range(count):
+            self.member(who).pipeline.finish(place)
+
+    # ---- members come and go --------------------------------------------------------------------------------------
+
+    @rule(partitions=st.sets(NUMBERS, min_size=1), pace=PACE, turns=TURNS)
+    def move(self, partitions: set[int], pace: Pace, turns: int) -> None:
+        self.kafka.group.move(self.inputs[number] for number in partitions)
+        self.all_turn(pace, turns)
+
+    @rule(partitions=st.sets(NUMBERS, min_size=1), pace=PACE, turns=TURNS)
+    def move_away_and_back(self, partitions: set[int], pace: Pace, turns: int) -> None:
+        """What runs on the device meanwhile finishes when its partition is back."""
+        self.work(pace, turns, False)
+        for _ in range(len(self.members)):
+            self.kafka.group.move(self.inputs[number] for number in partitions)
+            self.all_turn(pace, 6)
+        self.all_turn(EMPTY, 2)
+
+    @rule(slot=st.integers(0, SLOTS - 1), pace=PACE, turns=TURNS)
+    def join(self, slot: int, pace: Pace, turns: int) -> None:
+        """A new process, also one whose predecessor of the same name still lives."""
+        if len(self.members) <= SLOTS:
+            self.add(slot)
+            self.all_turn(pace, turns)
+
+    @rule(who=WHO, pace=PACE, in_the_end=PACE)
+    def stop(self, who: int, pace: Pace, in_the_end: Pace) -> None:
+        member = self.member(who)
+        self.busy(member, lambda: member.stop(pace, in_the_end))
+
+    @rule(who=WHO, sent=st.booleans())
+    def crash(self, who: int, sent: bool) -> None:
+        self.member(who).crash(sent)
+
+    @rule(who=WHO, seconds=SECONDS, pace=PACE, turns=TURNS)
+    def freeze(self, who: int, seconds: float, pace: Pace, turns: int) -> None:
+        """One process stands still, all of it, and the others go on; then it goes on too."""
+        member = self.member(who)
+        self.let_pass(seconds, member)
+        self.others_go_on(member)
+        for _ in range(turns):
+            self.take_turn(member, pace)
+
+    # ---- time and trouble: what is set up here strikes in the work that follows ------------------------------------
+
+    @rule(seconds=SECONDS)
+    def pass_time(self, seconds: float) -> None:
+        self.let_pass(seconds, None)
+
+    @rule(who=WHO)
+    def heartbeat(self, who: int) -> None:
+        self.member(who).consumer.heartbeat()
+
+    @rule(who=WHO, seconds=SECONDS, reads=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
+    def cut_off(self, who: int, seconds: float, reads: bool, pace: Pace, turns: int, moved: bool) -> None:
+        """The producer reaches no broker, and the consumer perhaps does."""
+        self.member(who).cut_off(seconds, reads)
+        self.work(pace, turns, moved)
+
+    @rule(who=WHO, polls=st.integers(1, 5), pace=PACE, turns=TURNS, moved=st.booleans())
+    def reports_come_late(self, who: int, polls: int, pace: Pace, turns: int, moved: bool) -> None:
+        member = self.member(who)
+        member.reading.late_polls = member.writing.late_polls = polls
+        self.work(pace, turns, moved)
+
+    @rule(who=WHO, taken=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
+    def batch_fails(self, who: int, taken: bool, pace: Pace, turns: int, moved: bool) -> None:
+        self.member(who).producer.lost_batches.append(taken)
+        self.work(pace, turns, moved)
+
+    @rule(who=WHO)
+    def queue_is_full(self, who: int) -> None:
+        self.put(self.member(who), "produce", partial(fail, BufferError("full")))
+
+    @rule(who=WHO)
+    def consumer_meets_an_error(self, who: int) -> None:
+        self.member(who).consumer.meet(KafkaError(KafkaError._TRANSPORT))
+
+    @rule(
+        who=WHO,
+        data=st.data(),
+        after=st.booleans(),
+        times=st.sampled_from([1, 2, 16]),
+        pace=PACE,
+        turns=TURNS,
+        moved=st.booleans(),
+    )
+    def call_times_out(
+        self, who: int, data: st.DataObject, after: bool, times: int, pace: Pace, turns: int, moved: bool
+    ) -> None:
+        """Before it takes effect, or after: then only the answer is lost."""
+        call = data.draw(st.sampled_from(self.calls))
+        after = after and call != "begin_transaction"  # which asks nobody: an answer cannot be lost
+
+        def time_out() -> None:
+            self.clock.advance(0.5)
+            raise KafkaException(retriable())
+
+        self.put(self.member(who), call, time_out, after, times)
+        self.work(pace, turns, moved)
+
+    @rule(who=WHO, data=st.data(), after=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
+    def meanwhile(
+        self, who: int, data: st.DataObject, after: bool, pace: Pace, turns: int, moved: bool
+    ) -> None:
+        """Something else happens in the middle of a call."""
+        member = self.member(who)
+        happens = {
+            "crash": crash,
+            "heartbeat": member.consumer.heartbeat,
+            "others": lambda: self.others_go_on(member),
+            "frozen": lambda: (self.let_pass(SESSION_S + 1, member), self.others_go_on(member)),
+            "stuck": lambda: (self.let_pass(MAX_POLL_S + 1, None), self.others_go_on(member)),
+            "move": lambda: (self.kafka.group.move(self.inputs), self.others_go_on(member)),
+            "cut off": lambda: member.cut_off(SESSION_S + 1, True),
+        }
+        event = data.draw(st.sampled_from([*happens, "frozen"]))
+        calls = [*COMMON_CALLS, *(call for call in self.calls if call != "commit_async")]
+        self.put(member, data.draw(st.sampled_from(calls)), happens[event], after)
+        self.work(pace, turns, moved)
+
+    # ---- how it is done -------------------------------------------------------------------------------------------
+
+    def member(self, who: int) -> Member:
+        """One of those that live; when none does, the supervisor starts one."""
+        self.members = [member for member in self.members if member.alive]
+        while not self.members or not self.members[0].alive:
+            self.members = []
+            self.add(0)
+        return self.members[who % len(self.members)]
+
+    def add(self, slot: int) -> Member:
+        member = Member(self.kafka, slot, self.transactional)
+        self.members.append(member)
+        self.busy(member, member.begin)
+        return member
+
+    def put(
+        self, member: Member, call: str, strike: Callable[[], object], after: bool = False, times: int = 1
+    ) -> None:
+        for link in (member.reading, member.writing):
+            link.faults += [Fault(call, strike, after)] * times
+
+    def take_turn(self, member: Member, pace: Pace) -> None:
+        self.busy(member, lambda: member.turn(pace))
+
+    def busy(self, member: Member, act: Callable[[], None]) -> None:
+        """Only one call at a time goes on in a process, also when others go on in the middle of it."""
+        if member.alive and member not in self.in_turn:
+            self.in_turn.append(member)
+            act()
+            self.in_turn.remove(member)
+
+    def others_go_on(self, member: Member) -> None:
+        for _ in range(6):
+            for other in list(self.members):
+                if other is not member:
+                    self.take_turn(other, FAST)
+
+    def let_pass(self, seconds: float, frozen: Member | None) -> None:
+        """The clients' own threads go on, but for those of a process that is frozen."""
+        while seconds > 0:
+            self.clock.advance(min(3.0, seconds))
+            seconds -= 3.0
+            for member in self.members:
+                if member.alive and member is not frozen:
+                    member.consumer.heartbeat()
+        for call in list(StepAside.hanging):
+            call.go_on()
+
+    def answers(self) -> dict[Partition, list[tuple[int, bytes]]]:
+        """For each partition of the output topics the offsets that are answered, in order."""
+        found: dict[Partition, list[tuple[int, bytes]]] = {}
+        for topic in (OUTPUT, LETTERS):
+            for partition, _, record in self.kafka.records(topic):
+                source, number, offset = dict(record.headers)[SOURCE_HEADER].decode().split("/")
+                assert (source, int(number)) == (INPUT, partition.number)
+                found.setdefault(partition, []).append((int(offset), record.value))
+        return found
+
+    def answered(self) -> set[tuple[int, int]]:
+        return {(p.number, offset) for p, answers in self.answers().items() for offset, _ in answers}
+
+    def asked(self) -> set[tuple[int, int]]:
+        return {(partition.number, offset) for partition, offset, _ in self.kafka.records(INPUT)}
+
+    # ---- what must hold -------------------------------------------------------------------------------------------
+
+    @invariant()
+    def committed_offsets_never_go_back(self) -> None:
+        for partition, offset in self.kafka.group.committed.items():
+            assert offset >= self.committed[partition], f"{partition} went back to {offset}"
+            self.committed[partition] = offset
+
+    @invariant()
+    def nothing_is_committed_unanswered(self) -> None:
+        missing = self.asked() - self.answered()
+        passed = {(n, o) for n, o in missing if o < self.committed[self.inputs[n]]}
+        assert not passed, f"committed beyond {passed}, which have no answer"
+
+    def teardown(self) -> None:
+        """One member goes on alone, without further failures: in the end everything has its answer."""
+        if not hasattr(self, "kafka") or sys.exc_info()[0] is not None:
+            return
+        last = self.member(0)
+        for member in self.members:
+            member.reading.mend()
+            member.writing.mend()
+        for member in self.members[1:]:
+            member.stop(FAST)
+        for _ in range(300):
+            if self.is_done():
+                break
+            if not last.alive:  # it was fenced while it was frozen or cut off
+                last = self.add(0)
+            last.turn(FAST)
+            self.clock.advance(0.2)
+        else:
+            raise AssertionError(
+                f"no end: {self.asked() - self.answered()} open, {self.kafka.group.committed}"
+            )
+        self.check_all()
+        last.stop(FAST)
+        self.check_all()
+
+    def is_done(self) -> bool:
+        ends = {}
+        for number, offset in self.asked():
+            ends[number] = max(ends.get(number, 0), offset + 1)
+        behind = [n for n, end in ends.items() if self.kafka.group.committed.get(self.inputs[n], 0) < end]
+        return not behind and not self.kafka.open_transactions
+
+    def check_all(self) -> None:
+        self.committed_offsets_never_go_back()
+        assert self.answered() == self.asked()
+        assert not self.kafka.open_transactions
+        for partition, answers in self.answers().items():
+            for offset, value in answers:
+                asked = self.kafka.logs[self.inputs[partition.number]][offset].value
+                if asked in (POISON, LARGE):
+                    reason = "malformed" if asked == POISON else "prediction_too_large"
+                    assert (partition.topic, decode_dead_letter(value).reason) == (LETTERS, reason)
+                else:
+                    name = f"{INPUT}/{partition.number}/{offset}"
+                    assert (partition.topic, decode_prediction(value).id) == (OUTPUT, name)
+
+
+class ExactlyOnceLoop(Loop):
+    transactional = True
+    calls = ("begin_transaction", "send_offsets_to_transaction", "commit_transaction", "abort_transaction")
+
+    @rule(
+        who=WHO,
+        call=st.sampled_from(["send_offsets_to_transaction", "commit_transaction"]),
+        pace=PACE,
+        turns=TURNS,
+        moved=st.booleans(),
+    )
+    def transaction_fails(self, who: int, call: str, pace: Pace, turns: int, moved: bool) -> None:
+        member = self.member(who)
+        self.put(member, call, lambda: member.producer.fail_transaction(KafkaError.ILLEGAL_GENERATION))
+        self.work(pace, turns, moved)
+
+    @rule(who=WHO, seconds=SECONDS, is_sent=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
+    def sending_offsets_hangs(
+        self, who: int, seconds: float, is_sent: bool, pace: Pace, turns: int, moved: bool
+    ) -> None:
+        member = self.member(who)
+
+        def hang() -> None:
+            raise Hang(member.producer, seconds, is_sent)
+
+        self.put(member, "send_offsets_to_transaction", hang, is_sent)
+        self.work(pace, turns, moved)
+
+    @invariant()
+    def each_input_has_one_answer_at_most_and_in_order(self) -> None:
+        answers = self.answers()
+        for partition, found in answers.items():
+            offsets = [offset for offset, _ in found]
+            assert offsets == sorted(set(offsets)), f"{partition}: {offsets}"
+        total = sum(len(found) for found in answers.values())
+        assert total == len(self.answered()), "a prediction and a dead letter for one message"
+
+
+class AtLeastOnceLoop(Loop):
+    transactional = False
+    calls = ("commit", "commit_async")
+
+    @invariant()
+    def first_answers_are_in_order(self) -> None:
+        """But a dead letter for a prediction that was too large comes when that is known."""
+        for partition, found in self.answers().items():
+            log = self.kafka.logs[self.inputs[partition.number]]
+            first = list(dict.fromkeys(offset for offset, _ in found if log[offset].value != LARGE))
+            assert first == sorted(first), f"{partition}: {first}"
+
+
+_SETTINGS = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=40,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+ExactlyOnceLoop.TestCase.settings = AtLeastOnceLoop.TestCase.settings = _SETTINGS
+TestExactlyOnce = ExactlyOnceLoop.TestCase
+TestAtLeastOnce = AtLeastOnceLoop.TestCase

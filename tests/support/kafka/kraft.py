@@ -1,0 +1,223 @@
+"""A real Apache Kafka broker (KRaft mode) from Maven's jars and the machine's Java, where there is no Docker.
+
+    python -m tests.support.kafka.kraft --topic sequences:4 --topic predictions:4
+
+runs one until Ctrl-C and prints its address. Needs Java 17 or newer, Maven, Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import ctypes
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.kafka import admin
+from tests.support.kafka.broker import PROPERTIES, NoBroker
+
+KAFKA = "4.4.0"
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>local</groupId><artifactId>kraft</artifactId><version>1</version><packaging>pom</packaging><dependencies>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA}</version></dependency>
+<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+</dependencies></project>"""
+_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:build-classpath"
+_JVM = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_READY = "Kafka Server started"
+_PREPARE_S, _START_S, _STOP_S = 600.0, 60.0, 20.0
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Ways into a broker beside the plain one: their ports by security protocol, and what the broker needs for them."""
+
+    ports: Mapping[str, int] = field(default_factory=dict)
+    properties: Mapping[str, object] = field(default_factory=dict)
+    format_arguments: tuple[str, ...] = ()
+
+
+def missing_tool() -> str | None:
+    """Why no broker can be started on this machine, or None."""
+    if os.uname().sysname != "Linux":
+        return "a broker from jars needs Linux"
+    absent = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    return f"{' and '.join(absent)} not found" if absent else None
+
+
+def class_path(folder: Path) -> str:
+    """Kafka's jars, resolved into Maven's own repository; without the network where they are there already.
+
+    Raises:
+        NoBroker: they are not there and cannot be fetched, or there is nothing to run them with.
+    """
+    if (reason := missing_tool()) is not None:
+        raise NoBroker(reason)
+    (folder / "pom.xml").write_text(_POM)
+    out = folder / "class_path.txt"
+    command = ["mvn", "-B", "-q", "-f", str(folder / "pom.xml"), _GOAL, f"-Dmdep.outputFile={out}"]
+    for attempt in ([*command, "-o"], command):
+        done = subprocess.run(attempt, capture_output=True, text=True, timeout=_PREPARE_S, check=False)
+        if not done.returncode:
+            return out.read_text().strip()
+    raise NoBroker(f"Maven cannot fetch Kafka {KAFKA}: {(done.stdout + done.stderr)[:500]}")
+
+
+def free_port() -> int:
+    """Below the range that the system gives to clients, so that none takes the port of a stopped broker."""
+    while True:
+        port = random.randint(12_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class KraftBroker:
+    """One broker in a folder; `start` and `stop`, or `kill`, as often as a test wants, with the same data.
+
+    Start it from the main thread: it dies with the thread that started it.
+    """
+
+    def __init__(self, folder: Path, jars: str, listeners: Listeners | None = None) -> None:
+        self._folder, self._jars, self._listeners = folder, jars, listeners or Listeners()
+        self._port, self._controller = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "server.log"
+        self.bootstrap_servers = f"127.0.0.1:{self._port}"
+        self._format()
+
+    def start(self) -> KraftBroker:
+        """Start it and wait until it serves."""
+        begun_at = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._folder / "server.properties")),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        deadline = time.monotonic() + _START_S
+        while True:
+            said = self._log.read_bytes()[begun_at:].decode(errors="replace")
+            if _READY in said:
+                return self
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the broker did not start:\n{said[-3000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it in order."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """Stop it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def freeze(self) -> None:
+        """Let it answer nobody, with all connections as they are, until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen broker go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None, "it has not been started"
+        self._process.send_signal(number)
+
+    def create_topics(self, topics: Mapping[str, int], **config: str) -> None:
+        """Create topics with so many partitions."""
+        admin.create_topics(self.bootstrap_servers, topics, config)
+
+    def _format(self) -> None:
+        (self._folder / "server.properties").write_text(
+            "".join(f"{name}={value}\n" for name, value in self._properties().items())
+        )
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
+        command = ["format", "-t", cluster, "-c", str(self._folder / "server.properties")]
+        command += self._listeners.format_arguments
+        done = subprocess.run(
+            self._java("kafka.tools.StorageTool", *command),
+            capture_output=True,
+            timeout=_START_S,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"the broker's storage cannot be formatted: {done.stderr.decode()[-2000:]}")
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        return ["java", *_JVM, "-cp", self._jars, main, *arguments]
+
+    def _properties(self) -> dict[str, object]:
+        ports = {"PLAINTEXT": self._port, **self._listeners.ports}
+        addresses = [f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items()]
+        controller = f"127.0.0.1:{self._controller}"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "log.dirs": self._folder / "data",
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": ",".join([*addresses, f"CONTROLLER://{controller}"]),
+            "advertised.listeners": ",".join(addresses),
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": ",".join(
+                ["CONTROLLER:PLAINTEXT", *(f"{p}:{p}" for p in ports)]
+            ),
+            **PROPERTIES,
+            **self._listeners.properties,
+        }
+
+
+def main() -> None:
+    """Run a broker until Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--topic", action="append", default=[], metavar="NAME:PARTITIONS")
+    topics = {name: int(count) for name, _, count in (t.partition(":") for t in parser.parse_args().topic)}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            broker = KraftBroker(Path(folder), class_path(Path(folder))).start()
+        except NoBroker as reason:
+            raise SystemExit(f"no broker: {reason}") from reason
+        try:
+            if topics:
+                broker.create_topics(topics)
+            print(f"Kafka {KAFKA} is at {broker.bootstrap_servers}; Ctrl-C stops it", flush=True)
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            broker.stop()
+
+
+if __name__ == "__main__":
+    main()

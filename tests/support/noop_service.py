@@ -1,0 +1,89 @@
+"""The service with a model that computes nothing: for tests and benchmarks of everything around the model.
+
+    python -m tests.support.noop_service
+
+takes the settings of `virnucpro serve` and runs the same service; only what
+`consumer.scoring.model.ModelLoader` gives is
+another. It starts in half a second and needs no torch. Every record has one frame, and its id may say more:
+
+    ...!fails     the model raises for any batch that holds it (the record ends in the dead-letter topic)
+    ...!kills     the process dies at once, as by SIGKILL, while it is on the device
+
+NOOP_TOKENS_PER_S in the environment makes the model as slow as that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.cli.error_messages import exit_code_of, known_errors, report
+from consumer.config.settings import Settings, load_settings
+from consumer.ops import logs
+from consumer.runtime import run_service
+from consumer.scoring.model import ServedModel
+from schemas import Provenance
+from virnucpro_core.evaluation.divergence import Divergence
+from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord
+
+TOKENS = 100
+FAILS, KILLS = "!fails", "!kills"
+_PLAIN, _FAILING, _KILLING = 5, 6, 7  # the first token of a frame tells what to do with it
+
+
+class NoopScorer:
+    """Scores by the clock alone."""
+
+    def __init__(self, tokens_per_s: float) -> None:
+        self._tokens_per_s = tokens_per_s
+
+    def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
+        kinds = {int(frame.protein_ids[0]) for frame in frames}
+        time.sleep(sum(frame.tokens for frame in frames) / self._tokens_per_s)
+        if _KILLING in kinds:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if _FAILING in kinds:
+            raise RuntimeError("the model cannot take this record")
+        return np.tile(np.array([0.25, 0.75], dtype=np.float32), (len(frames), 1))
+
+
+def prepare(record_id: str, sequence: str) -> PreparedRecord:
+    kind = {FAILS: _FAILING, KILLS: _KILLING}.get(record_id[-6:], _PLAIN)
+    ids = np.full(TOKENS, kind, dtype=np.int32)
+    frame = PreparedFrame(chunk=0, label="F1", protein_ids=ids, dna_ids=ids)
+    return PreparedRecord(record_id, len(sequence), ((0, len(sequence)),), (frame,))
+
+
+def load_noop(_: Settings, _diverged: Callable[[Divergence | None], None]) -> ServedModel:
+    return ServedModel(
+        scorer=NoopScorer(float(os.environ.get("NOOP_TOKENS_PER_S", "inf"))),
+        prepare=prepare,
+        stamp=Provenance("noop", "00" * 32, 500, "packed", "noop", "fp32", "0"),
+        default_token_budget=16_384,
+        device="none",
+    )
+
+
+def announce(http: str, bootstrap: str) -> None:
+    print(json.dumps({"event": "ready", "http": http, "bootstrap": bootstrap}), flush=True)
+
+
+def main() -> int:
+    try:
+        settings = load_settings(os.environ)
+        logs.configure(settings.log_level, settings.log_format)
+        return run_service(settings, announce, load_noop)
+    except known_errors() as error:
+        report(str(error))
+        return exit_code_of(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""Break the service on purpose, one mechanism at a time, and see which tests notice.
+
+    python -m tests.tools.mutants                 # every mutant against the tests that are meant to catch it
+    python -m tests.tools.mutants transactions    # one of them
+    python -m tests.tools.mutants --write         # and write what was found into the table of docs/reliability.md
+
+Works on a copy of the tree. A mutant that no test notices makes the exit status 1: then a promise of the service
+(docs/reliability.md) hangs on nothing. Adding a mechanism means adding its mutant here, and `make mutants`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_COPIED = ("consumer", "schemas", "virnucpro_core", "tests", "docs", "pyproject.toml")
+_TEST_S = 900
+_OPTIONS = ("-p", "no:cacheprovider", "-p", "no:randomly")
+_GUIDE = ROOT / "docs" / "reliability.md"
+_BEGIN, _END = "<!-- mutants: written by make mutants -->\n", "<!-- /mutants -->\n"
+_HEAD = "| mechanism taken out | first test that fails |\n| --- | --- |\n"
+
+
+class MutantError(Exception):
+    """A mutant cannot be made or judged; the message says why."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mechanism taken out: in `file`, `old` becomes `new`; `tests` are to notice.
+
+    `mechanism` is what the table of docs/reliability.md calls it.
+    """
+
+    name: str
+    mechanism: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = (
+        "tests/unit/consumer/delivery/test_exactly_once.py",
+        "tests/simulation/test_loop_properties.py",
+    )
+
+
+MUTANTS = (
+    Mutant(
+        "transactions",
+        "transactions (offsets committed beside them)",
+        "consumer/delivery/exactly_once.py",
+        "            result = self.transactions.send_offsets(held.offsets, self.consumer.consumer_group_metadata)\n",
+        "            self.consumer.commit(offsets=held.offsets, asynchronous=False)\n"
+        "            result = self.transactions.send_offsets([], self.consumer.consumer_group_metadata)\n",
+    ),
+    Mutant(
+        "group metadata",
+        "group metadata (fetched once and kept)",
+        "consumer/delivery/transactions.py",
+        "producer, group = self.producer, metadata()",
+        "producer, group = self.producer, _KEPT.setdefault(id(self), metadata())",
+    ),
+    Mutant(
+        "epoch check",
+        "epoch check (a result of an earlier assignment counts for the present one)",
+        "consumer/ledger.py",
+        "return entry is not None and entry.message.source == source",
+        "return entry is not None",
+        ("tests/unit/consumer/test_ledger.py", "tests/property"),
+    ),
+    Mutant(
+        "whole groups",
+        "whole groups (members of a group are on both sides of a split)",
+        "virnucpro_core/heads/splits.py",
+        '(label.group, "") if label.group else ("", file.record_ids[record])',
+        '("", file.record_ids[record])',
+        ("tests/unit/core/heads/test_splits.py",),
+    ),
+    Mutant(
+        "prefix rule",
+        "prefix rule (what is finished is released past what is not)",
+        "consumer/ledger.py",
+        "            if entry.outcome is None:\n                return\n            yield entry",
+        "            if entry.outcome is not None:\n                yield entry",
+        ("tests/unit/consumer/test_ledger.py", "tests/property"),
+    ),
+    Mutant(
+        "dead letter in the transaction",
+        "dead letter in the transaction (in one of its own, without the offset of its input)",
+        "consumer/delivery/exactly_once.py",
+        "        self._due = self.clock() + self.commit_interval_s\n        self._transaction =",
+        "        if apart := [e for e in release.entries if isinstance(e.outcome, Refused)]:\n"
+        "            for entry in apart:\n"
+        "                produce(self.transactions.producer, self.builder.build(entry), lambda *_: None)\n"
+        "            self.transactions.commit()\n"
+        "            self.transactions.begin()\n"
+        "            rest = tuple(e for e in release.entries if not isinstance(e.outcome, Refused))\n"
+        "            self._transaction = _Transaction(release, deque(rest))\n"
+        "            return True\n"
+        "        self._due = self.clock() + self.commit_interval_s\n        self._transaction =",
+    ),
+    Mutant(
+        "abort of what went away",
+        "abort of a transaction whose partition went away",
+        "consumer/delivery/exactly_once.py",
+        "            held.aborting = True\n\n    def on_commit",
+        "            pass\n\n    def on_commit",
+    ),
+    Mutant(
+        "results kept until committed",
+        "results kept until the commit (settled when they are handed to the client)",
+        "consumer/delivery/exactly_once.py",
+        "        if not held.offsets_sent:\n            result",
+        "        self.ledger.settle(held.release)\n        if not held.offsets_sent:\n            result",
+    ),
+    Mutant(
+        "pause taken back",
+        "a pause that is taken back (a partition that comes back stays paused)",
+        "consumer/service.py",
+        "(consumer.pause if self._paused else consumer.resume)(topic_partitions)",
+        "consumer.pause(topic_partitions) if self._paused else None",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
+        "where a partition begins",
+        "the committed offset as the place to begin (the client's word for it instead)",
+        "consumer/service.py",
+        "        if not self._positions.admits(partition, offset):\n            return\n",
+        "",
+        ("tests/kafka/test_positions.py",),
+    ),
+    Mutant(
+        "reports before offsets",
+        "at least once: reports before offsets",
+        "consumer/delivery/at_least_once.py",
+        "if self._unit.waiting or self._unit.in_flight or self._unit.failed:",
+        "if self._unit.waiting:",
+        ("tests/unit/consumer/delivery/test_at_least_once.py", "tests/simulation/test_loop_properties.py"),
+    ),
+    Mutant(
+        "suspects run apart",
+        "suspects run apart (alone on the device, beside what else is in flight)",
+        "consumer/service.py",
+        "        if not self._apart.takes(raw):\n            self._pipeline.submit(raw)\n",
+        "        self._pipeline.submit(raw)\n",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
+        "alone in the process",
+        "a death counts as alone only with nothing else in flight (whatever else was)",
+        "consumer/scoring/quarantine.py",
+        '        alone = len(jobs) == 1 and self.verdict(jobs[0]) == "alone"\n',
+        "        alone = True\n",
+        ("tests/unit/consumer/scoring/test_quarantine.py",),
+    ),
+    Mutant(
+        "budgets before each message",
+        "budgets looked at before each message (once a turn)",
+        "consumer/service.py",
+        ' or self._level() != "open":',
+        ":",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
+        "a turn's time",
+        "a turn's time to read",
+        "consumer/service.py",
+        " or until.expired",
+        "",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
+        "header names of any bytes",
+        "header names of any bytes (the client's error comes up in another line)",
+        "consumer/kafka/headers.py",
+        "    try:\n        return tuple(\n",
+        "    try:\n        pairs = list(message.headers() or ())\n"
+        "    except (SystemError, UnicodeDecodeError):\n        return None\n    return tuple(pairs)\n"
+        "    try:\n        return tuple(\n",
+        ("tests/integration/test_headers.py",),
+    ),
+    Mutant(
+        "suspects written before the batch",
+        "suspects written down before the batch",
+        "consumer/scoring/inference.py",
+        "        self._suspects.entering(jobs)\n",
+        "",
+        ("tests/unit/consumer/scoring/test_quarantine.py",),
+    ),
+)
+_IMPORTS = {
+    "consumer/delivery/exactly_once.py": "from consumer.types import Refused\n",
+    "consumer/delivery/transactions.py": "_KEPT: dict[int, object] = {}\n",
+}
+
+
+def patched(mutant: Mutant, root: Path = ROOT) -> str:
+    """The text of the mutant's file without the mechanism.
+
+    Raises:
+        MutantError: the mutant does not fit the code in exactly one place.
+    """
+    text = (root / mutant.file).read_text()
+    if text.count(mutant.old) != 1:
+        raise MutantError(f"the mutant {mutant.name!r} no longer fits {mutant.file}: bring it up to date")
+    text = text.replace(mutant.old, mutant.new)
+    if mutant.file in _IMPORTS:
+        head, found, rest = text.partition("log = structlog")
+        if not found:
+            raise MutantError(
+                f"{mutant.file} has no `log = structlog`, before which {mutant.name!r} adds a line"
+            )
+        text = f"{head}{_IMPORTS[mutant.file]}{found}{rest}"
+    return text
+
+
+def broken(mutant: Mutant, folder: Path) -> None:
+    """Copy the tree and take the mechanism out."""
+    for name in _COPIED:
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    (folder / mutant.file).write_text(patched(mutant))
+
+
+def first_failure(mutant: Mutant) -> str | None:
+    """The name of the first test that notices, None if none does."""
+    with tempfile.TemporaryDirectory() as folder:
+        broken(mutant, Path(folder))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", *_OPTIONS, *mutant.tests],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=_TEST_S,
+            check=False,
+        )
+        failed = re.search(r"^FAILED ([^\s\[]+)", done.stdout, re.MULTILINE)
+        if done.returncode == 1 and failed:
+            return failed.group(1)
+        if done.returncode != 0:
+            raise MutantError(
+                f"the tests of {mutant.name!r} did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            )
+        return None
+
+
+def table(guide: str) -> dict[str, str]:
+    """The rows of a guide's table: the first test that fails, by mechanism.
+
+    Raises:
+        ValueError: the guide has not the two markers, or a line between them is no row.
+    """
+    _, found, rest = guide.partition(_BEGIN)
+    rows, closed, _ = rest.partition(_END)
+    if not (found and closed and rows.startswith(_HEAD)):
+        raise ValueError("the table of mutants is not between its markers")
+    found_rows: dict[str, str] = {}
+    for line in rows.removeprefix(_HEAD).splitlines():
+        row = re.fullmatch(r"\| (.+) \| `(\S+)` \|", line)
+        if row is None:
+            raise ValueError(f"not a row of the table of mutants: {line}")
+        found_rows[row[1]] = row[2]
+    return found_rows
+
+
+def with_results(guide: str, found: dict[str, str]) -> str:
+    """The guide with these first failures, by mechanism, in its table; other rows stay, removed mutants go."""
+    known = table(guide) | found
+    rows = [f"| {m.mechanism} | `{known[m.mechanism]}` |\n" for m in MUTANTS if m.mechanism in known]
+    before, _, rest = guide.partition(_BEGIN)
+    return "".join((before, _BEGIN, _HEAD, *rows, _END, rest.partition(_END)[2]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    parser.add_argument("--write", action="store_true", help="write the table of docs/reliability.md")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - {mutant.name for mutant in MUTANTS}:
+        parser.error(f"no mutant named {', '.join(sorted(unknown))}")
+    found: dict[str, str] = {}
+    unnoticed = 0
+    for mutant in MUTANTS:
+        if arguments.names and mutant.name not in arguments.names:
+            continue
+        try:
+            failure = first_failure(mutant)
+        except MutantError as error:
+            raise SystemExit(str(error)) from None
+        unnoticed += failure is None
+        print(f"{mutant.name:35} {failure or 'NOT NOTICED'}", flush=True)
+        if failure:
+            found[mutant.mechanism] = failure
+    if arguments.write:
+        _GUIDE.write_text(with_results(_GUIDE.read_text(), found))
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

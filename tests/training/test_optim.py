@@ -1,0 +1,182 @@
+"""What training minimises, and the parts of its loops."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tests.support.training_fixture import tiny_recipe
+from training.model.loss import chunk_margins, classification_loss, targets
+from training.model.network import Network
+from training.model.optim import (
+    Checkpoint,
+    MovingAverage,
+    adamw,
+    learning_rate,
+    mean_of,
+    recalibrate,
+    take_step,
+)
+from training.runs.train_head import looks_now
+from virnucpro_core.models.classifier import Head
+
+RECIPE = tiny_recipe()
+OPTIMISER = replace(RECIPE.head.optimiser, steps=100, rate=2.0, warm_up=10, decay=0.1, average=0.9)
+
+
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_a_chunk_s_margin_has_the_sign_of_virnucpro_s_verdict(chunks: list[list[float]]) -> None:
+    margins = torch.tensor([margin for chunk in chunks for margin in chunk], dtype=torch.float64)
+    frame_chunk = torch.tensor([number for number, chunk in enumerate(chunks) for _ in chunk])
+    found = chunk_margins(margins, frame_chunk, len(chunks) + 1).tolist()
+    assert found.pop() == 0  # of a number that no frame has
+    for margin, chunk in zip(found, chunks, strict=True):
+        assert margin == pytest.approx((max(chunk) + min(chunk)) / 2, abs=1e-12)
+        virus = [1 / (1 + math.exp(-m)) for m in chunk]
+        highest_virus, highest_others = max(virus), max(1 - score for score in virus)
+        assert (margin >= 0) == (highest_virus >= highest_others) or abs(
+            highest_virus - highest_others
+        ) < 1e-9
+
+
+def test_targets_are_smoothed() -> None:
+    assert targets(torch.tensor([1.0, 0.0]), 0.2).tolist() == pytest.approx([0.9, 0.1])
+
+
+def test_the_loss_is_half_of_frames_and_half_of_chunks() -> None:
+    margins, label = torch.tensor([2.0, -1.0, -0.5]), torch.tensor([1.0, 1.0, 0.0])
+    frame_chunk = torch.tensor([0, 0, 1])
+    frames = F.binary_cross_entropy_with_logits(margins, targets(label, 0.2))
+    chunks = F.binary_cross_entropy_with_logits(torch.tensor([0.5, -0.5]), targets(label[1:], 0.2))
+    found = classification_loss(margins, frame_chunk, label, 0.2)
+    assert found.item() == pytest.approx((frames + chunks).item() / 2)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    assert learning_rate(OPTIMISER, 0) == pytest.approx(0.2, rel=0.01)
+    assert learning_rate(OPTIMISER, 50) == pytest.approx(1.0)
+    assert learning_rate(OPTIMISER, 100) == 0
+    assert learning_rate(replace(OPTIMISER, steps=10**9), 9) == pytest.approx(2.0)
+    assert learning_rate(replace(OPTIMISER, warm_up=0), 0) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("steps", "looks"), [(800, 4), (3, 2), (5, 5), (2, 4), (7, 0)])
+def test_dev_is_looked_at_in_even_steps_and_at_the_end(steps: int, looks: int) -> None:
+    found = [step for step in range(steps) if looks_now(step, steps, looks)]
+    assert len(found) == min(looks, steps)
+    assert not looks or found[-1] == steps - 1
+
+
+def test_every_weight_of_a_bundle_learns_matrices_decay_and_parts_have_rates_of_their_own() -> None:
+    network = Network(RECIPE.shape, 64)
+    optimiser = adamw(network, OPTIMISER, (0.3, 0.5, 1.0))
+    groups = {(g["share"], g["weight_decay"]): {id(p) for p in g["params"]} for g in optimiser.param_groups}
+    assert len(groups) == 6
+    for name, parameter in network.named_parameters():
+        place = [key for key, members in groups.items() if id(parameter) in members]
+        if "contact_head" in name:
+            assert place == []
+            continue
+        share = 0.5 if "dna" in name or "codon" in name else 1.0 if name.startswith("head.") else 0.3
+        assert place == [(share, 0.1 if parameter.ndim >= 2 else 0.0)], name
+
+
+def test_a_part_whose_gradient_jumps_holds_none_of_the_others_back() -> None:
+    network = Network(RECIPE.shape, 64)
+    optimiser = adamw(network, OPTIMISER)
+    of_protein, of_dna, of_head = network.parts
+    loss = of_protein[0].sum() * 1e6 + of_dna[0].sum() * 1e-3 + of_head[0].sum() * 1e-3
+    take_step(optimiser, network, loss, 1e-3)
+    norms = [torch.linalg.vector_norm(part[0].grad).item() for part in (of_protein, of_dna, of_head)]
+    small = [1e-3 * part[0].numel() ** 0.5 for part in (of_dna, of_head)]
+    assert norms == pytest.approx([1.0, *small], rel=1e-3)
+
+
+def test_the_moving_average_follows_and_never_trains() -> None:
+    torch.manual_seed(3)
+    network = Network(RECIPE.shape, 64)
+    average = MovingAverage(network, 0.9)
+    optimiser = adamw(network, OPTIMISER)
+    expected = copy.deepcopy(network)
+    for step in range(120):
+        if step < 2:
+            take_step(optimiser, network, network.head(torch.randn(8, 64)).square().mean(), 1e-2)
+        average.update(network)
+        decay = min(0.9, (2 + step) / (11 + step))
+        for kept, new in zip(expected.parameters(), network.parameters(), strict=True):
+            kept.data.mul_(decay).add_(new.data, alpha=1 - decay)
+        if step in (0, 1, 119):
+            for name, parameter in average.network.named_parameters():
+                assert torch.allclose(parameter, expected.get_parameter(name), atol=1e-6), name
+    moved = network.head.output.weight
+    assert torch.allclose(average.network.head.output.weight, moved, atol=1e-5)
+    assert not average.network.training
+    assert not any(parameter.requires_grad for parameter in average.network.parameters())
+
+
+def test_recalibrated_statistics_are_the_mean_over_the_batches() -> None:
+    torch.manual_seed(1)
+    head = Head(6, 5, dropout=0.5)
+    momentum = head.norm.momentum
+    features = [torch.randn(200, 6) * 3 + 1 for _ in range(3)]
+    recalibrate(head, features[:1])
+    recalibrate(head, iter(features))
+    hidden = [head.hidden(batch) for batch in features]
+    mean = torch.stack([values.mean(0) for values in hidden]).mean(0)
+    variance = torch.stack([values.var(0) for values in hidden]).mean(0)
+    assert torch.allclose(head.norm.running_mean, mean, atol=1e-5)
+    assert torch.allclose(head.norm.running_var, variance, rtol=1e-4)
+    assert not any(module.training for module in head.modules())
+    assert head.norm.momentum == momentum
+
+
+def test_the_mean_of_networks_is_of_all_their_weights() -> None:
+    one, two = (Network(RECIPE.shape, 64) for _ in range(2))
+    for name, parameter in mean_of([one, two]).named_parameters():
+        expected = (one.get_parameter(name) + two.get_parameter(name)) / 2
+        assert torch.allclose(parameter, expected, atol=1e-7), name
+
+
+class TestCheckpoint:
+    def test_what_is_saved_comes_back_under_its_own_key_only(self, tmp_path: Path) -> None:
+        path = tmp_path / "deep" / "state.pt"
+        assert Checkpoint(path, "a").load() is None
+        Checkpoint(path, "a").save(
+            {"step": 3, "weights": torch.arange(4), "curve": [{"step": 1, "dev": None}]}
+        )
+        found = Checkpoint(path, "a").load()
+        assert found is not None
+        assert (found["step"], found["curve"]) == (3, [{"step": 1, "dev": None}])
+        assert torch.equal(found["weights"], torch.arange(4))
+        assert Checkpoint(path, "b").load() is None
+        assert [file.name for file in path.parent.iterdir()] == ["state.pt"]
+        Checkpoint(path, "a").remove()
+        assert Checkpoint(path, "a").load() is None
+
+    def test_a_save_that_fails_leaves_the_one_before(self, tmp_path: Path) -> None:
+        checkpoint = Checkpoint(tmp_path / "state.pt", "a")
+        checkpoint.save({"step": 1})
+        with pytest.raises((AttributeError, TypeError)):
+            checkpoint.save({"step": 2, "bad": (one for one in ())})
+        found = checkpoint.load()
+        assert found is not None
+        assert found["step"] == 1
+
+    def test_it_is_due_after_a_while(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = [100.0]
+        monkeypatch.setattr("training.model.optim.time.monotonic", lambda: now[0])
+        checkpoint = Checkpoint(tmp_path / "state.pt", "a")
+        now[0] += 59
+        assert not checkpoint.due()
+        now[0] += 2
+        assert checkpoint.due()
+        checkpoint.save({"step": 1})
+        assert not checkpoint.due()

@@ -1,0 +1,104 @@
+"""Bad input on the command line: one line with the cause and the cure, an exit code, no traceback."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from consumer.cli.app import run
+from consumer.cli.error_messages import UserError, exit_code_of, known_errors, report
+from consumer.config.settings import SettingsError
+from consumer.errors import KafkaFatal, ServiceError
+from virnucpro_core.errors import DeviceLost, OutOfMemory
+from virnucpro_core.sequence.fasta import SequenceFileError
+
+ROOT = Path(__file__).parents[4]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    (folder / "a_folder").mkdir()
+    (folder / "empty.fasta").write_bytes(b"")
+    (folder / "garbage.fasta").write_text("this is no sequence file\n")
+    (folder / "binary.fasta").write_bytes(bytes(range(128, 256)) * 10)
+    (folder / "cut.fasta.gz").write_bytes(gzip.compress(b">a\n" + b"ACGTTGCA" * 5000)[:-20])
+    names = ("missing.fasta", "a_folder", "empty.fasta", "garbage.fasta", "binary.fasta", "cut.fasta.gz")
+    return {name: folder / name for name in names}
+
+
+@pytest.mark.parametrize("command", ["frames", "predict", "publish"])
+@pytest.mark.parametrize(
+    "name", ["missing.fasta", "a_folder", "empty.fasta", "garbage.fasta", "binary.fasta", "cut.fasta.gz"]
+)
+def test_a_bad_file(tmp_path, capsys, command, name):
+    path = _files(tmp_path)[name]
+    options = ["--bootstrap", "127.0.0.1:1"] if command == "publish" else []
+    assert run([command, str(path), *options]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("virnucpro: error: ")
+    assert name in line
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_quietly():
+    done = subprocess.run(
+        f"{sys.executable} -m consumer.cli.app frames consumer/data/sample.fasta | head -1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_ctrl_c_is_exit_code_130_without_a_traceback(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "consumer.cli.app", "frames", str(pipe)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with pipe.open("w"):  # opens once the command reads
+        child.send_signal(2)
+        _, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_exit_codes():
+    assert exit_code_of(UserError("x")) == 1
+    assert exit_code_of(SequenceFileError("x")) == 1
+    assert exit_code_of(ServiceError("x")) == 1
+    assert exit_code_of(SettingsError("x")) == 2
+    assert exit_code_of(DeviceLost("x")) == 3
+    assert exit_code_of(KafkaFatal("x")) == 4
+
+
+def test_an_error_that_nobody_wrote_for_people_is_not_hidden():
+    assert not issubclass(KeyError, known_errors())
+    assert issubclass(OutOfMemory, known_errors())
+
+
+def test_several_wrong_settings_are_a_line_each(monkeypatch, capsys):
+    monkeypatch.setenv("VIRNUCPRO_DEVICE_X", "1")
+    monkeypatch.setenv("VIRNUCPRO_TOKEN_BUDGET", "many")
+    assert run(["watch", "--bootstrap", "127.0.0.1:1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("virnucpro: error: ") for line in lines)
+    assert any("VIRNUCPRO_TOKEN_BUDGET" in line for line in lines)
+
+
+def test_report_never_prints_nothing(capsys):
+    report("")
+    assert capsys.readouterr().err == "virnucpro: error: unknown error\n"

@@ -1,0 +1,250 @@
+"""What the environment may say, what it may not, and the words in which that is refused."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+from pydantic import ValidationError
+
+from consumer.config.environment import MASK, OWNED, client_options
+from consumer.config.settings import Settings, SettingsError, load_settings
+
+REAL = {"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": "broker:9092", "VIRNUCPRO_DELIVERY": "at_least_once"}
+
+
+def refusal(environment: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(environment)
+    return str(refused.value).splitlines()
+
+
+def test_everything_has_a_default_that_works_on_the_embedded_broker():
+    settings = load_settings({})
+    assert settings.embedded
+    assert settings.delivery == "at_least_once"
+    assert (settings.input_topic, settings.output_topic, settings.dlq_topic) == (
+        "sequences",
+        "predictions",
+        "sequences.dlq",
+    )
+    assert settings.instance_id == socket.gethostname()
+    assert (settings.model, settings.http_port, settings.max_wait_ms) == ("nano", 8080, 50)
+    assert settings.v1_attention is None
+    assert settings.token_budget is None
+
+
+def test_variables_set_their_fields_and_others_are_ignored():
+    settings = load_settings(
+        {
+            **REAL,
+            "VIRNUCPRO_INPUT_TOPIC": "reads",
+            "VIRNUCPRO_TOKEN_BUDGET": "8192",
+            "VIRNUCPRO_DRAIN_TIMEOUT_S": "2.5",
+            "VIRNUCPRO_DEVICE": "cuda:1",
+            "HOME": "/root",
+            "virnucpro_input_topic": "not ours",
+        }
+    )
+    assert (settings.input_topic, settings.token_budget, settings.drain_timeout_s) == ("reads", 8192, 2.5)
+    assert (settings.device, settings.kafka_bootstrap_servers, settings.embedded) == (
+        "cuda:1",
+        "broker:9092",
+        False,
+    )
+
+
+def test_overrides_win_and_are_checked():
+    assert load_settings({"VIRNUCPRO_MODEL": "a"}, model="b").model == "b"
+    assert load_settings(REAL | {"VIRNUCPRO_DELIVERY": "nonsense"}, delivery="at_least_once").delivery
+    with pytest.raises(SettingsError, match="VIRNUCPRO_MAX_WAIT_MS=-1 is refused"):
+        load_settings({}, max_wait_ms=-1)
+
+
+@pytest.mark.parametrize("text", ["1", "true", "YES", "on", "True"])
+def test_yes(text):
+    assert load_settings({"VIRNUCPRO_V1_ATTENTION": text}).v1_attention is True
+
+
+@pytest.mark.parametrize("text", ["0", "FALSE", "no", "Off"])
+def test_no(text):
+    settings = load_settings({"VIRNUCPRO_V1_ATTENTION": text, "VIRNUCPRO_SELF_TEST": text})
+    assert settings.v1_attention is False
+    assert settings.self_test is False
+
+
+@pytest.mark.parametrize("text", ["", "2", "y", "enabled", " true", "none", "1.0"])
+@pytest.mark.parametrize("name", ["VIRNUCPRO_V1_ATTENTION", "VIRNUCPRO_SELF_TEST"])
+def test_a_switch_takes_nothing_else(name, text):
+    assert refusal({name: text}) == [
+        f"{name}={text} is refused: it takes 1, true, yes or on; or 0, false, no or off"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "takes"),
+    [
+        ("VIRNUCPRO_MAX_WAIT_MS", "soon", "a whole number of milliseconds, 0 to 60000"),
+        ("VIRNUCPRO_MAX_WAIT_MS", "1.5", "a whole number of milliseconds, 0 to 60000"),
+        ("VIRNUCPRO_HTTP_PORT", "65536", "a port, 1 to 65535, or 0 for any free one"),
+        ("VIRNUCPRO_HTTP_PORT", "", "a port, 1 to 65535, or 0 for any free one"),
+        ("VIRNUCPRO_PRECISION", "fp8", "auto, fp32, fp16 or bf16"),
+        ("VIRNUCPRO_DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
+        ("VIRNUCPRO_DELIVERY", "at_most_once", "exactly_once or at_least_once"),
+        ("VIRNUCPRO_DRAIN_TIMEOUT_S", "inf", "a number of seconds, 0 or more"),
+        ("VIRNUCPRO_GROUP_ID", "", "the name of a consumer group"),
+        ("VIRNUCPRO_INPUT_TOPIC", "a b", "a topic name: 1 to 249 of A-Z a-z 0-9 . _ -"),
+        ("VIRNUCPRO_LOG_LEVEL", "loud", "debug, info, warning or error"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_the_variable_takes(name, value, takes):
+    assert refusal({name: value}) == [f"{name}={value} is refused: it takes {takes}"]
+
+
+def test_a_long_value_is_cut():
+    (line,) = refusal({"VIRNUCPRO_LOG_LEVEL": "x" * 5000})
+    assert len(line) < 200
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest_name():
+    assert refusal({"VIRNUCPRO_INPT_TOPIC": "x"}) == [
+        "VIRNUCPRO_INPT_TOPIC is no setting: did you mean VIRNUCPRO_INPUT_TOPIC?"
+    ]
+    assert "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS" in refusal({"VIRNUCPRO_BOOTSTRAP_SERVERS": "x"})[0]
+    assert "did you mean" not in refusal({"VIRNUCPRO_ZZZ": "x"})[0]
+    assert refusal({"VIRNUCPRO_input_topic": "x"})[0].endswith("did you mean VIRNUCPRO_INPUT_TOPIC?")
+    assert refusal({"VIRNUCPRO_KAFKA": "x"})
+
+
+def test_all_problems_are_told_at_once():
+    lines = refusal(
+        {
+            "VIRNUCPRO_MAX_WAIT_MS": "x",
+            "VIRNUCPRO_NONSENSE": "1",
+            "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": "broker:9092",
+            "VIRNUCPRO_KAFKA_GROUP_ID": "mine",
+        }
+    )
+    named = {line.split("=")[0].split()[0] for line in lines}
+    assert named == {
+        "VIRNUCPRO_MAX_WAIT_MS",
+        "VIRNUCPRO_NONSENSE",
+        "VIRNUCPRO_KAFKA_GROUP_ID",
+    }
+
+
+def test_exactly_once_is_the_default_but_on_the_embedded_broker():
+    assert load_settings({"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": "broker:9092"}).delivery == "exactly_once"
+    assert load_settings({}).delivery == "at_least_once"
+    (asked,) = refusal({"VIRNUCPRO_DELIVERY": "exactly_once"})
+    assert "no transactions" in asked
+    assert asked.endswith("or VIRNUCPRO_DELIVERY=at_least_once")
+
+
+def test_a_schema_registry_is_refused_and_its_password_not_shown():
+    (line,) = refusal({"VIRNUCPRO_SCHEMA_REGISTRY_URL": "http://user:hunter2@registry"})
+    assert "not built yet" in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("INPUT", "OUTPUT"), ("INPUT", "DLQ"), ("OUTPUT", "DLQ")], ids=lambda name: name
+)
+def test_topics_must_differ(one, other):
+    (line,) = refusal({f"VIRNUCPRO_{one}_TOPIC": "same", f"VIRNUCPRO_{other}_TOPIC": "same"})
+    assert f"VIRNUCPRO_{one}_TOPIC" in line
+    assert f"VIRNUCPRO_{other}_TOPIC" in line
+
+
+def test_kafka_options_pass_through_by_name():
+    environment = {
+        "VIRNUCPRO_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "VIRNUCPRO_KAFKA_SASL_USERNAME": "alice",
+        "VIRNUCPRO_KAFKA_LOG_LEVEL": "7",
+    }
+    options = {"security.protocol": "SASL_SSL", "sasl.username": "alice", "log_level": "7"}
+    assert client_options(environment | REAL) == options
+    assert load_settings(environment).kafka == options
+
+
+@pytest.mark.parametrize("option", OWNED)
+def test_options_that_the_service_owns_are_refused(option):
+    name = "VIRNUCPRO_KAFKA_" + option.upper().replace(".", "_")
+    (line,) = refusal({name: "1"})
+    assert line.startswith(f"{name} is refused: the option {option} is the service's own")
+
+
+def test_options_that_the_client_refuses_are_told_with_their_variable():
+    assert refusal({"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVER": "x:1"}) == [
+        "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVER is refused: "
+        'the Kafka client says: No such configuration property: "bootstrap.server"'
+    ]
+    (line,) = refusal({"VIRNUCPRO_KAFKA_SECURITY_PROTOCOL": "tls"})
+    assert line.startswith("VIRNUCPRO_KAFKA_SECURITY_PROTOCOL is refused")
+    assert refusal({"VIRNUCPRO_KAFKA_": "x"})
+    assert "hunter2" not in refusal({"VIRNUCPRO_KAFKA_SASL_PASWORD_SECRET": "hunter2"})[0]
+
+
+def test_the_addresses_that_kubernetes_puts_into_pods_are_no_settings():
+    environment = {
+        "VIRNUCPRO_PORT": "tcp://10.0.0.7:8080",
+        "VIRNUCPRO_SERVICE_HOST": "10.0.0.7",
+        "VIRNUCPRO_SERVICE_PORT": "8080",
+        "VIRNUCPRO_SERVICE_PORT_HTTP": "8080",
+        "VIRNUCPRO_PORT_8080_TCP": "tcp://10.0.0.7:8080",
+        "VIRNUCPRO_PORT_8080_TCP_ADDR": "10.0.0.7",
+        "VIRNUCPRO_KAFKA_PORT": "tcp://10.0.0.8:9092",
+        "VIRNUCPRO_KAFKA_SERVICE_HOST": "10.0.0.8",
+        "VIRNUCPRO_HTTP_PORT": "tcp://10.0.0.9:80",
+    }
+    assert load_settings(environment) == load_settings({})
+
+
+def test_the_effective_settings_are_shown_without_secrets():
+    secrets = {
+        "VIRNUCPRO_KAFKA_SASL_PASSWORD": "hunter2",
+        "VIRNUCPRO_KAFKA_SSL_KEY_PEM": "hunter2",
+        "VIRNUCPRO_KAFKA_SSL_KEY_PASSWORD": "hunter2",
+        "VIRNUCPRO_KAFKA_SSL_KEYSTORE_PASSWORD": "hunter2",
+        "VIRNUCPRO_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET": "hunter2",
+        "VIRNUCPRO_KAFKA_SASL_OAUTHBEARER_CONFIG": "hunter2",
+    }
+    public = {
+        "VIRNUCPRO_KAFKA_SASL_USERNAME": "alice",
+        "VIRNUCPRO_KAFKA_SSL_KEY_LOCATION": "/keys/a.pem",
+        "VIRNUCPRO_KAFKA_SSL_KEYSTORE_LOCATION": "/keys/a.p12",
+    }
+    shown = load_settings(secrets | public | REAL).masked()
+    assert "hunter2" not in json.dumps(shown)
+    assert {shown[name] for name in secrets} == {MASK}
+    assert {name: shown[name] for name in public} == public
+    assert shown["VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS"] == "broker:9092"
+    assert shown["VIRNUCPRO_V1_ATTENTION"] is False
+    assert shown["VIRNUCPRO_MAX_WAIT_MS"] == 50
+
+
+def test_what_is_shown_can_be_set_again():
+    shown = load_settings(REAL | {"VIRNUCPRO_TOKEN_BUDGET": "4096"}).masked()
+    again = {name: str(value) for name, value in shown.items() if value is not None}
+    assert load_settings(again).masked() == shown
+
+
+def test_settings_are_frozen_and_built_directly_without_the_environment(monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_MODEL", "other")
+    settings = Settings(max_wait_ms=5)
+    assert (settings.model, settings.max_wait_ms) == ("nano", 5)
+    with pytest.raises(ValidationError):
+        settings.model = "x"
+    moved = settings.with_bootstrap("127.0.0.1:1")
+    assert (moved.kafka_bootstrap_servers, moved.max_wait_ms, moved.embedded) == ("127.0.0.1:1", 5, False)
+    assert Settings(kafka_bootstrap_servers="broker:9092").delivery == "exactly_once"
+
+
+def test_the_new_group_protocol_takes_no_options_of_the_classic_one():
+    base = {"VIRNUCPRO_KAFKA_GROUP_PROTOCOL": "consumer"}
+    assert load_settings(base).kafka == {"group.protocol": "consumer"}
+    with pytest.raises(SettingsError, match=r"SESSION_TIMEOUT_MS is refused.*the broker decides it"):
+        load_settings(base | {"VIRNUCPRO_KAFKA_SESSION_TIMEOUT_MS": "6000"})
+    with pytest.raises(SettingsError, match="GROUP_PROTOCOL is refused"):
+        load_settings({"VIRNUCPRO_KAFKA_GROUP_PROTOCOL": "newest"})

@@ -1,0 +1,146 @@
+"""The batching policy, with a clock that stands still unless a test moves it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from consumer.scoring.batcher import Batcher, RecordJob
+from tests.support.factories import FakeClock, prepared_frame, prepared_record, source
+from virnucpro_core.sequence.prepare import PreparedRecord
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def preparing() -> list[bool]:
+    return [True]
+
+
+@pytest.fixture
+def batcher(clock, preparing) -> Batcher:
+    return Batcher(
+        100, max_wait=0.05, backlog=1000, preparing=lambda: preparing[0], linger=0.003, clock=clock
+    )
+
+
+def job(offset: int, *tokens: int, received_at: float = 100.0) -> RecordJob:
+    return RecordJob(source(offset), prepared_record(*tokens), received_at)
+
+
+def taken(batch) -> list[tuple[int, int]]:
+    return [(slot.job.source.offset, slot.index) for slot in batch.slots]
+
+
+def test_a_batch_is_full_when_the_next_frame_does_not_fit(batcher):
+    batcher.put(job(1, 40, 40, 40), 0)
+    batch = batcher.next_batch(0)
+    assert (taken(batch), batch.tokens, batch.closed_by) == ([(1, 0), (1, 1)], 80, "full")
+
+
+def test_a_batch_may_fill_the_budget_to_the_last_token(batcher):
+    batcher.put(job(1, 60, 40, 1), 0)
+    assert batcher.next_batch(0).tokens == 100
+
+
+def test_the_nucleotides_keep_to_the_budget_too(batcher):
+    frames = tuple(prepared_frame(10, dna_tokens=60, chunk=index) for index in range(2))
+    prepared = PreparedRecord("r", 1000, ((0, 500), (500, 1000)), frames)
+    batcher.put(RecordJob(source(1), prepared, 100.0), 0)
+    assert len(batcher.next_batch(0).slots) == 1
+
+
+def test_nothing_is_due_while_records_are_being_prepared(batcher):
+    batcher.put(job(1, 10), 0)
+    assert batcher.next_batch(0) is None
+
+
+def test_the_deadline_counts_from_the_poll(batcher, clock):
+    batcher.put(job(1, 10, received_at=99.96), 0)
+    assert batcher.next_batch(0) is None
+    clock.advance(0.011)
+    assert batcher.next_batch(0).closed_by == "deadline"
+
+
+def test_an_idle_device_takes_what_is_there_after_the_linger(batcher, clock, preparing):
+    preparing[0] = False
+    batcher.put(job(1, 10), 0)
+    assert batcher.next_batch(0) is None
+    clock.advance(0.004)
+    assert batcher.next_batch(0).closed_by == "idle"
+
+
+def test_draining_waits_for_nothing(batcher):
+    batcher.put(job(1, 10), 0)
+    batcher.drain()
+    assert batcher.next_batch(0).closed_by == "drain"
+
+
+def test_frames_leave_in_the_order_of_arrival_across_records(batcher):
+    batcher.put(job(1, 50, 30), 0)
+    batcher.put(job(2, 20, 90), 0)
+    batcher.drain()
+    assert taken(batcher.next_batch(0)) == [(1, 0), (1, 1), (2, 0)]
+    assert taken(batcher.next_batch(0)) == [(2, 1)]
+
+
+def test_a_full_backlog_refuses_more_but_takes_any_record_below_it(clock):
+    batcher = Batcher(100, 0.05, backlog=50, preparing=lambda: True, clock=clock)
+    assert batcher.put(job(1, *[90] * 10), 0), "one record however large"
+    assert not batcher.put(job(2, 1), 0)
+    assert batcher.queued_tokens == 900
+
+
+def test_a_frame_over_the_budget_is_a_bug_not_a_batch(batcher):
+    with pytest.raises(ValueError, match="over the token budget of 100"):
+        batcher.put(job(1, 101), 0)
+
+
+def test_discard_keeps_what_is_wanted_and_what_was_begun(batcher):
+    batcher.put(job(1, 60, 60), 0)
+    batcher.put(job(2, 10), 0)
+    batcher.put(job(3, 10), 0)
+    batcher.next_batch(0)
+    batcher.discard(lambda source: source.offset in (1, 2))
+    batcher.drain()
+    assert taken(batcher.next_batch(0)) == [(1, 1), (3, 0)]
+    assert batcher.queued_tokens == 0
+
+
+def test_discard_drops_a_record_that_was_not_begun_with_all_its_frames(batcher):
+    batcher.put(job(1, 10, 10, 10), 0)
+    batcher.discard(lambda source: True)
+    assert batcher.queued_tokens == 0
+    batcher.drain()
+    assert batcher.next_batch(0) is None
+
+
+def test_a_closed_batcher_gives_nothing_and_takes_nothing(batcher):
+    batcher.put(job(1, 10), 0)
+    batcher.close()
+    assert batcher.next_batch(5) is None
+    assert not batcher.put(job(2, 10), 5)
+
+
+def test_a_batch_is_announced_while_nobody_can_look_at_the_queue():
+    """Whoever discards what waits sees a record either in the queue or announced: never in neither."""
+    announced = []
+
+    def announce(batch):
+        other = threading.Thread(target=batcher.discard, args=(lambda source: True,))
+        other.start()
+        other.join(0.05)
+        assert other.is_alive(), "the queue is locked"
+        announced.append(batch)
+        waiting.append(other)
+
+    waiting = []
+    batcher = Batcher(100, 0.0, 400, lambda: False, announce)
+    batcher.put(job(0, 10), 0)
+    batch = batcher.next_batch(5)
+    waiting[0].join(5)
+    assert announced == [batch]

@@ -1,0 +1,50 @@
+"""From raw bytes to frames, or to the reason for a dead letter: every bad input has its decided outcome."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.scoring.preparation import Preparation
+from consumer.types import Refused
+from schemas import Reason, SequenceRecord, encode_record
+from tests.support.factories import message, prepared_record
+
+GOOD = encode_record(SequenceRecord("r", "ACGT"))
+
+
+@pytest.fixture
+def preparation() -> Preparation:
+    return Preparation(lambda record_id, sequence: prepared_record(10, record_id=record_id), 1000, 100)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "stage"),
+    [
+        (None, Reason.NULL_VALUE, "decode"),
+        (b"", Reason.MALFORMED, "decode"),
+        (b"not avro", Reason.MALFORMED, "decode"),
+        (GOOD[:-1], Reason.MALFORMED, "decode"),
+        (GOOD + b"x", Reason.MALFORMED, "decode"),
+        (b"\xc3\x01" + b"\x00" * 8 + GOOD[10:], Reason.UNKNOWN_SCHEMA, "decode"),
+        (encode_record(SequenceRecord("", "ACGT")), Reason.EMPTY_ID, "validate"),
+        (encode_record(SequenceRecord("r", "")), Reason.EMPTY_SEQUENCE, "validate"),
+        (encode_record(SequenceRecord("r", "ACG7")), Reason.INVALID_NUCLEOTIDES, "validate"),
+        (encode_record(SequenceRecord("r", "A" * 101)), Reason.SEQUENCE_TOO_LONG, "validate"),
+        (encode_record(SequenceRecord("r", "A" * 1001)), Reason.MESSAGE_TOO_LARGE, "decode"),
+    ],
+)
+def test_bad_input_is_refused_with_its_reason(preparation, value, reason, stage):
+    outcome = preparation(message(1, value=value))
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, outcome.stage) == (reason, stage)
+    assert outcome.detail
+    assert "\n" not in outcome.detail
+
+
+@pytest.mark.parametrize("sequence", ["ACGT", "acgu", "NNRYSWKMBDHV"])
+def test_iupac_letters_are_fine(preparation, sequence):
+    assert preparation(message(1, value=encode_record(SequenceRecord("r", sequence)))).record_id == "r"
+
+
+def test_confluent_framing_is_read_too(preparation):
+    assert preparation(message(1, value=b"\x00\x00\x00\x00\x07" + GOOD[10:])).record_id == "r"

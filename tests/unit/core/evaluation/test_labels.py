@@ -1,0 +1,50 @@
+"""Tables of labels: what is read, and what is refused with a line number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from virnucpro_core.evaluation.labels import Label, LabelFileError, read_labels
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "labels.tsv"
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_columns_come_in_any_order_beside_others(tmp_path):
+    path = table(tmp_path, "\ufefflabel\tspecies\tid\tgroup\nvirus\tx\ta\tFlaviviridae\nothers\t\tb\t\r\n")
+    assert read_labels(path) == {"a": Label(True, "Flaviviridae"), "b": Label(False, "")}
+
+
+def test_a_group_is_not_needed(tmp_path):
+    assert read_labels(table(tmp_path, 'id\tlabel\n"a\tvirus\n')) == {'"a': Label(True)}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no column id and label"),
+        ("id\tkind\na\tvirus\n", "no column label"),
+        ("id\tlabel\n", "no row"),
+        ("id\tlabel\na\tviral\n", "line 2: the label is 'viral'; it must be others or virus"),
+        ("id\tlabel\na\n", "line 2: the label is ''"),
+        ("id\tlabel\na\tvirus\n\tvirus\n", "line 3: the id is empty"),
+        ("id\tlabel\na\tvirus\na\tothers\n", "line 3: a is there a second time"),
+    ],
+)
+def test_what_is_refused(tmp_path, text, said):
+    with pytest.raises(LabelFileError, match=said) as refused:
+        read_labels(table(tmp_path, text))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_file_and_one_that_is_no_text(tmp_path):
+    with pytest.raises(LabelFileError, match=r"nowhere.tsv cannot be read: No such file"):
+        read_labels(tmp_path / "nowhere.tsv")
+    (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(LabelFileError, match="not text in UTF-8"):
+        read_labels(tmp_path / "x")

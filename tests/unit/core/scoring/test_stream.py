@@ -1,0 +1,202 @@
+"""Scoring a stream of records: shared batches, exact budget, order, bounded reading ahead."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.support import reference_impl
+from tests.support.small_tokenizer import small_tokenizer
+from virnucpro_core.scoring import stream as predict
+from virnucpro_core.scoring.results import RecordResult
+from virnucpro_core.scoring.stream import score_records
+from virnucpro_core.sequence.prepare import PreparedFrame
+from virnucpro_core.sequence.tokens import DnaTokenizer
+from virnucpro_core.sequence.validation import InvalidSequence
+
+CHUNK = 60
+
+
+def frame_score(protein_ids: NDArray[np.int32], dna_ids: NDArray[np.int32]) -> tuple[float, float]:
+    """A score that depends on both inputs of the frame, and on nothing else."""
+    virus = np.float32((zlib.crc32(protein_ids.tobytes() + dna_ids.tobytes()) % 10_000) / 10_000)
+    return float(np.float32(1) - virus), float(virus)
+
+
+class HashEngine:
+    """A model whose scores are a checksum of the frame, and which remembers its batches."""
+
+    expected_length = CHUNK
+
+    def __init__(self) -> None:
+        self.batches: list[list[PreparedFrame]] = []
+
+    @property
+    def tokenizer(self) -> DnaTokenizer:
+        return small_tokenizer()
+
+    def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
+        self.batches.append(list(frames))
+        return np.array([frame_score(f.protein_ids, f.dna_ids) for f in frames], dtype=np.float32)
+
+
+def fail(record_id: str, error: InvalidSequence) -> None:
+    raise AssertionError(f"{record_id}: {error}")
+
+
+def records(count: int, seed: int = 1) -> list[tuple[str, str | None, str]]:
+    rng = np.random.default_rng(seed)
+    return [
+        (f"r{n}", None, "".join(rng.choice(list("ACGTN"), rng.integers(1, 400), p=[0.24] * 4 + [0.04])))
+        for n in range(count)
+    ]
+
+
+def run(source, budget: int = 200) -> tuple[list[RecordResult], HashEngine]:
+    engine = HashEngine()
+    return list(score_records(source, engine, budget, 1000, fail)), engine
+
+
+def test_each_record_gets_its_own_frames_scores_in_order() -> None:
+    source = records(40)
+    results, _ = run(source)
+    assert [result.record_id for result in results] == [record_id for record_id, _, _ in source]
+    for result, (record_id, _, sequence) in zip(results, source, strict=True):
+        chunks = reference_impl.process(record_id, sequence, CHUNK)
+        assert [chunk.name for chunk in result.chunks] == [chunk.name for chunk in chunks]
+        pairs = []
+        for ours, plain in zip(result.chunks, chunks, strict=True):
+            assert [ours.name + frame.label for frame in ours.frames] == [
+                frame.name for frame in plain.frames
+            ]
+            scores = [
+                frame_score(predict_ids(frame.protein), small_tokenizer().encode([frame.nucleotides])[0])
+                for frame in plain.frames
+            ]
+            assert [(frame.others, frame.virus) for frame in ours.frames] == scores
+            assert ours.verdict == reference_impl.verdict(scores)
+            pairs += scores
+        assert result.verdict == reference_impl.verdict(pairs)
+
+
+def predict_ids(protein: str) -> NDArray[np.int32]:
+    order = "LAGVSERTIDPKQNFYMHWC"
+    return np.array([0, *(4 + order.index(letter) for letter in protein), 2], dtype=np.int32)
+
+
+def test_results_do_not_depend_on_the_budget() -> None:
+    source = records(30)
+    expected, _ = run(source, 100)
+    for budget in (101, 333, 100_000):
+        assert run(source, budget)[0] == expected
+
+
+@pytest.mark.parametrize("budget", [70, 150, 1000])
+def test_a_batch_is_as_full_as_the_budget_allows_and_never_fuller(budget: int) -> None:
+    results, engine = run(records(60), budget)
+
+    def cost(frames: list[PreparedFrame]) -> int:
+        return max(sum(f.tokens for f in frames), sum(len(f.dna_ids) for f in frames))
+
+    assert all(cost(batch) <= budget for batch in engine.batches)
+    for batch, following in zip(engine.batches, engine.batches[1:], strict=False):
+        assert cost([*batch, following[0]]) > budget
+    assert sum(map(len, engine.batches)) == sum(len(c.frames) for r in results for c in r.chunks)
+
+
+def test_invalid_records_are_told_of_and_left_out() -> None:
+    source = [
+        ("a", None, "ACGTACGCC"),
+        ("b", None, "AC5"),
+        ("", None, "ACG"),
+        ("c", None, "A" * 1001),
+        ("d", None, ""),
+    ]
+    told: list[tuple[str, str]] = []
+    engine = HashEngine()
+    results = list(
+        score_records(source, engine, 100, 1000, lambda name, error: told.append((name, error.kind)))
+    )
+    assert [result.record_id for result in results] == ["a"]
+    assert told == [
+        ("b", "invalid_nucleotides"),
+        ("", "empty_id"),
+        ("c", "sequence_too_long"),
+        ("d", "empty_sequence"),
+    ]
+
+
+def test_on_invalid_may_stop_it() -> None:
+    with pytest.raises(AssertionError, match="bad: '5'"):
+        run([("bad", None, "5")])
+
+
+def test_records_without_frames_keep_their_place() -> None:
+    source = [("a", None, "N" * 10), ("b", None, "GCC" * 9), ("c", None, "N"), ("d", None, "GCC" * 9)]
+    results, engine = run(source, 10_000)
+    assert [(r.record_id, r.verdict == "no_open_frame") for r in results] == [
+        ("a", True),
+        ("b", False),
+        ("c", True),
+        ("d", False),
+    ]
+    assert len(engine.batches) == 1
+
+
+def test_nothing_in_nothing_out() -> None:
+    results, engine = run([])
+    assert results == []
+    assert engine.batches == []
+
+
+def test_no_more_is_read_than_a_batch_needs() -> None:
+    read = 0
+
+    def endless() -> Iterator[tuple[str, str | None, str]]:
+        nonlocal read
+        while True:
+            read += 1
+            yield f"r{read}", None, "GCC" * 20
+
+    stream = score_records(endless(), HashEngine(), 300, 1000, fail)
+    frames_each = len(next(stream).chunks[0].frames)
+    assert frames_each == 6
+    for returned in range(2, 50):
+        next(stream)
+        # 6 frames of some 60 nucleotide tokens: every record fills more than a batch, its proteins do not
+        assert read - returned <= 1
+
+
+def test_records_without_frames_do_not_pile_up_behind_one_that_waits(monkeypatch) -> None:
+    monkeypatch.setattr(predict, "_MOST_WAITING_RECORDS", 10)
+    read = 0
+
+    def one_and_then_nothing() -> Iterator[tuple[str, str | None, str]]:
+        nonlocal read
+        yield "scored", None, "GCC" * 9
+        while True:
+            read += 1
+            yield f"r{read}", None, "NNN"
+
+    assert next(score_records(one_and_then_nothing(), HashEngine(), 10_000, 1000, fail)).record_id == "scored"
+    assert read == 10
+
+
+def test_a_frame_over_the_budget_is_refused_with_the_figures() -> None:
+    with pytest.raises(
+        ValueError, match=r"frame of 22 protein and \d+ nucleotide tokens is over the token budget of 21"
+    ):
+        run([("a", None, "GCC" * 20)], 21)
+
+
+def test_what_the_model_raises_passes_through() -> None:
+    class Broken(HashEngine):
+        def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
+            raise RuntimeError("no device")
+
+    with pytest.raises(RuntimeError, match="no device"):
+        list(score_records(records(3), Broken(), 100, 1000, fail))

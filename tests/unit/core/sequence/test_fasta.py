@@ -1,0 +1,189 @@
+"""Reading sequence files, and what is said about those that cannot be read."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import sys
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from virnucpro_core.sequence.compressed import zstd
+from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
+
+FASTA = b">one first record\nACGT\nacgtn\n>two\nGGG\n"
+RECORDS = [("one", "first record", "ACGTacgtn"), ("two", None, "GGG")]
+COMPRESSORS = [gzip.compress, bz2.compress, lzma.compress, zstd.compress]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[bytes], str]:
+    def write(content: bytes, name: str = "reads.fasta") -> str:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+def refusal(path: str) -> str:
+    """The message, without the path."""
+    with pytest.raises(SequenceFileError) as caught:
+        list(read_sequences(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < len(path) + 400
+    return message.replace(path, "FILE")
+
+
+def test_fasta(file) -> None:
+    assert list(read_sequences(file(FASTA))) == RECORDS
+
+
+def test_fastq(file) -> None:
+    path = file(b"@one first record\nACGTacgtn\n+\nIIIIIIIII\n@two\nGGG\n+two\n@@@\n")
+    assert list(read_sequences(path)) == RECORDS
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS)
+@pytest.mark.parametrize("name", ["reads", "reads.fasta", "reads.gz", "reads.fastq.xz"])
+def test_compression_and_format_are_told_by_content_not_by_name(file, compress, name: str) -> None:
+    assert list(read_sequences(file(compress(FASTA), name))) == RECORDS
+
+
+def test_plain_text_with_a_compressed_name(file) -> None:
+    assert list(read_sequences(file(FASTA, "reads.fastq.gz"))) == RECORDS
+
+
+def test_two_gzip_members_one_after_the_other(file) -> None:
+    path = file(gzip.compress(FASTA[:20]) + gzip.compress(FASTA[20:]))
+    assert list(read_sequences(path)) == RECORDS
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FASTA.replace(b"\n", b"\r\n"),
+        b"\n\n" + FASTA.replace(b"\n", b"\n\n"),
+        b"# a comment\n" + FASTA,
+        FASTA.rstrip(b"\n"),
+        FASTA.replace(b"one first record", b"one\tfirst record  "),
+        FASTA.replace(b"ACGT\n", b"AC GT \n"),
+    ],
+    ids=["dos", "blank lines", "comment", "no last line break", "tab after the id", "blanks between letters"],
+)
+def test_the_habits_of_other_programs(file, content: bytes) -> None:
+    assert list(read_sequences(file(content))) == RECORDS
+
+
+def test_headers_may_hold_letters_outside_ascii(file) -> None:
+    path = file(">é Müllers Virus\nACGT\n".encode())
+    assert list(read_sequences(path)) == [("é", "Müllers Virus", "ACGT")]
+
+
+def test_letters_are_given_as_they_are_and_an_empty_sequence_is_a_record(file) -> None:
+    assert list(read_sequences(file(b">a\nAC-5*\n>b\n>c\nA\n"))) == [
+        ("a", None, "AC-5*"),
+        ("b", None, ""),
+        ("c", None, "A"),
+    ]
+
+
+def test_standard_input(monkeypatch, file) -> None:
+    with Path(file(gzip.compress(FASTA))).open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert list(read_sequences("-")) == RECORDS
+
+
+def test_standard_input_is_read_as_it_comes(monkeypatch) -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end) as stdin, os.fdopen(write_end, "wb", buffering=0) as writer:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        writer.write(FASTA)  # the pipe stays open: waiting for more than this would hang
+        assert next(read_sequences("-")) == RECORDS[0]
+
+
+def test_a_stand_in_for_standard_input(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(SequenceFileError, match="standard input is empty"):
+        list(read_sequences("-"))
+
+
+def test_records_come_before_the_file_is_read_to_its_end(file) -> None:
+    damaged = b"".join(b">r%d\n%s\n" % (n, os.urandom(400).hex().encode()) for n in range(2000))
+    records = read_sequences(file(gzip.compress(damaged)[:-1000]))
+    assert [record_id for record_id, _, _ in islice(records, 3)] == ["r0", "r1", "r2"]
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert refusal(str(tmp_path / "no.fasta")) == "FILE cannot be read: there is no such file; check the path"
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    assert refusal(str(tmp_path)) == "FILE cannot be read: it is a directory; name a file in it"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_somebody_else(file) -> None:
+    path = file(FASTA)
+    Path(path).chmod(0)
+    assert refusal(path).startswith("FILE cannot be read: permission denied")
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")], ids=["plain", "gzip"])
+def test_an_empty_file(file, content: bytes) -> None:
+    assert refusal(file(content)).startswith("FILE is empty: give a FASTA")
+
+
+@pytest.mark.parametrize("content", [b"\n \n\n", b"# nothing but a comment\n"])
+def test_a_file_without_records(file, content: bytes) -> None:
+    assert refusal(file(content)).startswith("FILE has no records")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello\n>a\nACGT\n",
+        b"\x7fELF\x02\x01\0\0\0",
+        b"PK\x03\x04",
+        bytes(range(256)),
+        b"{}",
+        b"\0" * 100_000,
+    ],
+)
+def test_garbage_and_binary_files(file, content: bytes) -> None:
+    message = refusal(file(content))
+    assert message.startswith("FILE is neither FASTA nor FASTQ: it starts with ")
+    assert "give a file of nucleotide sequences" in message
+
+
+def test_binary_behind_a_first_record(file) -> None:
+    message = refusal(file(FASTA * 2000 + b"\xff\xfe\x00\x81"))
+    assert "FILE is not text after record " in message
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS)
+def test_truncated_compressed_data(file, compress) -> None:
+    assert "truncated" in refusal(file(compress(FASTA * 500)[:-10]))
+
+
+def test_damaged_compressed_data(file) -> None:
+    data = bytearray(gzip.compress(os.urandom(5000).hex().encode()))
+    data[len(data) // 2] ^= 0xFF
+    assert "compressed data is damaged" in refusal(file(bytes(data).replace(b"\n", b"\n")))
+
+
+@pytest.mark.parametrize("content", [b"@one\nACGT\n+\nII\n", b"@one\nACGT\n", b"@one\nACGT\nACGT\n+\nIIII\n"])
+def test_damaged_fastq(file, content: bytes) -> None:
+    assert refusal(file(content)).startswith("FILE is damaged after record 0 (Error in FASTQ file at ")
+
+
+@pytest.mark.parametrize("header", [b">", b"> ", b">\t"])
+def test_a_record_without_a_name(file, header: bytes) -> None:
+    assert refusal(file(FASTA + header + b"\nACGT\n")).startswith("FILE: record 3 has no name")

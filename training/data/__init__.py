@@ -1,0 +1,1 @@
+"""From genomes to the tables that training reads."""

@@ -1,0 +1,152 @@
+"""Parts of the training loops: learning rate, moving average, BatchNorm's statistics, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.model.network import Network
+from training.recipe import Optimiser
+from virnucpro_core.models.classifier import Head
+
+BETAS = (0.9, 0.98)
+CLIP = 1.0
+SAVE_EVERY_SECONDS = 60.0
+
+
+def learning_rate(recipe: Optimiser, step: int) -> float:
+    """Linear over the first steps, then a cosine to zero at the last."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(step / recipe.steps, 1.0)))
+    return recipe.rate * min(1.0, (step + 1) / max(recipe.warm_up, 1)) * cosine
+
+
+def adamw(
+    network: Network, recipe: Optimiser, shares: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> torch.optim.Optimizer:
+    """AdamW with weight decay for matrices only; `shares` scale the learning rate of each of the network's parts."""
+    groups = []
+    for part, share in zip(network.parts, shares, strict=True):
+        matrices, vectors = [p for p in part if p.ndim >= 2], [p for p in part if p.ndim < 2]
+        groups.append({"params": matrices, "weight_decay": recipe.decay, "share": share})
+        groups.append({"params": vectors, "weight_decay": 0.0, "share": share})
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+
+
+def take_step(optimiser: torch.optim.Optimizer, network: Network, loss: Tensor, rate: float) -> None:
+    """Backward, clip, step; `optimiser` is one of `adamw`. Each part is clipped for itself: one whose gradient
+    jumps neither holds the others back nor hides behind them."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["share"]
+    optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    for part in network.parts:
+        torch.nn.utils.clip_grad_norm_(part, CLIP)
+    optimiser.step()
+
+
+class MovingAverage:
+    """An exponential moving average of a network's weights, in a copy of it that never trains."""
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move towards `network`; the first updates weigh more, so that the start is soon forgotten."""
+        self.updates += 1
+        decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+
+
+@torch.no_grad()
+def mean_of(members: Sequence[Network]) -> Network:
+    """A network of the mean of the members' weights; BatchNorm's statistics are to be measured again."""
+    network = copy.deepcopy(members[0])
+    of_members = [list(member.parameters()) for member in members]
+    for target, *parameters in zip(network.parameters(), *of_members, strict=True):
+        target.copy_(torch.stack(parameters).mean(0))
+    return network
+
+
+@torch.no_grad()
+def recalibrate(head: Head, features: Iterable[Tensor]) -> None:
+    """Set BatchNorm's statistics to their mean over batches of training features [frames, dim].
+
+    The statistics gathered in training belong to other weights (those of the steps before, not the average's)
+    and to disturbed input. No dropout acts here.
+    """
+    momentum = head.norm.momentum
+    head.norm.reset_running_stats()
+    head.norm.momentum = None  # the plain mean over all batches
+    head.norm.train()
+    for batch in features:
+        head.norm(head.hidden(batch))
+    head.norm.momentum = momentum
+    head.eval()
+
+
+class Checkpoint:
+    """Where a run is saved now and then, so that it goes on after an interruption.
+
+    key: names the settings; what another key saved is not taken up.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self._key = path, key
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last, or None."""
+        if not self.path.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        return state if state["key"] == self._key else None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Save all of it or nothing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        torch.save({"key": self._key, **state}, unfinished)
+        unfinished.rename(self.path)
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Nothing is saved any more."""
+        self.path.unlink(missing_ok=True)
+
+    def due(self) -> bool:
+        """Has it been a while?"""
+        return time.monotonic() - self._saved > SAVE_EVERY_SECONDS
+
+
+def training_state(
+    step: int, network: Network, average: MovingAverage, optimiser: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """What a checkpoint holds of a run that has taken `step` steps."""
+    return {
+        "step": step,
+        "network": network.state_dict(),
+        "average": average.network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+
+
+def restore(
+    state: dict[str, Any], network: Network, average: MovingAverage, optimiser: torch.optim.Optimizer
+) -> int:
+    """Put a `training_state` back; the number of steps that it had taken."""
+    network.load_state_dict(state["network"])
+    average.network.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    average.updates = state["step"]
+    return average.updates

@@ -1,0 +1,1 @@
+"""Evaluation of a run, and its model card."""

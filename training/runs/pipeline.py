@@ -1,0 +1,111 @@
+"""Everything from the prepared data to the bundles, in one command.
+
+    python -m training.run --data DATA --out OUT
+
+Pre-trains the encoders, trains a trial and a final model for each length, and writes the bundles OUT/nano-500 and
+OUT/nano-300 with their figures on the validation split, and OUT/nano-*.json with the whole reports. What is done
+already is not done again; a run that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from training.data.corpus import VALIDATION
+from training.model.network import Network
+from training.progress import log
+from training.reports.baseline import CHUNKS
+from training.reports.evaluate import evaluate, headline
+from training.runs.export import data_list, export
+from training.runs.pretrain import pretrain
+from training.runs.train_head import key_of, train_head
+from training.runs.workspace import FINAL, PHASES, TRIAL, Workspace, options, workspace
+from virnucpro_core.bundle.bundle import read_manifest
+
+LENGTHS = (500, 300)
+
+
+def facts(work: Workspace, length: int, trial: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says about the training; `trial`: the report of the trial on the dev split."""
+    cuda = work.device.type == "cuda"
+    return {
+        "command": "python -m training.run --data DATA --out OUT",
+        "key": key_of(work, length),
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "hardware": torch.cuda.get_device_name(work.device) if cuda else "CPU",
+        "recipe": asdict(work.recipe),
+        "trained_on": list(PHASES[FINAL]),
+        "trial_on_dev": {key: value for key, value in trial.items() if key not in ("key", "curves")},
+        "data": data_list(work.corpus),
+    }
+
+
+def finish(
+    work: Workspace, network: Network, length: int, temperature: float, training: dict[str, Any], chunks: int
+) -> None:
+    """Write the bundle nano-LENGTH with its figures on the validation split, and the report beside it.
+
+    The figures are of the bundle as it is: with its temperature, its weights as they are stored, and through the
+    service's engine. chunks: that the baseline is trained on.
+    """
+    name = f"nano-{length}"
+    target, unmeasured = work.out / name, work.out / f"unmeasured-{length}"
+    shutil.rmtree(unmeasured, ignore_errors=True)
+    given: dict[str, Any] = {
+        "name": name,
+        "tokenizer": work.tokenizer,
+        "expected_length": length,
+        "temperature": temperature,
+        "training": training,
+    }
+    report = evaluate(
+        export(network, unmeasured, validation={}, **given),
+        work.genomes,
+        VALIDATION,
+        PHASES[FINAL],
+        baseline_chunks=chunks,
+        processes=work.processes,
+        device=str(work.device),
+        precision="fp32",
+    )
+    (work.out / f"{name}.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    export(network, target, validation=headline(report), **given)
+    shutil.rmtree(unmeasured)
+    log(bundle=name, **{level: report[level]["unseen_genera"] for level in ("chunk", "pieces_of_5kb")})
+
+
+def make(trial: Workspace, final: Workspace, length: int, chunks: int) -> None:
+    """The bundle for chunks of `length`, unless it is there.
+
+    Raises:
+        SystemExit: a bundle of that name is there, of other data or another recipe.
+    """
+    target = final.out / f"nano-{length}"
+    if target.exists():
+        if read_manifest(target)[0].training.get("key") != key_of(final, length):
+            raise SystemExit(
+                f"{target} is of other data or another recipe: remove it, or choose another --out"
+            )
+        return
+    _, report = train_head(trial, length)
+    network, _ = train_head(final, length)
+    finish(final, network, length, report["temperature"], facts(final, length, report), chunks)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = options(__doc__)
+    parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
+    parser.add_argument("--baseline-chunks", type=int, default=CHUNKS)
+    given = parser.parse_args(arguments)
+    trial, final = workspace(given, TRIAL), workspace(given, FINAL)
+    pretrain(trial)
+    for length in given.lengths:
+        make(trial, final, length, given.baseline_chunks)
+    return 0

@@ -1,0 +1,204 @@
+"""How good a model is on records whose label is known: collects their results, gives the report."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from virnucpro_core.evaluation.labels import Label
+from virnucpro_core.evaluation.metrics import (
+    BoolArray,
+    FloatArray,
+    by_kind,
+    calibration,
+    curves,
+    figures,
+    mean_margins,
+)
+from virnucpro_core.scoring.results import FrameResult, RecordResult
+
+LENGTHS = (500, 1_000, 5_000, 20_000)
+"""Bases at which a bin of lengths ends and the next begins."""
+NO_GROUP = "no group"
+
+# A score is a float32 of 0 to 1. Clipped to these, all different scores stay different.
+_LEAST, _MOST = 1e-46, 1 - 2.0**-25
+
+
+class Evaluation:
+    """Takes scored records one at a time, and keeps a few numbers of each chunk and record."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(
+            (
+                *("records", "viruses", "others", "bases", "records_without_open_frame"),
+                *("chunks", "chunks_without_open_frame", "frames"),
+            ),
+            0,
+        )
+        # Of each chunk with an open frame:
+        self._margins, self._owners = array("d"), array("q")
+        # Of each record with an open frame:
+        self._by_rule, self._lengths, self._viruses = array("d"), array("q"), array("b")
+        self._groups: list[str] = []
+
+    @property
+    def frames(self) -> int:
+        """Open frames so far; without any there is no report."""
+        return self._counts["frames"]
+
+    def add(self, result: RecordResult, label: Label) -> None:
+        """One more record, and what it is known to be."""
+        every_frame = [frame for chunk in result.chunks for frame in chunk.frames]
+        scored = [chunk for chunk in result.chunks if chunk.frames]
+        counts = self._counts
+        counts["records"] += 1
+        counts["viruses" if label.is_virus else "others"] += 1
+        counts["bases"] += result.length
+        counts["chunks"] += len(result.chunks)
+        counts["chunks_without_open_frame"] += len(result.chunks) - len(scored)
+        counts["frames"] += len(every_frame)
+        if not every_frame:
+            counts["records_without_open_frame"] += 1
+            return
+        self._owners.extend([len(self._lengths)] * len(scored))
+        self._margins.extend(margin_of(chunk.frames) for chunk in scored)
+        self._by_rule.append(margin_of(every_frame))
+        self._lengths.append(result.length)
+        self._viruses.append(label.is_virus)
+        self._groups.append(label.group)
+
+    def report(self) -> dict[str, Any]:
+        """All figures, as JSON takes them: no NaN, None where a figure needs both classes and one is there.
+
+        Returns:
+            `counts`. `chunks`, and `records_by_mean_margin` and `records_by_verdict`: whole records by the mean
+            margin of their chunks, and by VirNucPro's verdict over all their frames. `by_length`: the records in
+            bins of their length. `by_group`: the chunks by the group of their record, None without groups.
+            `curves`: what pictures of the chunks are drawn from. `warnings`: lines for people. What has no open
+            frame has no verdict, and is in no figure but `counts`.
+
+        Raises:
+            ValueError: no record had an open frame.
+        """
+        if not self.frames:
+            raise ValueError("no record has an open frame")
+        margins, owners = np.array(self._margins), np.array(self._owners)
+        by_rule, lengths = np.array(self._by_rule), np.array(self._lengths)
+        virus = np.array(self._viruses, dtype=bool)
+        by_mean = mean_margins(margins, owners)
+        record = np.arange(len(lengths))
+        return {
+            "counts": self._counts | {"share_without_open_frame": self._share_without()},
+            "chunks": _figures(margins, virus[owners], owners),
+            "records_by_mean_margin": _figures(by_mean, virus, record),
+            "records_by_verdict": _figures(by_rule, virus, record),
+            "by_length": _by_length(lengths, by_mean, by_rule, virus),
+            "by_group": self._by_group(margins, virus[owners], owners),
+            "curves": _curves(margins, virus[owners]),
+            "warnings": self._warnings(virus),
+        }
+
+    def _share_without(self) -> float:
+        return round(self._counts["chunks_without_open_frame"] / self._counts["chunks"], 4)
+
+    def _by_group(
+        self, margins: FloatArray, positive: BoolArray, owners: npt.NDArray[np.int64]
+    ) -> dict[str, Any] | None:
+        if not any(self._groups):
+            return None
+        groups = np.array([group or NO_GROUP for group in self._groups])
+        return {
+            name: {
+                "chunks": found["chunks"],
+                "records": found["genomes"],
+                "right": found["right"],
+                "auroc": None if math.isnan(found["auroc"]) else found["auroc"],
+            }
+            for name, found in by_kind(margins, positive, owners, groups[owners]).items()
+        }
+
+    def _warnings(self, virus: BoolArray) -> list[str]:
+        if virus.any() and not virus.all():
+            return []
+        there, missing = ("viruses", "others") if virus.all() else ("others", "viruses")
+        return [
+            f"of the records with an open frame all are {there}, none are {missing}: there is no AUROC, and the "
+            "share right says half of what a model is worth"
+        ]
+
+
+def margin_of(frames: list[FrameResult] | tuple[FrameResult, ...]) -> float:
+    """The margin behind VirNucPro's verdict over some frames, at least one; it is >= 0 where that is virus.
+
+    The mean of log odds of the highest virus score and minus log odds of the highest others score; of a single
+    frame it is log(virus / others). It is taken from the two scores that the verdict compares, not from
+    the margins of the frames, so that its sign is the verdict also where float32 scores are rounded to 1.
+    """
+    virus, others = max(frame.virus for frame in frames), max(frame.others for frame in frames)
+    return (_log_odds(virus) - _log_odds(others)) / 2
+
+
+def _log_odds(score: float) -> float:
+    clipped = min(max(score, _LEAST), _MOST)
+    return math.log(clipped) - math.log1p(-clipped)
+
+
+def _figures(margins: FloatArray, positive: BoolArray, record: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """`metrics.figures` in the words of the report; also where only one class is there."""
+    counted = {
+        "count": len(margins),
+        "of_viruses": int(positive.sum()),
+        "records": len(np.unique(record)),
+    }
+    measured = ("auroc", "interval95", "accuracy", "sensitivity", "specificity", "ece")
+    if positive.any() and not positive.all():
+        found = figures(margins, positive, record)
+        return counted | {name: found[name] for name in measured}
+    accuracy = round(float(((margins >= 0) == positive).mean()), 4)
+    return (
+        counted
+        | dict.fromkeys(measured)
+        | {
+            "accuracy": accuracy,
+            "sensitivity" if positive.any() else "specificity": accuracy,
+            "ece": calibration(margins, positive)["ece"],
+        }
+    )
+
+
+def _by_length(
+    lengths: npt.NDArray[np.int64], by_mean: FloatArray, by_rule: FloatArray, virus: BoolArray
+) -> list[dict[str, Any]]:
+    place = np.searchsorted(LENGTHS, lengths, side="right")
+    bins = []
+    for number in np.unique(place):
+        members = place == number
+        record = np.arange(members.sum())
+        bins.append(
+            {
+                "bases": _bin_name(int(number)),
+                "records_by_mean_margin": _figures(by_mean[members], virus[members], record),
+                "records_by_verdict": _figures(by_rule[members], virus[members], record),
+            }
+        )
+    return bins
+
+
+def _bin_name(number: int) -> str:
+    if number == 0:
+        return f"under {LENGTHS[0]:,}"
+    if number == len(LENGTHS):
+        return f"{LENGTHS[-1]:,} and more"
+    return f"{LENGTHS[number - 1]:,} to {LENGTHS[number] - 1:,}"
+
+
+def _curves(margins: FloatArray, positive: BoolArray) -> dict[str, Any]:
+    """`metrics.curves`, without a ROC curve where only one class is there."""
+    with np.errstate(invalid="ignore"):  # the hits of no virus, or the false alarms of no others
+        found = curves(margins, positive)
+    return found if positive.any() and not positive.all() else found | {"roc": None}

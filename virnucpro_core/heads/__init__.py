@@ -1,0 +1,1 @@
+"""Feature files, and the training of a classifier on them."""

@@ -1,0 +1,156 @@
+"""Divides labelled records into those that a head learns from and those that it is measured on.
+
+Whole records are held out, never a part of one, and whole groups where records have a group: pieces of one genome,
+and members of one family, are alike, and a head that has seen some knows the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro_core.evaluation.labels import LABELS, Label, LabelFileError
+from virnucpro_core.heads.feature_file import FeatureFile
+
+LEAST = 4
+"""Records, or groups, that each label needs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Labelled records and their frames in a feature file; records without an open frame are in no part.
+
+    Attributes:
+        rows: int64 [frames], their places in the file, ascending.
+        frame_chunk, frame_record: int64 [frames], ascending, from 0 without gaps.
+        chunk_record: int64 [chunks].
+        is_virus: bool [records].
+        unit: int64 [records], which record or group it is; records of one unit are never in two parts.
+        record_ids: [records].
+    """
+
+    rows: NDArray[np.int64]
+    frame_chunk: NDArray[np.int64]
+    frame_record: NDArray[np.int64]
+    chunk_record: NDArray[np.int64]
+    is_virus: NDArray[np.bool_]
+    unit: NDArray[np.int64]
+    record_ids: tuple[str, ...]
+
+    @property
+    def frame_is_virus(self) -> NDArray[np.bool_]:
+        """The label of each frame's record, bool [frames]."""
+        return self.is_virus[self.frame_record]
+
+    def counts(self) -> dict[str, int]:
+        """How much it is, for a report."""
+        return {
+            "records": len(self.is_virus),
+            "viruses": int(self.is_virus.sum()),
+            "units": len(np.unique(self.unit)),
+            "chunks": len(self.chunk_record),
+            "frames": len(self.rows),
+        }
+
+
+class LabelledRecords:
+    """The records of a feature file that have a label and at least one frame.
+
+    Attributes:
+        by: what is held out as a whole, "group" if any of them has one, else "record". Where some have none, each of
+            those stands for itself. Records of one id count as one.
+        without_label: records with frames that have no label.
+        without_open_frame: labelled records of the file that have no frame.
+        not_in_file: labels of no record of the file.
+    """
+
+    def __init__(self, file: FeatureFile, labels: Mapping[str, Label]) -> None:
+        """Raises LabelFileError if no record is left, or none of one label."""
+        self._file = file
+        framed = np.zeros(len(file.record_ids), dtype=bool)
+        framed[file.chunk_record] = True
+        known = np.array([record_id in labels for record_id in file.record_ids], dtype=bool)
+        self._records = np.flatnonzero(framed & known)
+        found = [labels[file.record_ids[record]] for record in self._records]
+        self._is_virus = np.array([label.is_virus for label in found], dtype=bool)
+        self.by: Literal["group", "record"] = "group" if any(label.group for label in found) else "record"
+        names = [
+            (label.group, "") if label.group else ("", file.record_ids[record])
+            for label, record in zip(found, self._records, strict=True)
+        ]
+        # Numbered by name, so that the split does not hang on the order of the file.
+        number = {name: index for index, name in enumerate(sorted(set(names)))}
+        self._unit = np.array([number[name] for name in names], dtype=np.int64)
+        self.without_label = int((framed & ~known).sum())
+        self.without_open_frame = int((known & ~framed).sum())
+        self.not_in_file = len(labels.keys() - set(file.record_ids))
+        if len(np.unique(self._is_virus)) < len(LABELS):
+            raise LabelFileError(
+                f"of the {len(file.record_ids):,} records of {file.path} {int(self._is_virus.sum()):,} are labelled "
+                f"virus and {int((~self._is_virus).sum()):,} others, with an open frame: both are needed; the ids of "
+                "the table must be those of the sequences"
+            )
+
+    def whole(self) -> Part:
+        """All of them."""
+        return self._part(np.ones(len(self._records), dtype=bool))
+
+    def split(self, share: float, seed: int) -> tuple[Part, Part]:
+        """What to learn from, and what to measure on.
+
+        Args:
+            share: of the units of each label that are held out, 0 to 1; at least one, and not all.
+            seed: another one holds out others. The file's order and features do not matter.
+
+        Raises:
+            LabelFileError: a label has fewer than `LEAST` units.
+        """
+        rng = np.random.default_rng(seed)
+        units = np.arange(self._unit.max() + 1)
+        viruses = np.bincount(self._unit, self._is_virus) > 0
+        others = np.bincount(self._unit, ~self._is_virus) > 0
+        for label, has in zip(LABELS, (others, viruses), strict=True):
+            if has.sum() < LEAST:
+                raise LabelFileError(
+                    f"{label}: {has.sum()} {self.by}{'s' if has.sum() > 1 else ''} with an open frame, and at least "
+                    f"{LEAST} are needed to hold some out: label more records"
+                    + (", or take finer groups" if self.by == "group" else "")
+                )
+        held_out = np.zeros(len(units), dtype=bool)
+        for stratum in (viruses & ~others, others & ~viruses, viruses & others):
+            members = rng.permutation(units[stratum])
+            count = min(max(round(share * len(members)), 1), len(members) - 1)
+            held_out[members[: max(count, 0)]] = True
+        chosen = held_out[self._unit]
+        return self._part(~chosen), self._part(chosen)
+
+    def about(self) -> dict[str, Any]:
+        """What became of the records, for a report."""
+        return {
+            "by": self.by,
+            "records_without_label": self.without_label,
+            "labelled_without_open_frame": self.without_open_frame,
+            "labels_of_no_record": self.not_in_file,
+        }
+
+    def _part(self, chosen: NDArray[np.bool_]) -> Part:
+        """chosen bool [labelled records]."""
+        file, records = self._file, self._records[chosen]
+        taken = np.zeros(len(file.record_ids), dtype=bool)
+        taken[records] = True
+        rows = np.flatnonzero(taken[file.frame_record])
+        chunks, frame_chunk = np.unique(file.frame_chunk[rows], return_inverse=True)
+        chunk_record = np.searchsorted(records, file.chunk_record[chunks])
+        return Part(
+            rows=rows,
+            frame_chunk=frame_chunk,
+            frame_record=chunk_record[frame_chunk],
+            chunk_record=chunk_record,
+            is_virus=self._is_virus[chosen],
+            unit=self._unit[chosen],
+            record_ids=tuple(file.record_ids[record] for record in records),
+        )

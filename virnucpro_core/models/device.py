@@ -1,0 +1,125 @@
+"""Where and how the models run: device, precision and attention back-ends, and what the device fails with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from virnucpro_core.bundle.manifest import Manifest
+from virnucpro_core.errors import CoreError, DeviceLost, OutOfMemory
+from virnucpro_core.models.attention import AUTO, BackendUnavailable, choose_backend, packed_choice
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_DEVICE_MESSAGES = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
+
+
+class EngineError(CoreError):
+    """The engine cannot be set up as asked; the one-line message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What was asked for, resolved for this machine.
+
+    Attributes:
+        device, device_name: with its index; with its product name.
+        precision, dtype: "fp32", "fp16" or "bf16"; torch's name of it.
+        esm2_backend: attention back-end for ESM-2; None where only the standard path can serve.
+        dna_backend: attention back-end for DNABERT-S.
+        refusals: back-ends that would come first and why they do not serve, by "model: name".
+    """
+
+    device: torch.device
+    device_name: str
+    precision: str
+    dtype: torch.dtype
+    esm2_backend: str | None
+    dna_backend: str
+    refusals: dict[str, str]
+
+    @classmethod
+    def resolve(cls, device: str, precision: str, backend: str, manifest: Manifest) -> Placement:
+        """Resolve, or refuse before anything is loaded.
+
+        A back-end that is asked for by name must serve ESM-2. It serves DNABERT-S too unless it has no ALiBi;
+        then the first that has does, and the refusal says so.
+
+        Raises:
+            EngineError: the device or the precision cannot be had.
+            ValueError: there is no back-end of that name.
+            BackendUnavailable: the back-end that is asked for cannot serve.
+        """
+        where = _device(device)
+        name, dtype = _precision(precision, where)
+        esm2, dna = manifest.esm2, manifest.dnabert_s
+        esm2_choice = packed_choice(backend, where, dtype, esm2.dim // esm2.heads)
+        try:
+            dna_choice = choose_backend(backend, where, dtype, dna.dim // dna.heads, alibi=True)
+        except BackendUnavailable:
+            dna_choice = choose_backend(AUTO, where, dtype, dna.dim // dna.heads, alibi=True)
+        refused = {
+            "esm2": esm2_choice.refusals if esm2_choice else {},
+            "dnabert_s": dna_choice.refusals,
+        }
+        return cls(
+            device=where,
+            device_name=f"{where} ({torch.cuda.get_device_name(where)})"
+            if where.type == "cuda"
+            else str(where),
+            precision=name,
+            dtype=dtype,
+            esm2_backend=esm2_choice.backend.name if esm2_choice else None,
+            dna_backend=dna_choice.backend.name,
+            refusals={
+                f"{model}: {name}": why for model, whys in refused.items() for name, why in whys.items()
+            },
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == AUTO:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EngineError(f"there is no device {name!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        raise EngineError(f"device {name!r} is not there: torch sees {count} CUDA devices; use auto or cpu")
+    return torch.device("cuda", device.index or 0)
+
+
+def _precision(name: str, device: torch.device) -> tuple[str, torch.dtype]:
+    if name == AUTO:
+        name = "fp16" if device.type == "cuda" else "fp32"
+    if name not in PRECISIONS:
+        raise EngineError(f"there is no precision {name!r}: use auto, {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        raise EngineError("precision fp16 needs a GPU: on a CPU use fp32 or bf16")
+    return name, PRECISIONS[name]
+
+
+@contextmanager
+def device_errors(device: torch.device) -> Iterator[None]:
+    """Turn what torch raises for lack of memory or a lost device into the core's own errors.
+
+    Raises:
+        OutOfMemory, DeviceLost: instead of torch's RuntimeError; any other passes through.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        message = " ".join(str(error).split())[:300]
+        if any(sign in message for sign in _MEMORY_MESSAGES):
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # a smaller batch needs other blocks than the ones held back
+            raise OutOfMemory(message) from error
+        if any(sign in message for sign in _DEVICE_MESSAGES):
+            raise DeviceLost(message) from error
+        raise

@@ -1,0 +1,1 @@
+"""From a file to tokenised frames; no torch."""

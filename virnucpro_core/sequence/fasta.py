@@ -1,0 +1,119 @@
+"""Read sequences from a FASTA or FASTQ file, compressed or not, one record at a time."""
+
+from __future__ import annotations
+
+import errno
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import dnaio
+
+from virnucpro_core.errors import SequenceFileWarning
+from virnucpro_core.sequence.compressed import CompressedDataError, decompressed
+
+STDIN = "-"
+
+
+class SequenceFileError(ValueError):
+    """A file that cannot be read as sequences; the message is one line with the cause and the cure."""
+
+
+class _Record(NamedTuple):
+    """What the reader makes of a record. Unlike dnaio's own type it takes names outside ASCII."""
+
+    name: str
+    sequence: str
+    qualities: str | None
+
+
+def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
+    """The records of a file, in order, read as they are asked for.
+
+    Args:
+        path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2, xz or Zstandard, told apart by
+            content; `-` reads standard input. Concatenated streams and padding are read as by the formats' own
+            tools (`virnucpro_core.sequence.compressed`).
+
+    Yields:
+        (id, description, sequence): the first word of the header, the rest of it or None, and the letters as
+        they stand in the file, blanks between them removed. The sequence may be empty and is not validated.
+
+    Raises:
+        SequenceFileError: while iterating, when the file is missing, unreadable, empty, truncated, damaged, or
+            neither FASTA nor FASTQ, or when a record has no name.
+
+    Warns:
+        SequenceFileWarning: at the end, when bytes after the compressed data are passed over.
+    """
+    name = "standard input" if path == STDIN else path
+    number = 0
+    try:
+        with _opened(path) as file:
+            for number, record in enumerate(_reader(file, name), start=1):
+                words = record.name.split(maxsplit=1)
+                if not words:
+                    raise SequenceFileError(
+                        f"{name}: record {number} has no name: give it one after its > or @"
+                    )
+                description = words[1].rstrip() if len(words) > 1 else None
+                yield words[0], description, record.sequence.replace(" ", "")
+    except CompressedDataError as error:
+        raise SequenceFileError(f"{name} {error}") from error
+    except UnicodeDecodeError as error:
+        raise SequenceFileError(
+            f"{name} is not text after record {number}: give a FASTA or FASTQ file in ASCII or UTF-8"
+        ) from error
+    except dnaio.FileFormatError as error:
+        raise SequenceFileError(
+            f"{name} is damaged after record {number} ({_one_line(error)}): repair the file or make it again"
+        ) from error
+    except OSError as error:
+        raise SequenceFileError(f"{name} cannot be read: {_cause_and_cure(error)}") from error
+    if number == 0:
+        raise SequenceFileError(f"{name} has no records: give a FASTA or FASTQ file with at least one")
+
+
+def _opened(path: str) -> AbstractContextManager[BinaryIO]:
+    if path == STDIN:
+        return nullcontext(sys.stdin.buffer)
+    return Path(path).open("rb")
+
+
+def _reader(opened: BinaryIO, name: str) -> Iterator[_Record]:
+    """The records of an open file, decompressed where it is compressed."""
+    file = decompressed(
+        cast("io.BufferedIOBase", opened),
+        lambda text: warnings.warn(SequenceFileWarning(f"{name} {text}"), stacklevel=1),
+    )
+    start = file.peek(1)
+    if not start:
+        raise SequenceFileError(f"{name} is empty: give a FASTA or FASTQ file with at least one record")
+    if start.startswith(b"@"):
+        return cast("Iterator[_Record]", iter(dnaio.FastqReader(file, sequence_class=_Record)))
+    start = start.lstrip()
+    if start and not start.startswith((b">", b"#")):
+        raise SequenceFileError(
+            f"{name} is neither FASTA nor FASTQ: it starts with {start[:20]!r} instead of > or @; "
+            "give a file of nucleotide sequences"
+        )
+    return cast("Iterator[_Record]", iter(dnaio.FastaReader(file, sequence_class=_Record)))
+
+
+def _cause_and_cure(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return "there is no such file; check the path"
+        case errno.EISDIR:
+            return "it is a directory; name a file in it"
+        case errno.EACCES | errno.EPERM:
+            return "permission denied; make it readable for this user"
+    return f"{_one_line(error)}; check the file and its disk"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
