@@ -1,10 +1,17 @@
-"""Builds the service from its settings, runs it, and takes it down again: the only place that knows all parts."""
+"""Builds the service from its settings, runs it, and takes it down again: the only place that knows all parts.
+
+Four functions build, one after the other, and each gives a small bundle of parts: `connect` the Kafka clients,
+`build_scoring` the way from message to outcome, `build_delivery` the way from outcome to Kafka (it alone decides on the
+guarantee), `build_service` the loop around both. Tests call the same functions with other clients and another clock.
+What has to be taken down goes on the `ExitStack` that each is given; it is unwound in the opposite order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +19,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.clock import Deadline
+from consumer.clock import Clock, Deadline, monotonic
 from consumer.config.clients import asking_config, consumer_config, new_client, producer_config
 from consumer.config.settings import Settings
 from consumer.delivery.answers import OutgoingBuilder
@@ -20,18 +27,28 @@ from consumer.delivery.at_least_once import AtLeastOnce
 from consumer.delivery.contract import Delivery
 from consumer.delivery.exactly_once import ExactlyOnce
 from consumer.delivery.transactions import Transactions
-from consumer.errors import ServiceError
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode, ServiceError
 from consumer.intake.apart import Apart
-from consumer.intake.backpressure import Admission
+from consumer.intake.backpressure import HOLD_S, Backpressure
 from consumer.intake.breaker import Breaker
-from consumer.intake.start_offsets import Positions
-from consumer.kafka.cluster import SETTINGS, BrokerWatch, TopicWatch, await_topics, refuse_mock_transactions
+from consumer.intake.intake import Intake
+from consumer.intake.start_offsets import Ask, StartOffsets
+from consumer.kafka.cluster import (
+    SETTINGS,
+    BrokerWatch,
+    Cluster,
+    TopicWatch,
+    await_topics,
+    refuse_mock_transactions,
+)
 from consumer.kafka.embedded import EmbeddedBroker
 from consumer.ledger import Ledger
-from consumer.ops.health import Health
+from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading
 from consumer.ops.http import HttpServer
+from consumer.ops.listeners import Listener, Listeners
+from consumer.ops.log_listener import LogListener
 from consumer.ops.metrics import Metrics
+from consumer.ops.monitor import Monitor
 from consumer.ops.signals import StopSignals
 from consumer.ops.watchdog import LoopWatchdog
 from consumer.scoring.model import ModelLoader, ServedModel
@@ -39,6 +56,8 @@ from consumer.scoring.pipeline import Pipeline, PipelineLimits
 from consumer.scoring.preparation import Preparation
 from consumer.scoring.quarantine import Quarantine
 from consumer.service import Service
+from consumer.types import Partition, Source
+from schemas import Provenance
 
 log = structlog.get_logger(__name__)
 
@@ -50,64 +69,155 @@ _WATCHDOG_S = 10.0  # after the drain's own time: for leaving the group, closing
 
 Announce = Callable[[str, str], None]
 """Called once when the service is ready, with its HTTP URL and the bootstrap address of its Kafka."""
+OnCommit = Callable[[KafkaError | None, list[TopicPartition]], None]
+
+
+class Telemetry:
+    """Metrics, monitor and log, and the one to whom the service reports for all of them.
+
+    Args:
+        further: listeners beside these three.
+    """
+
+    def __init__(self, settings: Settings, *further: Listener, clock: Clock = monotonic) -> None:
+        self.metrics, self.monitor = Metrics(clock), Monitor(settings.masked(), clock)
+        self.listeners = Listeners(
+            self.metrics, LogListener(each=settings.log_level == "debug"), self.monitor, *further
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The ways to Kafka.
+
+    Attributes:
+        admin: asks for metadata. A separate client: on the consumer's connection requests queue behind fetches.
+        new_consumer: makes the consumer; it is handed the callback for asynchronous commits.
+        new_producer: makes a producer for the configured guarantee.
+        committed: fetches the group's committed offsets.
+        executor: one thread, on which `committed` runs.
+        brokers: hears the errors of all clients.
+        partition_counts: of the input, output and dead-letter topics.
+    """
+
+    admin: AdminClient
+    new_consumer: Callable[[OnCommit], Consumer]
+    new_producer: Callable[[], Producer]
+    committed: Ask
+    executor: Executor
+    brokers: BrokerWatch
+    partition_counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """From message to outcome.
+
+    Attributes:
+        max_tokens: so many may wait for the device.
+        suspects: counts the records under suspicion.
+        runs_alone: whether the message at a place is one of them that runs with nothing else in flight.
+    """
+
+    ledger: Ledger
+    pipeline: Pipeline
+    stamp: Provenance
+    max_tokens: int
+    suspects: Callable[[], int]
+    runs_alone: Callable[[Source], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """From outcome to Kafka, and the consumer, whose offsets are committed there."""
+
+    consumer: Consumer
+    delivery: Delivery
+    builder: OutgoingBuilder
 
 
 def run_service(settings: Settings, announce: Announce, load_model: ModelLoader) -> ExitCode:
     """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Raises:
-        ServiceError: the service can't start or can't go on; it holds the exit code.
+        ServiceError: the service cannot start or cannot go on; it holds the exit code.
         CoreError, BundleError, BackendUnavailable, SelfTestFailed: from the model.
     """
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals(settings.drain_timeout_s + _WATCHDOG_S))
-        health, metrics = Health(), Metrics()
-        http = stack.enter_context(HttpServer(settings.http_host, settings.http_port, metrics, health))
+        telemetry = Telemetry(settings)
+        monitor = telemetry.monitor
+        http = stack.enter_context(
+            HttpServer(settings.http_host, settings.http_port, telemetry.metrics, monitor)
+        )
         bootstrap = settings.kafka_bootstrap_servers
         if settings.embedded:
             topics = dict.fromkeys(_topics(settings), EMBEDDED_PARTITIONS)
             bootstrap = stack.enter_context(EmbeddedBroker(topics)).bootstrap_servers
-            log.warning(
-                "embedded broker: data is in memory only, the newest 5 MiB of each partition; no transactions",
-                bootstrap=bootstrap,
-            )
-        health.on_ready = lambda: announce(http.url, bootstrap)
-        drained = _serve(settings.with_bootstrap(bootstrap), load_model, health, metrics, stop, stack)
-    log.info("stopped", drained=drained)
+            # Its data is in memory only, and it has no transactions.
+            log.warning("embedded_broker", bootstrap=bootstrap, kept_mib_per_partition=5)
+        monitor.on_ready = lambda: announce(http.url, bootstrap)
+        drained = _serve(settings.with_bootstrap(bootstrap), load_model, telemetry, stop, stack)
+    (log.info if drained else log.warning)("stopped", drained=drained)
     return ExitCode.OK if drained else ExitCode.RUNTIME
 
 
 def _serve(
-    settings: Settings,
-    load_model: ModelLoader,
-    health: Health,
-    metrics: Metrics,
-    stop: StopSignals,
-    stack: ExitStack,
+    settings: Settings, load_model: ModelLoader, telemetry: Telemetry, stop: StopSignals, stack: ExitStack
 ) -> bool:
-    def brokers_changed(up: bool) -> None:
-        health.brokers(up)
-        metrics.broker_up.set(up)
+    listeners = telemetry.listeners
+    clients = connect(settings, listeners)
+    listeners.happened(ModelLoading(settings.model, settings.device))
+    model = load_model(settings, telemetry.metrics.diverged)
+    listeners.happened(ModelLoaded(model, _token_budget(settings, model)))
+    scoring = build_scoring(settings, model, listeners, stack)
+    outlet = build_delivery(settings, clients, scoring, listeners, stack)
+    service = build_service(settings, clients, scoring, outlet, telemetry, stack)
+    outlet.delivery.open(Deadline.after(settings.startup_timeout_s))
+    stop.serving()
+    # A drain has its own watchdog.
+    with LoopWatchdog(lambda: None if stop.asked() else telemetry.monitor.turns):
+        return service.run(settings.input_topic, stop.asked, settings.drain_timeout_s)
 
-    watch = BrokerWatch(brokers_changed)
 
-    def new_producer() -> Producer:
-        return new_client(Producer, producer_config(settings) | {"error_cb": watch.on_error})
+def connect(settings: Settings, listeners: Listeners) -> Clients:
+    """Wait for a broker, and check that it has what the settings ask of it.
 
-    # A client of its own to ask with: on the consumer's connection a question waits behind a fetch, for longer than
-    # the loop can wait for an answer.
-    asker = new_client(AdminClient, asking_config(settings) | {"error_cb": watch.on_error})
-    counts = _meet_brokers(settings, asker, watch)
-    metrics.broker_up.set(1)
-    model = load_model(settings, metrics.diverged)
-    metrics.describe_model(model.stamp, model.device, model.refusals)
+    Raises:
+        ServiceError: no broker answers in time, a topic does not exist, or the broker cannot do what is asked.
+    """
+    brokers = BrokerWatch(lambda up: listeners.happened(BrokersChanged(up)))
+    error_cb = {"error_cb": brokers.on_error}
+    admin = new_client(AdminClient, asking_config(settings) | error_cb)
+    address = settings.kafka_bootstrap_servers
+    counts = await_topics(admin, _topics(settings), address, brokers, settings.startup_timeout_s, SETTINGS)
+    if settings.delivery == "exactly_once":
+        refuse_mock_transactions(admin, address)
+    listeners.happened(BrokersChanged(True))
+    return Clients(
+        admin=admin,
+        new_consumer=lambda on_commit: new_client(
+            Consumer, consumer_config(settings) | error_cb | {"on_commit": on_commit}
+        ),
+        new_producer=lambda: new_client(Producer, producer_config(settings) | error_cb),
+        committed=partial(_committed, settings),
+        executor=ThreadPoolExecutor(1, "committed-offsets"),
+        brokers=brokers,
+        partition_counts=counts,
+    )
 
+
+def build_scoring(settings: Settings, model: ServedModel, listeners: Listeners, stack: ExitStack) -> Scoring:
+    """The ledger, and the pipeline with its threads running.
+
+    Raises:
+        ServiceError: the state folder cannot be used, or the budget of tokens in flight is less than one batch.
+    """
     ledger = Ledger()
-    budget = settings.token_budget or model.default_token_budget
+    budget = _token_budget(settings, model)
     max_tokens = _max_tokens(settings, budget)
     quarantine = Quarantine(Path(settings.state_dir), f"{settings.group_id}.{settings.instance_id}")
     stack.callback(quarantine.close)
-    metrics.suspects.set_function(lambda: quarantine.count)
     pipeline = Pipeline(
         model.scorer,
         Preparation(model.prepare, settings.max_message_bytes, settings.max_sequence_bases),
@@ -119,64 +229,81 @@ def _serve(
             max_records=settings.max_inflight_records,
         ),
         ledger.is_wanted,
-        metrics,
+        listeners,
         quarantine,
         model.after_batch,
     )
     stack.callback(lambda: pipeline.stop(Deadline.after(_STOP_S)))
-    builder = OutgoingBuilder(settings.output_topic, settings.dlq_topic, settings.group_id, model.stamp)
-    builder.set_partition_counts(counts)
+    return Scoring(ledger, pipeline, model.stamp, max_tokens, lambda: quarantine.count, quarantine.runs_alone)
 
-    def on_commit(error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        delivery.on_commit(error, offsets)
 
-    callbacks = {"error_cb": watch.on_error, "on_commit": on_commit}
-    consumer = new_client(Consumer, consumer_config(settings) | callbacks)
+def build_delivery(
+    settings: Settings,
+    clients: Clients,
+    scoring: Scoring,
+    listeners: Listeners,
+    stack: ExitStack,
+    clock: Clock = monotonic,
+) -> Outlet:
+    """The consumer and the configured guarantee around it; `delivery.open` is left to the caller.
+
+    Raises:
+        ServiceError: librdkafka refuses an option.
+    """
+    builder = OutgoingBuilder(settings.output_topic, settings.dlq_topic, settings.group_id, scoring.stamp)
+    builder.set_partition_counts(clients.partition_counts)
+    consumer = clients.new_consumer(lambda error, offsets: delivery.on_commit(error, offsets))
     interval = settings.commit_interval_ms / 1000
     delivery: Delivery
     if settings.delivery == "exactly_once":
-        transactions = Transactions(new_producer, metrics)
-        delivery = ExactlyOnce(consumer, transactions, ledger, builder, metrics, interval)
+        transactions = Transactions(clients.new_producer, listeners, clock)
+        delivery = ExactlyOnce(consumer, transactions, scoring.ledger, builder, listeners, interval, clock)
     else:
-        delivery = AtLeastOnce(consumer, new_producer(), ledger, builder, metrics, interval)
-    stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S)))
-    aside = ThreadPoolExecutor(1, "positions")
-    stack.callback(lambda: aside.shutdown(wait=False, cancel_futures=True))
-    positions = Positions(consumer, partial(_committed, settings), aside.submit)
+        producer = clients.new_producer()
+        delivery = AtLeastOnce(consumer, producer, scoring.ledger, builder, listeners, interval, clock)
+    stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S, clock)))
+    return Outlet(consumer, delivery, builder)
+
+
+def build_service(
+    settings: Settings,
+    clients: Clients,
+    scoring: Scoring,
+    outlet: Outlet,
+    telemetry: Telemetry,
+    stack: ExitStack,
+    clock: Clock = monotonic,
+) -> Service:
+    """The loop around scoring and delivery."""
+    pipeline, delivery, consumer = scoring.pipeline, outlet.delivery, outlet.consumer
+    stack.callback(lambda: clients.executor.shutdown(wait=False, cancel_futures=True))
     # Before delivery: what has finished is delivered when the partitions are given up.
     stack.callback(consumer.close)
-    delivery.open(Deadline.after(settings.startup_timeout_s))
 
-    topics = TopicWatch(asker, _topics(settings), builder.set_partition_counts)
+    def dropped(partitions: Sequence[Partition]) -> None:
+        delivery.forget(partitions)
+        pipeline.discard()
 
-    def probe() -> None:
-        asker.poll(0)
-        watch.probe(asker)
-        topics.turn()
-
-    service = Service(
-        consumer,
-        settings.input_topic,
-        ledger,
-        positions,
-        pipeline,
-        delivery,
-        Admission(settings.max_inflight_records, settings.max_inflight_bytes, max_tokens),
-        Breaker(settings.breaker_records, settings.breaker_share, settings.breaker_pause_s),
-        metrics,
-        health,
-        topics.look,
-        probe,
-        apart=Apart(quarantine.runs_alone),
+    intake = Intake(
+        scoring.ledger,
+        StartOffsets(consumer, clients.committed, clients.executor.submit, clock),
+        Backpressure(
+            settings.max_inflight_records, settings.max_inflight_bytes, scoring.max_tokens, HOLD_S, clock
+        ),
+        Breaker(settings.breaker_records, settings.breaker_share, settings.breaker_pause_s, clock),
+        Apart(scoring.runs_alone),
+        dropped,
+        clock,
     )
-    _tell(model, budget)
-    stop.serving()
-    with LoopWatchdog(lambda: None if stop.asked() else health.turns):  # a drain has its own watchdog
-        return service.run(stop.asked, settings.drain_timeout_s)
+    topics = TopicWatch(clients.admin, _topics(settings), outlet.builder.set_partition_counts, clock)
+    cluster = Cluster(clients.admin, clients.brokers, topics)
+    telemetry.metrics.watch(intake, pipeline, scoring.suspects)
+    telemetry.monitor.watch(intake, pipeline)
+    return Service(consumer, intake, pipeline, delivery, cluster, telemetry.listeners, clock)
 
 
 def _committed(settings: Settings, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-    """By a client of its own, made for the question: assignments are rare, and one that is kept has to be polled."""
+    """Ask by a throw-away consumer: assignments are rare, and a long-lived one would have to be polled."""
     client = new_client(Consumer, consumer_config(settings))
     try:
         return client.committed(partitions, timeout=timeout)
@@ -184,13 +311,8 @@ def _committed(settings: Settings, partitions: list[TopicPartition], timeout: fl
         client.close()
 
 
-def _meet_brokers(settings: Settings, client: AdminClient, watch: BrokerWatch) -> dict[str, int]:
-    """Wait for a broker, and look whether it can do what is asked of it; gives the partition counts of the topics."""
-    address = settings.kafka_bootstrap_servers
-    counts = await_topics(client, _topics(settings), address, watch, settings.startup_timeout_s, SETTINGS)
-    if settings.delivery == "exactly_once":
-        refuse_mock_transactions(client, address)
-    return counts
+def _token_budget(settings: Settings, model: ServedModel) -> int:
+    return settings.token_budget or model.default_token_budget
 
 
 def _max_tokens(settings: Settings, token_budget: int) -> int:
@@ -202,24 +324,6 @@ def _max_tokens(settings: Settings, token_budget: int) -> int:
             f"{token_budget} tokens: set it to that or more"
         )
     return settings.max_inflight_tokens
-
-
-def _tell(model: ServedModel, token_budget: int) -> None:
-    """Say once what computes the predictions, and what would come first but cannot serve."""
-    for backend, reason in model.refusals.items():
-        log.info("attention back-end refused", backend=backend, reason=reason)
-    if model.self_test is None:
-        log.warning("the self-test is off (VIRNUCPRO_SELF_TEST): nothing has checked the attention path")
-    log.info(
-        "serving",
-        model=model.stamp.model_id,
-        attention=model.stamp.attention,
-        attention_backend=model.stamp.attention_backend,
-        precision=model.stamp.precision,
-        device=model.device,
-        token_budget=token_budget,
-        self_test=None if model.self_test is None else f"{model.self_test:.1e}",
-    )
 
 
 def _topics(settings: Settings) -> tuple[str, str, str]:

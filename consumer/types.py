@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from schemas import Reason
 from virnucpro_core.scoring.results import RecordResult
@@ -88,3 +88,17 @@ class Finished:
 
     source: Source
     outcome: Outcome
+
+
+Level = Literal["open", "hold", "pause"]
+"""Whether the service reads: it does; not just now, without telling Kafka; or its partitions are paused."""
+Limit = Literal["records", "bytes", "tokens", "breaker", "suspect", "draining"]
+"""Why it does not read: a budget that is used up, most records refused, a record that runs alone, or a shutdown."""
+
+
+class InFlight(NamedTuple):
+    """Messages read and not yet answered, their bytes, and the protein tokens that wait for a batch."""
+
+    records: int
+    bytes: int
+    tokens: int

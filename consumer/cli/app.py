@@ -26,7 +26,7 @@ from consumer.cli.commands.train_head import train_head
 from consumer.cli.commands.version import one_line, version
 from consumer.cli.commands.watch import watch
 from consumer.cli.error_messages import exit_code_of, known_errors, report, show_warning
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 from virnucpro_core.errors import SequenceFileWarning
 
 app = typer.Typer(

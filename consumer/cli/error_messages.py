@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 
 
 class UserError(Exception):

@@ -55,8 +55,8 @@ Report = Callable[[KafkaError | None, Message | None], None]
 """The client's word on one message; called from C inside `poll`, so it must not raise."""
 
 
-class DeliveryObserver:
-    """What delivery tells; the service's metrics override it."""
+class DeliveryObserver(Protocol):
+    """What delivery reports, on the thread of the loop."""
 
     def delivered(self, entry: Entry) -> None:
         """The answer for one message is in Kafka."""

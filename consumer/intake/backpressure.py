@@ -11,14 +11,13 @@ records does not queue minutes of work that a revoke would throw away.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from consumer.clock import Clock, monotonic
+from consumer.types import InFlight, Level, Limit
 
-Level = Literal["open", "hold", "pause"]
+HOLD_S = 1.0
 
 
-class Admission:
+class Backpressure:
     """The budgets on records and bytes in flight, and on tokens that wait for a batch.
 
     Args:
@@ -31,21 +30,28 @@ class Admission:
         max_records: int,
         max_bytes: int,
         max_tokens: int,
-        hold_s: float = 1.0,
+        hold_s: float = HOLD_S,
         clock: Clock = monotonic,
     ) -> None:
         self._max_records, self._max_bytes, self._max_tokens = max_records, max_bytes, max_tokens
         self._hold_s, self._clock = hold_s, clock
         self._full_since: float | None = None
+        self.limit: Limit | None = None
+        """The budget that stopped reading last; None while reading goes on."""
 
-    def level(self, records: int, bytes_held: int, tokens: int) -> Level:
-        """What to do now, with so many records and bytes in flight, and tokens waiting."""
-        used = max(records / self._max_records, bytes_held / self._max_bytes, tokens / self._max_tokens)
+    def level(self, held: InFlight) -> Level:
+        """Whether more may be read while this much is in flight."""
+        shares: dict[Limit, float] = {
+            "records": held.records / self._max_records,
+            "bytes": held.bytes / self._max_bytes,
+            "tokens": held.tokens / self._max_tokens,
+        }
+        fullest = max(shares, key=shares.__getitem__)
         if self._full_since is None:
-            if used < 1:
+            if shares[fullest] < 1:
                 return "open"
-            self._full_since = self._clock()
-        elif used <= 0.5:
-            self._full_since = None
+            self._full_since, self.limit = self._clock(), fullest
+        elif shares[fullest] <= 0.5:
+            self._full_since = self.limit = None
             return "open"
         return "hold" if self._clock() - self._full_since < self._hold_s else "pause"

@@ -1,10 +1,10 @@
 """The circuit breaker: when most records fail, it is not the records.
 
 A deployment that broke the schema, a producer gone wrong, a model that fails on everything: each would pour the whole
-input into the dead-letter topic, where somebody has to fetch it back from. So when more than a share of the latest
+input into the dead-letter topic, from where it must be replayed. So when more than a share of the latest
 records was refused, the service stops reading and says so (unready, `vnp_breaker_open`, one line in the log). After a
 pause it reads a few for trial: if they pass it reads on, else it pauses again. What was in flight when it opened is
-answered as ever.
+answered as usual.
 
 The idea is arroyo's (`arroyo/dlq.py`, `DlqLimit`); there the limit ends the process.
 """
@@ -74,7 +74,7 @@ class Breaker:
             self._open()
         elif self.is_open:
             self._next_trial, self._trying = None, False
-            log.info("records pass again: reading goes on")
+            log.info("breaker_closed")
 
     @property
     def _trial(self) -> int:
@@ -84,7 +84,7 @@ class Breaker:
         if not self.is_open or self._left == 0:
             reasons = Counter(reason for reason in self._outcomes if reason is not None)
             log.error(
-                "most records are refused: reading stops",
+                "breaker_opened",
                 refused=self._refused,
                 of=len(self._outcomes),
                 mostly=reasons.most_common(1)[0][0].value,

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import ServiceError
+from consumer.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +20,6 @@ _ASK_S = 1.0
 _PROBE_EVERY_S = 5.0
 _TOPICS_EVERY_S = 30.0
 _MISSES = 3
-_SAY_AGAIN_S = 30.0
 _MOCK_CLUSTER = "mockCluster"
 _CURES: Mapping[int, str] = {
     KafkaError._AUTHENTICATION: "check VIRNUCPRO_KAFKA_SASL_USERNAME, ..._SASL_PASSWORD and ..._SASL_MECHANISM",
@@ -31,7 +31,7 @@ class BrokerWatch:
     """Keeps what the clients' error callbacks say; they alone name the cause of a failed connection.
 
     Args:
-        changed: told when no broker answers (False), and when one does again (True).
+        changed: called when no broker answers any more (False), and when one does again (True).
     """
 
     def __init__(self, changed: Callable[[bool], None] = lambda _: None, clock: Clock = monotonic) -> None:
@@ -39,19 +39,18 @@ class BrokerWatch:
         self._cause: KafkaError | None = None
         self._last: KafkaError | None = None
         self._down = False
-        self._probe_at = self._say_at = 0.0
-        self._said: int | None = None
+        self._probe_at = 0.0
+        self._throttle = Throttle(clock=clock)
 
     def on_error(self, error: KafkaError) -> None:
         """The `error_cb` of every client."""
-        if (
-            error.code() != self._said or self._clock() >= self._say_at
-        ):  # a lost connection is told many times a second
-            self._said, self._say_at = error.code(), self._clock() + _SAY_AGAIN_S
-            log.warning("Kafka client error", error=error.str(), code=error.name())
+        # A lost connection is reported many times a second.
+        if self._throttle.allows(error.code()):
+            log.warning("kafka_client_error", error=error.str(), code=error.name())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:  # says that connections failed, not why
-            self._down = True
-            self._changed(False)
+            if not self._down:
+                self._down = True
+                self._changed(False)
             return
         self._last = error
         if error.code() in _CURES:
@@ -82,7 +81,6 @@ class BrokerWatch:
             return
         self._down = False
         self._changed(True)
-        log.info("a Kafka broker answers again")
 
 
 class TopicWatch:
@@ -122,7 +120,7 @@ class TopicWatch:
         try:
             counts = partition_counts(self._client, self._topics, _ASK_S / 2)
         except KafkaException as error:
-            log.info("partition counts not refreshed", error=str(error))
+            log.info("partition_counts_not_refreshed", error=str(error))
             return
         missing = [topic for topic in self._topics if topic not in counts]
         if not missing:
@@ -135,7 +133,32 @@ class TopicWatch:
         self._misses, self._missed_at = self._misses + 1, self._clock()
         if self._misses >= _MISSES:
             raise ServiceError(f"the topic {missing[0]} does not exist any more: create it, and start again")
-        log.warning("a topic is not there", topic=missing[0])
+        log.warning("topic_missing", topic=missing[0])
+
+
+class Cluster:
+    """The brokers and topics of the running service, as its loop looks at them.
+
+    Args:
+        admin: the client that asks; its callbacks are served here.
+    """
+
+    def __init__(self, admin: Any, brokers: BrokerWatch, topics: TopicWatch) -> None:
+        self._admin, self._brokers, self._topics = admin, brokers, topics
+
+    def turn(self) -> None:
+        """Ask what is due; called in every turn of the loop, and waits at most half a second.
+
+        Raises:
+            ServiceError: a topic does not exist any more.
+        """
+        self._admin.poll(0)
+        self._brokers.probe(self._admin)
+        self._topics.turn()
+
+    def refresh(self) -> None:
+        """Look at the topics now, since the assignment has changed; raises as `turn` does."""
+        self._topics.look()
 
 
 @dataclass(frozen=True, slots=True)

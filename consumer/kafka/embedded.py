@@ -22,8 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
-from consumer.errors import ServiceError
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode, ServiceError
 from consumer.kafka.librdkafka import ERROR_BYTES, library
 
 _PRODUCER = 0  # rd_kafka_type_t

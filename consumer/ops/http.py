@@ -1,6 +1,6 @@
-"""One HTTP port for those who watch: /metrics, /livez, /readyz.
+"""The HTTP port: /metrics, /livez, /readyz.
 
-Starlette on uvicorn, in a thread of its own: the loop that owns Kafka never waits for a scraper.
+Starlette on uvicorn, on a separate thread: the loop that owns Kafka never waits for a scraper.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from consumer.errors import ServiceError
-from consumer.ops.health import Health
+from consumer.ops.health import not_ready, stuck_for
 from consumer.ops.metrics import Metrics
+from consumer.ops.monitor import Monitor
 
 _STOP_S = 2.0
 
 
-def application(metrics: Metrics, health: Health) -> Starlette:
+def application(metrics: Metrics, monitor: Monitor) -> Starlette:
     """The three pages."""
 
     def show_metrics(_: Request) -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     def live(_: Request) -> Response:
-        stuck = health.stuck_for()
+        stuck = stuck_for(monitor.snapshot())
         if stuck is None:
             return PlainTextResponse("alive\n")
         return PlainTextResponse(f"the main loop has not turned for {stuck:.0f} s\n", 503)
 
     def ready(_: Request) -> Response:
-        reason = health.not_ready()
+        reason = not_ready(monitor.snapshot())
         return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", 503)
 
     return Starlette(
@@ -52,13 +53,13 @@ class HttpServer:
         host, port: where to listen; port 0 takes any free one.
 
     Raises:
-        ServiceError: the address can't be had.
+        ServiceError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, metrics: Metrics, health: Health) -> None:
+    def __init__(self, host: str, port: int, metrics: Metrics, monitor: Monitor) -> None:
         self._socket = _listen(host, port)
         config = uvicorn.Config(
-            application(metrics, health), log_config=None, access_log=False, lifespan="off", ws="none"
+            application(metrics, monitor), log_config=None, access_log=False, lifespan="off", ws="none"
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)

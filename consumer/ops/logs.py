@@ -14,35 +14,24 @@ import structlog
 from structlog.typing import Processor
 
 from consumer.clock import Clock, monotonic
+from consumer.throttle import Throttle
 
 # Loggers of libraries that tell every request or connection at the level info.
 _CHATTY = ("httpcore", "httpx", "uvicorn", "urllib3")
 
 
-_SAY_AGAIN_S = 30.0
-_MOST_KINDS = 1000
-
-
 class Repeats(logging.Filter):
-    """Lets a line through once in half a minute; lines that differ in their numbers alone are the same.
+    """Throttles librdkafka's lines; lines that differ only in their numbers are the same.
 
-    librdkafka tells every attempt to connect, which are twenty a second for each client while a broker is down.
+    librdkafka logs every attempt to connect: twenty a second for each client while a broker is down.
     """
 
     def __init__(self, clock: Clock = monotonic) -> None:
         super().__init__()
-        self._clock = clock
-        self._said: dict[str, float] = {}
+        self._throttle = Throttle(clock=clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        kind = re.sub(r"\d+", "", record.getMessage())
-        now = self._clock()
-        if now < self._said.get(kind, 0.0):
-            return False
-        if len(self._said) >= _MOST_KINDS:
-            self._said.clear()
-        self._said[kind] = now + _SAY_AGAIN_S
-        return True
+        return self._throttle.allows(re.sub(r"\d+", "", record.getMessage()))
 
 
 def configure(level: str, fmt: str) -> None:

@@ -7,18 +7,27 @@ an error, so the number of series is fixed once the process runs; all children e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from consumer.clock import Clock, monotonic
-from consumer.delivery.contract import DeliveryObserver
 from consumer.ledger import Entry
+from consumer.ops.events import (
+    BrokersChanged,
+    Event,
+    MessageRead,
+    ModelLoaded,
+    Rebalanced,
+    ResultStale,
+    Turned,
+)
+from consumer.ops.monitor import IntakeState, PipelineState
 from consumer.scoring.batcher import Batch, CloseReason
-from consumer.scoring.pipeline import BatchObserver
+from consumer.scoring.model import ServedModel
 from consumer.types import Refused, Scored
-from schemas import Provenance, Reason, Verdict
+from schemas import Reason, Verdict
 from virnucpro_core import __version__
 from virnucpro_core.evaluation.divergence import Divergence
 
@@ -27,8 +36,8 @@ _SMALL = tuple(10.0**power for power in range(-8, 1))
 _TOKENS = tuple(2**power for power in range(6, 18))
 
 
-class Metrics(BatchObserver, DeliveryObserver):
-    """A registry of its own, and the observers that fill it."""
+class Metrics:
+    """A registry of its own. Keeps `consumer.ops.listeners.Listener`, which fills it; state is read at each scrape."""
 
     def __init__(self, clock: Clock = monotonic) -> None:
         self.registry = CollectorRegistry()
@@ -151,20 +160,34 @@ class Metrics(BatchObserver, DeliveryObserver):
         for labels in ("equal", "different"):
             self.divergence_frames.labels(labels)
 
-    # ---- what others report -----------------------------------------------------------------------------------
+    def watch(self, intake: IntakeState, pipeline: PipelineState, suspects: Callable[[], int]) -> None:
+        """From now on each scrape reads what these hold."""
+        self.inflight_records.set_function(lambda: intake.records)
+        self.inflight_bytes.set_function(lambda: intake.bytes)
+        self.queued_tokens.set_function(lambda: pipeline.queued_tokens)
+        self.assigned.set_function(lambda: len(intake.assigned))
+        self.held_partitions.set_function(lambda: intake.waiting)
+        self.breaker_open.set_function(lambda: intake.is_broken)
+        self.suspects.set_function(suspects)
 
-    def describe_model(self, model: Provenance, device: str, refusals: Mapping[str, str]) -> None:
-        """Show which model runs, and how; `refusals` names the back-ends that cannot serve, and why."""
-        self.model_info.labels(
-            model.model_id,
-            model.model_sha256,
-            model.attention,
-            model.attention_backend,
-            model.precision,
-            device,
-        ).set(1)
-        for backend, reason in refusals.items():
-            self.backend_refused.labels(backend, reason).set(1)
+    def happened(self, event: Event) -> None:
+        match event:
+            case MessageRead(message):
+                self.consumed.inc()
+                self.consumed_bytes.inc(message.payload_bytes)
+            case Turned(gap_s, level, oldest_s):
+                self.loop_gap.observe(gap_s)
+                self.oldest_seconds.set(oldest_s)
+                if level != "open":
+                    self.backpressure.labels(level).inc(gap_s)
+            case ResultStale():
+                self.records.labels("stale").inc()
+            case Rebalanced(kind):
+                self.rebalances.labels(kind).inc()
+            case BrokersChanged(up):
+                self.broker_up.set(up)
+            case ModelLoaded():
+                self._describe(event.model)
 
     def batch_done(self, batch: Batch, seconds: float) -> None:
         self.batches.labels(batch.closed_by).inc()
@@ -206,7 +229,19 @@ class Metrics(BatchObserver, DeliveryObserver):
         """The text format of Prometheus."""
         return generate_latest(self.registry)
 
-    # ---- construction -----------------------------------------------------------------------------------------
+    def _describe(self, model: ServedModel) -> None:
+        """Show which model runs, and how, and which attention back-ends cannot serve here."""
+        stamp = model.stamp
+        self.model_info.labels(
+            stamp.model_id,
+            stamp.model_sha256,
+            stamp.attention,
+            stamp.attention_backend,
+            stamp.precision,
+            model.device,
+        ).set(1)
+        for backend, reason in model.refusals.items():
+            self.backend_refused.labels(backend, reason).set(1)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"vnp_{name}", meaning, labels, registry=self.registry)

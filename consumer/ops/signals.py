@@ -2,7 +2,7 @@
 
 Before the service serves there is nothing to drain, and a signal ends the process at once, with code 0. Then the first
 signal asks for a drain, and starts a watchdog for the case that a broker or a device never lets it end; a second signal
-ends the process on the spot. What was not committed is done again by the next process.
+ends the process at once. What was not committed is done again by the next process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 from types import FrameType, TracebackType
 
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
@@ -48,7 +48,7 @@ class StopSignals:
         self._serving = True
 
     def asked(self) -> bool:
-        """Has a stop been asked for?"""
+        """True once a signal has asked for a drain."""
         return self._asked
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:

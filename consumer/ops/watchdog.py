@@ -1,10 +1,9 @@
-"""Ends the process when its loop hangs: a call of a client library that never comes back cannot be ended otherwise.
+"""Ends the process when its loop hangs: a call of a client library that does not return cannot be ended otherwise.
 
-Every call of the loop is given half a second or so. Where one does not keep to that (the case that is known is met in
-`consumer/delivery/transactions.py`), the member would keep its partitions, and nothing in them would move,
-until somebody looks.
-So the process ends with exit code 4, as for every Kafka client beyond repair; its supervisor starts a new one, whose
-first step aborts the open transaction, and nothing is lost or sent twice.
+Every call of the loop is given half a second or so. Where one does not keep to that (the known case is handled in
+`consumer/delivery/transactions.py`), the member would keep its partitions, and nothing in them would move until an
+operator notices. So the process ends with exit code 4, as for every Kafka client that cannot be used any more; its
+supervisor starts a new one, whose first step aborts the open transaction, and nothing is lost or sent twice.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from types import TracebackType
 
 import structlog
 
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 
 log = structlog.get_logger(__name__)
 
@@ -65,9 +64,7 @@ class LoopWatchdog:
             looks = looks + 1 if turns is not None and turns == seen else 0
             seen = turns
             if looks >= self._patience:
-                log.critical(
-                    "the loop hangs in a call that does not come back: ending the process", seconds=looks
-                )
+                log.critical("loop_hangs", seconds=looks, exit_code=int(ExitCode.KAFKA_FATAL))
                 faulthandler.dump_traceback()
                 self._end()
                 return

@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -39,8 +40,8 @@ class PipelineLimits:
     max_records: int
 
 
-class BatchObserver:
-    """What the pipeline tells about its batches; the service's metrics override it."""
+class BatchObserver(Protocol):
+    """What the pipeline reports about its batches, on the inference thread."""
 
     def batch_done(self, batch: Batch, seconds: float) -> None:
         """A batch has been scored."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 from tests.support.harness import NoopServe
 from tests.support.kafka.kraft import free_port
 
@@ -98,9 +98,9 @@ class Worker:
         owned: set[int] = set()
         for entry in self._entries():
             match entry.get("event"):
-                case "partitions assigned":
+                case "partitions_assigned":
                     owned.update(entry["partitions"])
-                case "partitions revoked" | "partitions lost":
+                case "partitions_revoked" | "partitions_lost":
                     owned.difference_update(entry["partitions"])
         return owned
 

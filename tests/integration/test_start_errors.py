@@ -85,11 +85,14 @@ def test_a_budget_too_small_for_a_frame():
 def test_a_self_test_that_is_off_is_warned_of(tmp_path):
     with serving(tmp_path / "serve.log", VIRNUCPRO_SELF_TEST="off"):
         lines = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines()]
-    warnings = [line["event"] for line in lines if line["level"] == "warning"]
-    assert any("VIRNUCPRO_SELF_TEST" in event for event in warnings)
-    (serving_line,) = [line for line in lines if line["event"] == "serving"]
-    assert (serving_line["attention"], serving_line["self_test"]) == ("packed", None)
-    refused = {line["backend"] for line in lines if line["event"] == "attention back-end refused"}
+    events = {line["event"]: line for line in lines}
+    assert (events["self_test_off"]["level"], events["self_test_off"]["setting"]) == (
+        "warning",
+        "VIRNUCPRO_SELF_TEST",
+    )
+    assert (events["model_loading"]["model"], events["model_loading"]["device"]) == ("nano", "auto")
+    assert (events["model_loaded"]["attention"], events["model_loaded"]["self_test"]) == ("packed", None)
+    refused = {line["backend"] for line in lines if line["event"] == "attention_backend_refused"}
     assert {"esm2: flash_attn", "esm2: varlen"} <= refused
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 
@@ -48,7 +49,8 @@ def test_a_drain_that_takes_too_long_ends_with_code_1_and_loses_nothing(job, tmp
         job.publish(0, RECORDS)
         wait_until(lambda: begun(serve), "work in flight")
         assert serve.stop(signal.SIGTERM) == 1
-        assert "drain timed out" in (tmp_path / "0.log").read_text()
+        lines = [json.loads(line) for line in (tmp_path / "0.log").read_text().splitlines()]
+        assert ("drain_timed_out", "warning") in [(line["event"], line["level"]) for line in lines]
     finish_and_check(job, tmp_path)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 from tests.support.harness import NoopServe, Serve, serving, wait_until
 from tests.support.kafka.job import Job
 from tests.support.kafka.kraft import KraftBroker

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AclOperation, ResourceType
 
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 from schemas import decode_prediction
 from tests.support.harness import NoopServe, serving, virnucpro
 from tests.support.kafka.ending import error_line, last_words

@@ -20,12 +20,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from consumer.types import Partition
-from tests.simulation.memory_kafka import MemoryKafka, Metadata, Record, Transaction, fenced
+from tests.simulation.memory_kafka import OFFSET_INVALID, MemoryKafka, Metadata, Record, Transaction, fenced
 from tests.support.factories import FakeClock
 
 T = TypeVar("T")
@@ -101,6 +102,25 @@ class _Client:
         return result
 
 
+class MemoryAdmin:
+    """Says which topics there are."""
+
+    def __init__(self, kafka: MemoryKafka) -> None:
+        self._kafka = kafka
+        self.asked = 0
+
+    def poll(self, timeout: float) -> int:
+        return 0
+
+    def list_topics(self, topic: str | None = None, timeout: float = 0) -> SimpleNamespace:
+        self.asked += 1
+        topics: dict[str, dict[int, None]] = {}
+        for partition in self._kafka.logs:
+            topics.setdefault(partition.topic, {})[partition.number] = None
+        found = {name: SimpleNamespace(partitions=numbers, error=None) for name, numbers in topics.items()}
+        return SimpleNamespace(topics=found)
+
+
 class MemoryMessage:
     """What `poll` returns: a record, or an error in its place."""
 
@@ -143,7 +163,7 @@ class _Fetch:
     """How far a partition was fetched (None until the committed offset is known) and handed to the application."""
 
     next: int | None = None
-    position: int = -1001
+    position: int = OFFSET_INVALID
 
 
 class MemoryConsumer(_Client):
@@ -156,7 +176,8 @@ class MemoryConsumer(_Client):
         self._callbacks: dict[str, Callable[..., None]] = {}
         self._member, self._generation = "", -1
         self._owned: dict[Partition, _Fetch] = {}
-        self._paused: set[Partition] = set()
+        self.paused: set[Partition] = set()
+        self.seeks: list[tuple[int, int]] = []  # partition and offset of each
         self._events: deque[tuple[str, frozenset[Partition]]] = deque()  # callbacks for the next poll
         self._added: frozenset[Partition] = frozenset()  # come after the revoke that waits
         self._joining = self._rejoin = self._lost = False
@@ -229,8 +250,8 @@ class MemoryConsumer(_Client):
 
     def _find_offsets(self) -> None:
         for partition, fetch in self._owned.items():
-            if fetch.next is None:
-                fetch.next = self._kafka.committed_offset(partition)
+            if fetch.next is None and (offset := self._kafka.committed_offset(partition)) is not None:
+                fetch.next = max(0, offset)  # auto.offset.reset is earliest
 
     def _send_commits(self) -> None:
         while self._commits:
@@ -277,21 +298,28 @@ class MemoryConsumer(_Client):
             if self.link.cut_off or None in offsets:
                 raise KafkaException(retriable())
             found = zip(partitions, offsets, strict=True)
-            return [TopicPartition(tp.topic, tp.partition, offset or 0) for tp, offset in found]
+            return [
+                TopicPartition(tp.topic, tp.partition, OFFSET_INVALID if offset is None else offset)
+                for tp, offset in found
+            ]
 
         return self._call("committed", effect)
 
     def seek(self, partition: TopicPartition) -> None:
-        fetch = self._owned.get(Partition(partition.topic, partition.partition))
-        if fetch is None or fetch.next is None:
-            raise KafkaException(KafkaError(KafkaError._STATE, "Failed to seek: Local: Erroneous state"))
-        fetch.next = partition.offset
+        def effect() -> None:
+            fetch = self._owned.get(Partition(partition.topic, partition.partition))
+            if fetch is None or fetch.next is None:
+                raise KafkaException(KafkaError(KafkaError._STATE, "Failed to seek: Local: Erroneous state"))
+            fetch.next = partition.offset
+            self.seeks.append((partition.partition, partition.offset))
+
+        self._call("seek", effect)
 
     def pause(self, partitions: list[TopicPartition]) -> None:
-        self._paused |= {Partition(tp.topic, tp.partition) for tp in partitions}
+        self.paused |= {Partition(tp.topic, tp.partition) for tp in partitions}
 
     def resume(self, partitions: list[TopicPartition]) -> None:
-        self._paused -= {Partition(tp.topic, tp.partition) for tp in partitions}
+        self.paused -= {Partition(tp.topic, tp.partition) for tp in partitions}
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         self._owned.update({Partition(tp.topic, tp.partition): _Fetch() for tp in partitions})
@@ -366,7 +394,7 @@ class MemoryConsumer(_Client):
         first = self._turns % max(1, len(owned))
         for partition in owned[first:] + owned[:first]:
             fetch, log = self._owned[partition], self._kafka.logs[partition]
-            end = 0 if self.link.cut_off or partition in self._paused else self._kafka.stable_end(partition)
+            end = 0 if self.link.cut_off or partition in self.paused else self._kafka.stable_end(partition)
             while fetch.next is not None and fetch.next < end and limit > 0:
                 offset, record = fetch.next, log[fetch.next]
                 fetch.next += 1

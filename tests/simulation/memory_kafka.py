@@ -26,6 +26,9 @@ from confluent_kafka import KafkaError, KafkaException
 from consumer.types import Partition
 from tests.support.factories import FakeClock
 
+OFFSET_INVALID = -1001
+"""What a client is given where there is no offset."""
+
 
 def fenced() -> KafkaError:
     return KafkaError(KafkaError._FENCED, "fenced", True, False, False)
@@ -178,11 +181,11 @@ class MemoryKafka:
         return self._ids[name].epoch == epoch and self._ids[name].transaction is not None
 
     def committed_offset(self, partition: Partition) -> int | None:
-        """Where a new owner begins to read, or None while a transaction is about to move that."""
+        """What the group has committed, OFFSET_INVALID if nothing; None while a transaction is about to move it."""
         held = (owner.transaction for owner in self._ids.values() if owner.transaction is not None)
         if any(partition in transaction.offsets for transaction in held):
             return None
-        return self.group.committed.get(partition, 0)
+        return self.group.committed.get(partition, OFFSET_INVALID)
 
     def _owner(self, name: str, epoch: int) -> _TransactionalId:
         owner = self._ids[name]

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import pytest
 import structlog
@@ -25,32 +23,29 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from consumer.clock import Deadline
-from consumer.delivery.answers import SOURCE_HEADER, OutgoingBuilder
-from consumer.delivery.at_least_once import AtLeastOnce
-from consumer.delivery.contract import Delivery
-from consumer.delivery.exactly_once import ExactlyOnce
-from consumer.delivery.transactions import Transactions
-from consumer.errors import KafkaFatal
-from consumer.intake.backpressure import Admission
-from consumer.intake.breaker import Breaker
-from consumer.intake.start_offsets import Positions
-from consumer.ledger import Entry, Ledger
-from consumer.ops.health import Health
-from consumer.ops.metrics import Metrics
-from consumer.service import Service
-from consumer.types import Finished, Outcome, Partition, RawMessage, Scored, Source
-from schemas import Provenance, decode_dead_letter, decode_prediction
-from tests.simulation.memory_clients import Fault, Link, MemoryConsumer, MemoryProducer, retriable
+from consumer.delivery.answers import SOURCE_HEADER
+from consumer.types import Partition
+from schemas import decode_dead_letter, decode_prediction
+from tests.simulation.member import (
+    EMPTY,
+    FAST,
+    HALT,
+    INPUT,
+    LARGE,
+    LETTERS,
+    MAX_MESSAGE_BYTES,
+    OUTPUT,
+    PARTITIONS,
+    POISON,
+    Crashed,
+    Member,
+    Pace,
+)
+from tests.simulation.memory_clients import Fault, MemoryProducer, retriable
 from tests.simulation.memory_kafka import MemoryKafka
-from tests.support.factories import FakeClock, at_once, refused, scored
+from tests.support.factories import FakeClock
 
-INPUT, OUTPUT, LETTERS = "sequences", "predictions", "sequences.dlq"
-PARTITIONS, SLOTS = 3, 3
-STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
-TEMPLATE = scored(10)
-POISON, LARGE = b"poison", b"large"
-MAX_MESSAGE_BYTES = 20_000  # the prediction of a large record is more
+SLOTS = 3
 EXAMPLES = int(os.environ.get("LOOP_EXAMPLES", "100"))
 
 
@@ -62,92 +57,9 @@ def quiet_and_in_small_units() -> Iterator[None]:
         patch.setattr("consumer.delivery.exactly_once.UNIT_RECORDS", 4)
         patch.setattr("consumer.delivery.at_least_once.UNIT_RECORDS", 4)
         patch.setattr("consumer.delivery.transactions._Aside", StepAside)
+        patch.setattr("consumer.runtime.HOLD_S", 0.3)
         yield
     structlog.reset_defaults()
-
-
-class Crashed(BaseException):
-    """The process is gone in the middle of a call."""
-
-
-class Pace(NamedTuple):
-    """How many records start on the device, and finish there, while the service waits for one; the newest first?"""
-
-    starts: int
-    finishes: int
-    newest_first: bool = True
-
-
-HALT, FAST, EMPTY = Pace(0, 0), Pace(8, 8), Pace(0, 8, newest_first=False)
-
-
-class StepPipeline:
-    """A pipeline whose records start and finish when a rule says so.
-
-    While the service waits for one, as many start and finish as `pace` says.
-    """
-
-    def __init__(self, is_wanted: Callable[[Source], bool], clock: FakeClock) -> None:
-        self._is_wanted, self._clock = is_wanted, clock
-        self._waiting: list[RawMessage] = []
-        self._running: list[RawMessage] = []
-        self._outbox: list[Finished] = []
-        self.pace = HALT
-        self.handed_over: set[Source] = set()
-
-    @property
-    def queued_tokens(self) -> int:
-        return 10 * len(self._waiting)
-
-    def submit(self, message: RawMessage) -> None:
-        self._waiting.append(message)
-
-    def finished(self, timeout: float) -> list[Finished]:
-        if not self._outbox and timeout > 0:
-            self._clock.advance(timeout)
-            self.start(self.pace.starts)
-            for _ in range(self.pace.finishes):
-                self.finish(-1 if self.pace.newest_first else 0)
-        done, self._outbox = self._outbox, []
-        self.handed_over |= {finished.source for finished in done}
-        return done
-
-    def discard(self) -> None:
-        self._waiting = [message for message in self._waiting if self._is_wanted(message.source)]
-
-    def has_started(self, partitions: Collection[Partition]) -> bool:
-        return any(message.source.partition in partitions for message in self._running)
-
-    def drain(self) -> None:
-        """Nothing waits for company here."""
-
-    def start(self, count: int) -> None:
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        self._running += [message for message in taken if self._is_wanted(message.source)]
-
-    def finish(self, place: int) -> None:
-        if self._running:
-            message = self._running.pop(place % len(self._running))
-            self._outbox.append(Finished(message.source, outcome(message.source, message.value or b"")))
-
-
-def outcome(source: Source, value: bytes) -> Outcome:
-    if value == POISON:
-        return refused()
-    name = f"{source}{'!' * MAX_MESSAGE_BYTES if value == LARGE else ''}"
-    return Scored(replace(TEMPLATE.result, record_id=name), TEMPLATE.tokens)
-
-
-class Watch(Metrics):
-    """Every delivered answer is one that the device gave for this very assignment."""
-
-    def __init__(self, pipeline: StepPipeline, clock: FakeClock) -> None:
-        super().__init__(clock)
-        self._pipeline = pipeline
-
-    def delivered(self, entry: Entry) -> None:
-        super().delivered(entry)
-        assert entry.message.source in self._pipeline.handed_over, "an answer of an old epoch"
 
 
 class Hang(BaseException):
@@ -205,99 +117,6 @@ class StepAside:
             if not hang.is_sent:
                 self._ended = False
                 self.begin(self._call)
-
-
-class Member:
-    """One process of the service, as consumer/runtime.py builds it and takes it down."""
-
-    def __init__(self, kafka: MemoryKafka, slot: int, transactional: bool) -> None:
-        self.slot, self.alive = slot, True
-        clock, ledger = kafka.clock, Ledger()
-        self._clock = clock
-        self.reading, self.writing = Link(clock), Link(clock)
-        self.producers: list[MemoryProducer] = []
-        self.consumer = MemoryConsumer(kafka, self.reading, lambda *report: self.delivery.on_commit(*report))
-        self.pipeline = StepPipeline(ledger.is_wanted, clock)
-        watch = Watch(self.pipeline, clock)
-        builder = OutgoingBuilder(OUTPUT, LETTERS, "group", STAMP, now_ms=lambda: 0)
-        builder.set_partition_counts(dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS))
-
-        def new_producer() -> MemoryProducer:
-            name = f"group.{slot}" if transactional else None
-            self.producers.append(MemoryProducer(kafka, self.writing, name, room=6))
-            return self.producers[-1]
-
-        self.delivery: Delivery
-        if transactional:
-            transactions = Transactions(new_producer, watch, clock)
-            self.delivery = ExactlyOnce(self.consumer, transactions, ledger, builder, watch, 0.1, clock)
-        else:
-            self.delivery = AtLeastOnce(self.consumer, new_producer(), ledger, builder, watch, 0.1, clock)
-        self.service = Service(
-            self.consumer,
-            INPUT,
-            ledger,
-            Positions(self.consumer, self.consumer.committed, at_once, clock),
-            self.pipeline,
-            self.delivery,
-            Admission(8, 1_000_000, 1_000_000, hold_s=0.3, clock=clock),
-            Breaker(500, 1, 60.0, clock),
-            watch,
-            Health(clock),
-            lambda: None,
-            lambda: None,
-            clock,
-        )
-
-    @property
-    def producer(self) -> MemoryProducer:
-        """The one in use."""
-        return self.producers[-1]
-
-    def begin(self) -> None:
-        self._live(lambda: (self.delivery.open(Deadline.after(30.0, self._clock)), self.service.start()))
-
-    def turn(self, pace: Pace) -> None:
-        self.pipeline.pace = pace
-        self._live(self.service.turn)
-
-    def stop(self, pace: Pace, in_the_end: Pace = FAST) -> None:
-        """Drain, for as long as that may take; then leave. The device may be faster in the end."""
-        is_calm = not (self.reading.is_troubled or self.writing.is_troubled)
-        self.pipeline.pace = pace
-        self._live(lambda: self.service.drain(25.0))
-        self.pipeline.pace = in_the_end
-        if self.alive:
-            self._live(self._take_down)
-        assert not (is_calm and self.alive and self.producer.has_open_transaction), "left open at the end"
-        self.alive = False
-
-    def cut_off(self, seconds: float, reads: bool) -> None:
-        self.writing.cut_off_until = self._clock() + seconds
-        if not reads:
-            self.reading.cut_off_until = self._clock() + seconds
-
-    def crash(self, sent: bool) -> None:
-        """End at once; what was produced is still sent, or not."""
-        if sent:
-            self.producer.send()
-        self.alive = False
-
-    def _live(self, part: Callable[[], object]) -> None:
-        try:
-            part()
-        except Crashed:
-            self.alive = False
-        except KafkaFatal:
-            assert any(producer.is_fenced for producer in self.producers), "fatal without a cause"
-            self.alive = False
-            with suppress(KafkaFatal, Crashed):
-                self._take_down()
-
-    def _take_down(self) -> None:
-        with ExitStack() as stack:
-            stack.callback(lambda: self.delivery.close(Deadline.after(2.0, self._clock)))
-            stack.callback(self.consumer.close)
 
 
 def crash() -> None:

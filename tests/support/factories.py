@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from confluent_kafka import KafkaException
 from numpy.typing import NDArray
 
 from consumer.types import Finished, Outcome, Partition, RawMessage, Refused, Scored, Source
-from schemas import Reason, SequenceRecord, encode_record
+from schemas import Provenance, Reason, SequenceRecord, encode_record
 from virnucpro_core.scoring.results import assemble
 from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord
 
 T = TypeVar("T")
 TOPIC = "sequences"
+STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
 
 
 def at_once(call: Callable[[], T]) -> Future[T]:
@@ -27,6 +29,13 @@ def at_once(call: Callable[[], T]) -> Future[T]:
     except KafkaException as error:
         future.set_exception(error)
     return future
+
+
+class AtOnce(Executor):
+    """An executor without threads: makes each call when it is submitted."""
+
+    def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        return at_once(partial(call, *args, **kwargs))
 
 
 class FakeClock:

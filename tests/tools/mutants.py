@@ -130,8 +130,8 @@ MUTANTS = (
     Mutant(
         "where a partition begins",
         "the committed offset as the place to begin (the client's word for it instead)",
-        "consumer/service.py",
-        "        if not self._positions.admits(partition, offset):\n            return\n",
+        "consumer/intake/intake.py",
+        "        if not self._start_offsets.accepts(partition, offset):\n            return None\n",
         "",
         ("tests/kafka/test_positions.py",),
     ),
@@ -147,8 +147,8 @@ MUTANTS = (
         "suspects run apart",
         "suspects run apart (alone on the device, beside what else is in flight)",
         "consumer/service.py",
-        "        if not self._apart.takes(raw):\n            self._pipeline.submit(raw)\n",
-        "        self._pipeline.submit(raw)\n",
+        "            if not self._intake.sets_apart(raw):\n                self._pipeline.submit(raw)\n",
+        "            self._pipeline.submit(raw)\n",
         ("tests/unit/consumer/test_service.py",),
     ),
     Mutant(

@@ -60,7 +60,7 @@ def import_(
     --expected-length 500 --id virnucpro-500 --output bundles/virnucpro-500`
     """
     from consumer.cli.error_messages import UserError
-    from consumer.exit_codes import ExitCode
+    from consumer.errors import ExitCode
     from virnucpro_core.importing.bundle_builder import build_bundle, read_sources
 
     if output.exists():

@@ -82,7 +82,7 @@ def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextI
     Without --output VirNucPro's own place for its two files: the input's name up to `.fa`, and `_merged`.
     """
     from consumer.cli.error_messages import UserError
-    from consumer.exit_codes import ExitCode
+    from consumer.errors import ExitCode
     from virnucpro_core.sequence.fasta import STDIN
 
     if output is None:

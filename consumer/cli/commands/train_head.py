@@ -111,7 +111,7 @@ def train_head(
 def _refuse_training_options(context: typer.Context) -> None:
     """A head that is given is not trained: what somebody typed must not be passed over in silence."""
     from consumer.cli.error_messages import UserError
-    from consumer.exit_codes import ExitCode
+    from consumer.errors import ExitCode
 
     for option in _OF_TRAINING:
         source = context.get_parameter_source(option)
@@ -125,7 +125,7 @@ def _refuse_training_options(context: typer.Context) -> None:
 def _check(output: Path, report: Path | None, name: str, head: Path | None, compare: Path | None) -> None:
     """Refuse before any work what can't come to an end."""
     from consumer.cli.error_messages import UserError
-    from consumer.exit_codes import ExitCode
+    from consumer.errors import ExitCode
 
     if output.exists():
         raise UserError(f"{output} exists already: name a folder that does not", ExitCode.USAGE)

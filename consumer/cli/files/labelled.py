@@ -7,7 +7,7 @@ from pathlib import Path
 
 from consumer.cli.error_messages import UserError
 from consumer.cli.files.inputs import Record, Size, is_stream
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 from virnucpro_core.evaluation.labels import read_labels
 from virnucpro_core.sequence.fasta import read_sequences
 

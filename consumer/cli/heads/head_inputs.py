@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from consumer.cli.error_messages import UserError
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 from virnucpro_core.bundle.bundle import Bundle, bundled, find_bundle, read_manifest
 from virnucpro_core.evaluation.labels import read_labels
 from virnucpro_core.heads.feature_file import FeatureFile, check_same_frames

@@ -7,7 +7,7 @@ from typing import Any
 
 from consumer.cli.error_messages import UserError
 from consumer.config.settings import Settings, load_settings
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 from consumer.kafka.cluster import NamedBy
 from consumer.ops import logs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode
 from tests.support.harness import WAIT_S, Serve
 
 

@@ -1,262 +1,242 @@
-"""The loop that owns Kafka: assignment, revoke, lost, backpressure, drain. Clients are fakes, the pipeline is real."""
+"""The loop that owns Kafka: assignment, revoke, lost, backpressure, drain. Kafka is in memory, the device a test's."""
 
 from __future__ import annotations
 
-import threading
-import time
+from collections.abc import Callable
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicPartition
+from structlog.testing import capture_logs
 
-from consumer.clock import Clock, Deadline, monotonic
-from consumer.delivery.answers import OutgoingBuilder
-from consumer.delivery.at_least_once import AtLeastOnce
+from consumer.delivery.answers import SOURCE_HEADER
 from consumer.errors import KafkaFatal, ServiceError
-from consumer.intake.apart import Apart
-from consumer.intake.backpressure import Admission
-from consumer.intake.breaker import Breaker
-from consumer.intake.start_offsets import Positions
-from consumer.ledger import Ledger
-from consumer.ops.health import Health
-from consumer.ops.metrics import Metrics
-from consumer.scoring.inference import Suspects
-from consumer.scoring.pipeline import Pipeline, PipelineLimits
-from consumer.scoring.preparation import Preparation
-from consumer.scoring.quarantine import Quarantine
-from consumer.service import Service
-from schemas import Provenance, SequenceRecord, decode_prediction, encode_record
-from tests.support.factories import ConstantScorer, FakeClock, at_once, partition, prepared_record
-from tests.support.fake_kafka import FakeConsumer, FakeMessage, FakeProducer
+from consumer.ops.health import not_ready
+from consumer.types import Partition, Source
+from tests.simulation.member import (
+    FAST,
+    HALT,
+    INPUT,
+    LETTERS,
+    OUTPUT,
+    PARTITIONS,
+    POISON,
+    Member,
+    Pace,
+)
+from tests.simulation.memory_clients import Fault
+from tests.simulation.memory_kafka import MemoryKafka, Record
+from tests.support.factories import FakeClock
 
-STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
-
-
-class GatedScorer(ConstantScorer):
-    """Works while its gate is open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate, self.entered = threading.Event(), threading.Event()
-        self.gate.set()
-
-    def score(self, frames):
-        self.entered.set()
-        assert self.gate.wait(20)
-        self.before()
-        return super().score(frames)
-
-    def before(self) -> None:
-        """What a test wants done in each run."""
+SESSION_S = 10.0
+STARTS = Pace(2, 0)
+BOTH = pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
 
 
 class Bench:
-    """A service whose turns a test takes one by one, from its own thread, as `run` would."""
+    """A service over Kafka in memory, whose turns a test takes one by one."""
 
-    def __init__(
-        self,
-        max_records: int = 100,
-        breaker: Breaker | None = None,
-        max_tokens: int = 1_000_000,
-        suspects: Suspects | None = None,
-        apart: Apart | None = None,
-        clock: Clock = monotonic,
-    ) -> None:
-        self.breaker = breaker or Breaker(500, 0.5, 60.0)
-        self.consumer, self.producer = FakeConsumer(), FakeProducer()
-        self.producer.acknowledge_at_once = True
-        self.ledger, self.metrics, self.health = Ledger(), Metrics(), Health()
-        self.scorer = GatedScorer()
-        self.pipeline = Pipeline(
-            self.scorer,
-            Preparation(lambda record_id, _: prepared_record(10, record_id=record_id), 10_000, 1000),
-            PipelineLimits(
-                token_budget=20, max_tokens=80, max_wait_s=0.01, prepare_threads=1, max_records=max_records
-            ),
-            self.ledger.is_wanted,
-            self.metrics,
-            suspects or Suspects(),
+    def __init__(self, guarantee: str = "at_least_once", max_records: int = 100, **options: object) -> None:
+        self.clock = FakeClock()
+        self.kafka = MemoryKafka(
+            self.clock, dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS), session_s=SESSION_S
         )
-        builder = OutgoingBuilder("predictions", "sequences.dlq", "group", STAMP)
-        self.delivery = AtLeastOnce(self.consumer, self.producer, self.ledger, builder, self.metrics, 0.0)
-        self.looked = 0
-        self.service = Service(
-            self.consumer,
-            "sequences",
-            self.ledger,
-            Positions(self.consumer, self.consumer.committed, at_once),
-            self.pipeline,
-            self.delivery,
-            Admission(max_records, 1_000_000, max_tokens, hold_s=0.05),
-            self.breaker,
-            self.metrics,
-            self.health,
-            self._look,
-            lambda: None,
-            clock,
-            apart,
-        )
+        self._transactional = guarantee == "exactly_once"
+        self._options = {"max_inflight_records": max_records} | options
+        self.one = self.member()
+        self.monitor, self.ledger = self.one.telemetry.monitor, self.one.ledger
 
-    def _look(self) -> None:
-        self.looked += 1
+    def member(self, slot: int = 0) -> Member:
+        member = Member(self.kafka, slot, self._transactional, **self._options)
+        member.begin()
+        return member
 
-    def run(self, until, drain_s: float = 5.0, seconds: float = 10.0) -> bool:
-        """Run the service until the condition holds, then stop and drain it."""
-        deadline = time.monotonic() + seconds
+    def write(self, number: int, count: int = 1, value: bytes = b"good") -> None:
+        self.kafka.write(Partition(INPUT, number), [value] * count)
 
-        def should_stop() -> bool:
-            assert time.monotonic() < deadline, "the condition did not come"
-            return until()
+    def turn(self, pace: Pace = FAST, turns: int = 1, member: Member | None = None) -> None:
+        """Errors come out as the service raises them."""
+        member = member or self.one
+        member.pipeline.pace = pace
+        for _ in range(turns):
+            member.service.turn()
 
-        return self.service.run(should_stop, drain_s)
+    def turn_until(self, condition: Callable[[], object], pace: Pace = FAST, turns: int = 2000) -> None:
+        for _ in range(turns):
+            if condition():
+                return
+            self.turn(pace)
+        raise AssertionError("the condition did not come")
 
-    def assign(self, *numbers: int) -> None:
-        self.consumer.events.append(("assign", list(numbers)))
+    def drain(self, pace: Pace = FAST, timeout_s: float = 25.0) -> bool:
+        self.one.pipeline.pace = pace
+        return self.one.service.drain(timeout_s)
 
-    def receive(self, *offsets: int, number: int = 0) -> None:
-        for offset in offsets:
-            value = encode_record(SequenceRecord(f"{number}/{offset}", "ACGT"))
-            self.consumer.queue.append(FakeMessage(number, offset, value))
+    def lose(self, member: Member | None = None) -> None:
+        """The process stands still for so long that its group puts it out."""
+        self.clock.advance(SESSION_S + 1)
+        self.turn(HALT, member=member)
+
+    def answered(self, number: int | None = None) -> list[int]:
+        """The offsets of an input partition, or of all, in the order of their answers."""
+        found = []
+        for topic in (OUTPUT, LETTERS):
+            for _, _, record in self.kafka.records(topic):
+                _, source, offset = dict(record.headers)[SOURCE_HEADER].decode().split("/")
+                if number in (None, int(source)):
+                    found.append(int(offset))
+        return found
 
     @property
-    def answered(self) -> list[str]:
-        return [decode_prediction(m["value"]).id for m in self.producer.sent]
+    def committed(self) -> dict[int, int]:
+        return {partition.number: offset for partition, offset in self.kafka.group.committed.items()}
+
+    def epoch(self, number: int) -> int | None:
+        return self.ledger.epoch(Partition(INPUT, number))
 
     def count(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(f"vnp_{name}", labels) or 0.0
+        return self.one.telemetry.metrics.registry.get_sample_value(f"vnp_{name}", labels) or 0.0
 
 
 @pytest.fixture
-def make():
-    made = []
-
-    def build(**options) -> Bench:
-        made.append(Bench(**options))
-        return made[-1]
-
-    yield build
-    for bench in made:
-        bench.scorer.gate.set()
-        assert bench.pipeline.stop(Deadline.after(10))
+def make() -> type[Bench]:
+    return Bench
 
 
-def test_records_are_answered_in_order_and_committed(make):
-    bench = make()
-    bench.assign(0, 1)
-    bench.receive(*range(30))
-    bench.receive(*range(10), number=1)
-    assert bench.run(lambda: len(bench.producer.sent) == 40)
-    for number, count in ((0, 30), (1, 10)):
-        mine = [a for a in bench.answered if a.startswith(f"{number}/")]
-        assert mine == [f"{number}/{offset}" for offset in range(count)]
-    final = {}
-    for offsets, _ in bench.consumer.commits:
-        final |= offsets
-    assert final == {0: 30, 1: 10}
-    assert bench.looked == 1
+@BOTH
+def test_records_are_answered_in_order_and_committed(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 30)
+    bench.write(1, 10)
+    bench.turn_until(lambda: len(bench.answered()) == 40)
+    assert bench.answered(0) == list(range(30))
+    assert bench.answered(1) == list(range(10))
+    bench.turn_until(lambda: bench.committed == {0: 30, 1: 10})
+    assert bench.one.admin.asked == 1, "the topics are looked at when the assignment has changed"
     assert bench.count("records_total", outcome="predicted") == 40
-    assert bench.health.not_ready() == "shutting down"
+    assert bench.count("records_consumed_total") == 40
+    assert not_ready(bench.monitor.snapshot()) is None
+    assert bench.drain()
+    assert not_ready(bench.monitor.snapshot()) == "shutting down"
 
 
 def test_stopping_finishes_what_is_in_flight_and_takes_nothing_new(make):
     bench = make()
-    bench.assign(0)
-    bench.receive(*range(20))
-    assert bench.run(lambda: bench.ledger.records == 20)
-    assert len(bench.producer.sent) == 20
-    assert bench.consumer.paused == {0}
+    bench.write(0, 20)
+    bench.turn_until(lambda: bench.ledger.records == 20, HALT)
+    bench.write(0, 5)
+    assert bench.drain()
+    assert bench.answered() == list(range(20))
+    assert bench.committed == {0: 20}
 
 
-def test_a_drain_that_takes_too_long_leaves_the_rest_uncommitted(make):
+def test_a_drain_that_takes_too_long_leaves_the_rest_uncommitted_and_says_so(make):
     bench = make()
-    bench.assign(0)
-    bench.receive(*range(5))
-    bench.scorer.gate.clear()
-    assert not bench.run(lambda: bench.scorer.entered.is_set(), drain_s=0.2)
-    assert bench.consumer.commits == []
-    assert bench.producer.sent == []
+    bench.write(0, 5)
+    bench.turn_until(lambda: bench.ledger.records == 5, HALT)
+    with capture_logs() as lines:
+        assert not bench.drain(HALT, timeout_s=0.2)
+    assert (bench.committed, bench.answered()) == ({}, [])
+    assert [(line["event"], line["records"], line["log_level"]) for line in lines] == [
+        ("draining", 5, "info"),
+        ("paused", 5, "info"),
+        ("drain_timed_out", 5, "warning"),
+    ]
+    assert lines[1]["reason"] == "draining"
 
 
-def test_a_revoke_finishes_what_runs_drops_the_rest_and_commits_first(make):
-    bench = make()
-    bench.assign(0, 1)
-    bench.receive(*range(50))
-    bench.scorer.gate.clear()
-    revoked = []
-
-    def until() -> bool:
-        if bench.scorer.entered.is_set() and not revoked:
-            threading.Timer(0.2, bench.scorer.gate.set).start()
-            bench.consumer.events.append(("revoke", [0]))
-            revoked.append(True)
-        return bool(revoked) and bench.ledger.epoch(partition(0)) is None
-
-    bench.run(until)
-    done = len(bench.producer.sent)
+@BOTH
+def test_a_revoke_finishes_what_runs_drops_the_rest_and_commits_first(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.write(1, 50)
+    bench.turn_until(lambda: bench.ledger.records == 50, HALT)
+    bench.turn(STARTS, 3)
+    other = bench.member(slot=1)
+    bench.turn(Pace(0, 1), turns=60)
+    bench.turn(HALT, member=other)
+    bench.turn(Pace(0, 1))
+    assert bench.epoch(1) is None, "it went to the other"
+    done = len(bench.answered(1))
     assert 1 <= done < 50, "what ran is finished, what waited is not started"
-    assert bench.answered == [f"0/{offset}" for offset in range(done)]
-    assert bench.consumer.commits[-1] == ({0: done}, False)
-    assert bench.count("assigned_partitions") == 1
+    assert bench.answered(1) == list(range(done))
+    assert bench.committed[1] == done
+    assert bench.count("assigned_partitions") == len(bench.ledger.assigned) < PARTITIONS
 
 
-def test_a_lost_partition_is_never_committed(make):
-    bench = make()
-    bench.assign(0)
-    bench.receive(*range(6))
-    bench.scorer.gate.clear()
-    lost = []
-
-    def until() -> bool:
-        if bench.scorer.entered.is_set() and not lost:
-            bench.consumer.events.append(("lost", [0]))
-            lost.append(True)
-        if lost and bench.ledger.epoch(partition(0)) is None:
-            bench.scorer.gate.set()
-            return bench.count("records_total", outcome="stale") > 0
-        return False
-
-    bench.run(until)
-    assert bench.consumer.commits == []
-    assert bench.producer.sent == []
+@BOTH
+def test_a_lost_partition_is_never_committed(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 6)
+    bench.turn_until(lambda: bench.ledger.records == 6, HALT)
+    bench.turn(Pace(3, 0))
+    bench.lose()
+    for _ in range(3):
+        bench.one.pipeline.finish(0)
+    bench.turn(HALT, 3)
+    assert bench.count("records_total", outcome="stale") == 3
+    assert (bench.committed, bench.answered()) == ({}, [])
 
 
 def test_a_partition_that_comes_back_is_read_in_a_new_epoch(make):
     bench = make()
-    bench.assign(0)
-    bench.consumer.events.append(("revoke", [0]))
-    bench.assign(0)
-    bench.receive(2)
-    bench.run(lambda: bench.answered == ["0/2"])
-    assert bench.ledger.epoch(partition(0)) == 2
+    bench.turn_until(lambda: bench.epoch(0) == 1)
+    bench.lose()
+    bench.write(0)
+    bench.turn_until(lambda: bench.answered() == [0])
+    assert bench.epoch(0) == 2
+    assert bench.count("rebalances_total", event="lost") == 1
 
 
-def test_a_log_that_was_cut_is_read_on_from_where_it_is_now(make):
-    bench = make()
-    bench.assign(0)
-    bench.receive(10, 11, 12)
-    bench.receive(3, 4)
-    bench.run(lambda: len(bench.producer.sent) >= 2 and "0/4" in bench.answered)
-    assert bench.answered[-2:] == ["0/3", "0/4"]
-    assert bench.consumer.commits[-1][0] == {0: 5}
+@BOTH
+def test_a_log_that_was_cut_is_read_on_from_where_it_is_now(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 13)
+    bench.turn_until(lambda: bench.ledger.records == 13, HALT)
+    bench.turn(Pace(8, 0))
+    with capture_logs() as lines:
+        bench.one.consumer.seek(TopicPartition(INPUT, 0, 3))
+        bench.turn_until(lambda: len(bench.answered()) == 13)
+    assert bench.answered() == list(range(13)), "an answer of before the cut would come twice"
+    assert bench.epoch(0) == 2
+    assert bench.count("records_total", outcome="stale") == 5
+    bench.turn_until(lambda: bench.committed == {0: 13})
+    (line,) = [line for line in lines if line["event"] == "log_truncated"]
+    assert (line["partition"], line["to"]) == (str(Partition(INPUT, 0)), 3)
 
 
 def test_full_budgets_hold_then_pause_then_go_on(make):
     bench = make(max_records=10)
-    bench.assign(0)
-    bench.receive(*range(40))
-    bench.scorer.gate.clear()
-    seen = []
-
-    def until() -> bool:
-        seen.append(bench.ledger.records)
-        if bench.consumer.paused:
-            bench.scorer.gate.set()
-        return len(bench.producer.sent) == 40
-
-    bench.run(until)
-    assert max(seen) <= 10
-    assert bench.answered == [f"0/{offset}" for offset in range(40)]
+    bench.write(0, 40)
+    with capture_logs() as lines:
+        bench.turn_until(lambda: bench.count("backpressure_seconds_total", level="pause") > 0, HALT)
+    assert bench.ledger.records == 10
     assert bench.count("backpressure_seconds_total", level="hold") > 0
-    assert bench.count("backpressure_seconds_total", level="pause") > 0
+    (line,) = [line for line in lines if line["event"] == "paused"]
+    assert (line["reason"], line["records"]) == ("records", 10)
+    assert bench.monitor.snapshot().limit == "records"
+    bench.turn_until(lambda: bench.answered() == list(range(40)))
+    assert bench.monitor.snapshot().limit is None
+
+
+def test_tokens_that_wait_hold_the_reading_too(make):
+    bench = make(max_tokens=300)
+    bench.write(0, 60)
+    with capture_logs() as lines:
+        bench.turn_until(lambda: bench.count("backpressure_seconds_total", level="pause") > 0, HALT)
+    assert [line["reason"] for line in lines if line["event"] == "paused"] == ["tokens"]
+    bench.turn_until(lambda: bench.answered() == list(range(60)))
+
+
+@BOTH
+def test_a_broker_that_acknowledges_nothing_bounds_what_is_in_flight(make, guarantee):
+    bench = make(guarantee=guarantee, max_records=10)
+    bench.turn_until(lambda: bench.epoch(0) == 1)
+    bench.write(0, 40)
+    bench.one.cut_off(4.0, reads=False)
+    most = []
+    bench.turn_until(lambda: (most.append(bench.ledger.records), bench.monitor.snapshot().limit)[1])
+    bench.turn_until(lambda: (most.append(bench.ledger.records), len(bench.answered()) == 40)[1])
+    assert max(most) == 10
+    assert bench.answered() == list(range(40))
 
 
 @pytest.mark.parametrize(
@@ -265,247 +245,154 @@ def test_full_budgets_hold_then_pause_then_go_on(make):
         (KafkaError(KafkaError._FATAL, "fenced", True), KafkaFatal),
         (KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), ServiceError),
         (KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), ServiceError),
+        (KafkaError(KafkaError._AUTO_OFFSET_RESET), ServiceError),
+        (KafkaError(KafkaError._AUTHENTICATION), ServiceError),
     ],
 )
-def test_errors_for_good_end_the_service_and_name_themselves(make, error, kind):
+def test_a_permanent_error_of_the_consumer_ends_the_service(make, error, kind):
     bench = make()
-    bench.assign(0)
-    broken = FakeMessage(0, 0)
-    broken.error = lambda: error
-    bench.consumer.queue.append(broken)
+    bench.one.consumer.meet(error)
     with pytest.raises(kind):
-        bench.run(lambda: False)
+        bench.turn()
 
 
-def test_passing_errors_are_logged_and_passed_over(make):
+def test_a_transient_error_of_the_consumer_is_logged_and_passed_over(make):
     bench = make()
-    bench.assign(0)
-    broken = FakeMessage(0, 0)
-    broken.error = lambda: KafkaError(KafkaError._TRANSPORT)
-    bench.consumer.queue.append(broken)
-    bench.receive(1)
-    bench.run(lambda: bench.answered == ["0/1"])
+    bench.one.consumer.meet(KafkaError(KafkaError._TRANSPORT))
+    bench.write(0)
+    with capture_logs() as lines:
+        bench.turn_until(lambda: bench.answered() == [0])
+    (line,) = [line for line in lines if line["event"] == "kafka_consumer_error"]
+    assert line["code"] == "_TRANSPORT"
+    assert [error.event for error in bench.monitor.snapshot().errors] == ["kafka_consumer_error"]
 
 
 def test_headers_that_the_client_cannot_give_cost_the_headers_alone(make):
+    class Broken(tuple):
+        def __iter__(self):
+            raise SystemError("returned a result with an exception set")
+
     bench = make()
-    bench.assign(0)
-    bench.receive(1)
-
-    def broken():
-        raise SystemError("returned a result with an exception set")
-
-    bench.consumer.queue[0].headers = broken
-    bench.run(lambda: bench.answered == ["0/1"])
-    assert [name for name, _ in bench.producer.sent[0]["headers"]] == ["vnp-source"]
+    bench.kafka.logs[Partition(INPUT, 0)].append(Record(b"key", b"good", Broken()))
+    bench.turn_until(lambda: bench.answered() == [0])
+    ((_, _, answer),) = bench.kafka.records(OUTPUT)
+    assert [name for name, _ in answer.headers] == ["vnp-source"]
 
 
-def test_when_most_records_are_refused_reading_stops_until_a_trial_passes(make):
-    clock = FakeClock()
-    bench = make(breaker=Breaker(window=20, share=0.5, pause_s=60.0, clock=clock))
-    bench.assign(0)
-    for offset in range(100):
-        bench.consumer.queue.append(FakeMessage(0, offset, b"junk" if offset < 40 else None))
-    while_open = []
-
-    def opened() -> bool:
-        if bench.breaker.is_open and bench.ledger.records == 0 and bench.health.not_ready():
-            while_open.append((bench.consumer.paused, bench.health.not_ready(), bench.count("breaker_open")))
-        return len(while_open) > 3
-
-    bench.run(opened)
-    assert while_open[-1][0] == {0}
-    assert "most records are refused" in while_open[-1][1]
-    assert while_open[-1][2] == 1
-    assert bench.count("dead_letters_total", reason="malformed") <= 40
+def test_when_most_records_are_refused_reading_stops(make):
+    bench = make(breaker_records=20, breaker_share=0.5)
+    bench.write(0, 240, POISON)
+    with capture_logs() as lines:
+        bench.turn_until(
+            lambda: bench.count("breaker_open") == 1 and bench.ledger.records == 0, Pace(2, 2, False)
+        )
+        bench.turn(turns=100)
+    assert "most records are refused" in str(not_ready(bench.monitor.snapshot()))
+    assert len(bench.answered()) < 240
+    assert [line["reason"] for line in lines if line["event"] == "paused"] == ["breaker"]
 
 
 def test_after_a_trial_that_passes_reading_goes_on(make):
-    clock = FakeClock()
-    bench = make(breaker=Breaker(window=20, share=0.5, pause_s=60.0, clock=clock), max_records=20)
-    bench.assign(0)
-    for offset in range(20):
-        bench.consumer.queue.append(FakeMessage(0, offset, b"junk"))
-    bench.receive(*range(20, 60))
-
-    def until() -> bool:
-        if bench.breaker.is_open and bench.ledger.records == 0:
-            clock.advance(61)
-        return len(bench.producer.sent) == 60
-
-    assert bench.run(until)
-    assert not bench.breaker.is_open
+    bench = make(breaker_records=20, breaker_share=0.5, breaker_pause_s=5.0, max_records=20)
+    bench.write(0, 20, POISON)
+    bench.write(0, 40)
+    bench.turn_until(lambda: bench.count("breaker_open") == 1)
+    bench.turn_until(lambda: bench.ledger.records == 0)
+    assert len(bench.answered()) == 20, "nothing is read before the trial"
+    bench.clock.advance(5.0)
+    bench.turn_until(lambda: len(bench.answered()) == 60)
+    assert bench.count("breaker_open") == 0
     assert bench.count("records_total", outcome="predicted") == 40
-
-
-def test_tokens_that_wait_hold_the_reading_too(make):
-    bench = make(max_tokens=30)
-    bench.assign(0)
-    bench.receive(*range(60))
-    bench.scorer.gate.clear()
-    most = []
-
-    def until() -> bool:
-        most.append(bench.ledger.records)
-        if bench.consumer.paused:
-            bench.scorer.gate.set()
-        return len(bench.producer.sent) == 60
-
-    assert bench.run(until)
-    assert bench.count("backpressure_seconds_total", level="pause") > 0
 
 
 def test_a_partition_lost_while_paused_is_read_when_it_comes_back(make):
     bench = make(max_records=10)
-    bench.assign(0)
-    bench.receive(*range(20))
-    bench.scorer.gate.clear()
-    steps = []
-
-    def until() -> bool:
-        if bench.consumer.paused and not steps:
-            bench.consumer.events.append(("lost", [0]))
-            steps.append("lost")
-        elif steps == ["lost"] and not bench.consumer.owned and bench.ledger.records == 0:
-            bench.scorer.gate.set()
-            if bench.count("backpressure_seconds_total", level="pause") > 0:
-                steps.append("resumed")
-                bench.assign(0)
-        return "0/19" in bench.answered
-
-    assert bench.run(until)
+    bench.write(0, 20)
+    bench.turn_until(lambda: bench.count("backpressure_seconds_total", level="pause") > 0, HALT)
+    bench.lose()
+    bench.turn_until(lambda: sorted(set(bench.answered())) == list(range(20)))
+    assert bench.epoch(0) == 2
 
 
-def test_a_broker_that_acknowledges_nothing_bounds_what_is_in_flight(make):
-    bench = make(max_records=10)
-    bench.producer.acknowledge_at_once = False
-    bench.assign(0)
-    bench.receive(*range(40))
-    most = []
-
-    def until() -> bool:
-        most.append(bench.ledger.records)
-        if bench.consumer.paused:
-            bench.producer.acknowledge()
-            bench.producer.acknowledge_at_once = True
-        return len(bench.producer.sent) == 40
-
-    assert bench.run(until)
-    assert max(most) <= 10
+@BOTH
+def test_it_is_taken_down_from_the_consumer_on_so_that_what_has_finished_is_delivered_and_committed(
+    make, guarantee
+):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 3)
+    bench.turn_until(lambda: bench.ledger.records == 3, HALT)
+    bench.one.pipeline.start(3)
+    for _ in range(3):
+        bench.one.pipeline.finish(0)
+    bench.one.take_down()
+    assert bench.answered() == [0, 1, 2]
+    assert bench.committed == {0: 3}
+    assert not bench.kafka.open_transactions
 
 
 @pytest.mark.parametrize(
-    ("value", "headers", "fit"),
-    [
-        (bytes(300_000), 0, 4),
-        (bytes(999_900), 0, 1),
-        (b"", 1000, 5),
-        (b"", 20_000, 1),
-        (b"", 0, 100),
-    ],
+    ("size", "headers", "fit"), [(300_000, 0, 4), (999_900, 0, 1), (0, 1000, 5), (0, 20_000, 1), (0, 0, 100)]
 )
-def test_one_turn_reads_no_more_than_the_byte_budget_and_one_message(make, value, headers, fit):
+def test_one_turn_reads_no_more_than_the_byte_budget_and_one_message(make, size, headers, fit):
     bench = make()
-    bench.assign(0)
-    for offset in range(120):
-        bench.consumer.queue.append(FakeMessage(0, offset, value))
-        bench.consumer.queue[-1].headers = lambda: [("h", b"")] * headers
-    bench.service.start()
-    bench.service.turn()
-    assert 120 - len(bench.consumer.queue) == fit
+    bench.turn_until(lambda: bench.epoch(0) == 1)
+    record = Record(None, bytes(size), (("h", b""),) * headers)
+    bench.kafka.logs[Partition(INPUT, 0)] += [record] * 120
+    bench.turn(HALT)
+    assert bench.ledger.records == fit
 
 
 def test_one_turn_reads_for_a_bounded_time_however_many_messages_are_there(make):
-    clock = FakeClock()
-    bench = make(clock=clock)
-    bench.assign(0)
-    bench.receive(*range(50))
-    for message in bench.consumer.queue:
-        message.headers = lambda: clock.advance(0.09)
-    bench.service.start()
-    bench.service.turn()
-    assert len(bench.consumer.queue) == 50 - 3
-    bench.service.turn()
-    assert len(bench.consumer.queue) == 50 - 6
+    bench = make()
+    bench.turn_until(lambda: bench.epoch(0) == 1)
+    bench.write(0, 50)
+    slow = Fault("poll", lambda: bench.clock.advance(0.09))
+    bench.one.reading.faults += [slow] * 100
+    bench.turn(HALT)
+    assert bench.ledger.records == 3 + 1, "the first poll is not counted: it may wait"
+    bench.turn(HALT)
+    assert bench.ledger.records == 2 * (3 + 1)
 
 
 def test_a_suspect_runs_with_nothing_else_in_flight_and_nothing_is_read_meanwhile(make):
-    bench = make(apart=Apart(lambda source: source.offset in (5, 6, 20)))
-    bench.assign(0, 1)
-    bench.receive(*range(10))
-    bench.receive(*range(30), number=1)
-    in_flight = []
-    bench.scorer.before = lambda: in_flight.append((bench.ledger.records, set(bench.consumer.paused)))
-    assert bench.run(lambda: len(bench.producer.sent) == 40)
-    assert in_flight.count((1, {0, 1})) >= 5, "0/5, 0/6, 1/5, 1/6, 1/20"
-    for number, count in ((0, 10), (1, 30)):
-        mine = [answer for answer in bench.answered if answer.startswith(f"{number}/")]
-        assert mine == [f"{number}/{offset}" for offset in range(count)]
-    assert bench.consumer.paused == {0, 1}, "by the drain alone"
+    bench = make(runs_alone=lambda source: source.offset in (5, 6, 20))
+    bench.write(0, 10)
+    bench.write(1, 30)
+    alone: dict[Source, tuple[int, str | None]] = {}
+
+    def look() -> bool:
+        for message in bench.one.pipeline.running:
+            if message.source.offset in (5, 6, 20):
+                alone[message.source] = (bench.ledger.records, bench.monitor.snapshot().limit)
+        return len(bench.answered()) == 40
+
+    for _ in range(2000):
+        if look():
+            break
+        bench.turn(Pace(8, 0))
+        look()
+        bench.turn(Pace(0, 8, newest_first=False))
+    assert {(s.partition.number, s.offset) for s in alone} == {(0, 5), (0, 6), (1, 5), (1, 6), (1, 20)}
+    assert set(alone.values()) == {(1, "suspect")}
+    assert bench.answered(0) == list(range(10))
+    assert bench.answered(1) == list(range(30))
+    assert bench.monitor.snapshot().limit is None
 
 
 def test_a_suspect_that_waits_is_answered_by_a_drain(make):
-    bench = make(apart=Apart(lambda source: source.offset == 3))
-    bench.assign(0)
-    bench.receive(*range(4))
-    bench.scorer.gate.clear()
-
-    def until() -> bool:
-        if bench.ledger.records == 4:
-            threading.Timer(0.2, bench.scorer.gate.set).start()
-        return bench.ledger.records == 4
-
-    assert bench.run(until)
-    assert bench.answered == ["0/0", "0/1", "0/2", "0/3"]
+    bench = make(runs_alone=lambda source: source.offset == 3)
+    bench.write(0, 4)
+    bench.turn_until(lambda: bench.ledger.records == 4, HALT)
+    assert bench.drain()
+    assert bench.answered() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("event", ["revoke", "lost"])
-def test_a_suspect_that_waits_goes_with_its_partition_and_reading_goes_on(make, event):
-    bench = make(apart=Apart(lambda source: source == (partition(0), 1, 3)))
-    bench.assign(0, 1)
-    bench.receive(*range(4))
-    bench.scorer.gate.clear()
-    steps = []
-
-    def until() -> bool:
-        if not steps and bench.ledger.records == 4 and bench.scorer.entered.is_set():
-            steps.append("suspect waits")
-            threading.Timer(0.1, bench.scorer.gate.set).start()
-            bench.consumer.events.append((event, [0]))
-            bench.receive(0, 1, number=1)
-        return bench.answered[-2:] == ["1/0", "1/1"]
-
-    assert bench.run(until)
-    assert "0/3" not in bench.answered
-
-
-class Died(BaseException):
-    """Stands for the end of the process: what was written stays."""
-
-
-def test_deaths_for_lack_of_memory_set_no_good_record_aside(make, tmp_path):
-    """A process that dies whenever four records are in flight: each of its lives answers a few more of them."""
-    answered: list[str] = []
-    deaths = 0
-    while len(answered) < 12:
-        done = len(answered)
-        quarantine = Quarantine(tmp_path, "n")
-        bench = make(suspects=quarantine, apart=Apart(quarantine.runs_alone))
-
-        def killed(bench=bench) -> None:
-            if bench.ledger.records > 3:
-                raise Died
-
-        bench.scorer.before = killed
-        bench.assign(0)
-        bench.consumer.group[0] = done
-        bench.receive(*range(done, 12))
-        try:
-            bench.run(lambda bench=bench, left=12 - done: len(bench.producer.sent) == left)
-        except Died:
-            deaths += 1
-        quarantine.close()
-        answered += bench.answered
-        assert deaths < 60, "no progress"
-    assert deaths >= 3
-    assert answered == [f"0/{offset}" for offset in range(12)], "a dead letter is no prediction"
+def test_a_suspect_that_waits_goes_with_its_partition_and_reading_goes_on(make):
+    first = Source(Partition(INPUT, 0), 1, 3)
+    bench = make(runs_alone=lambda source: source == first)
+    bench.write(0, 4)
+    bench.turn_until(lambda: bench.ledger.records == 4, HALT)
+    bench.write(1, 2)
+    bench.lose()
+    bench.turn_until(lambda: bench.answered(1) == [0, 1])
+    assert bench.epoch(0) == 2

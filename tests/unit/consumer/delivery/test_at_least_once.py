@@ -9,8 +9,7 @@ from consumer.clock import Deadline
 from consumer.delivery.answers import OutgoingBuilder
 from consumer.delivery.at_least_once import AtLeastOnce
 from consumer.delivery.contract import DeliveryObserver
-from consumer.errors import KafkaFatal, ServiceError
-from consumer.exit_codes import ExitCode
+from consumer.errors import ExitCode, KafkaFatal, ServiceError
 from consumer.ledger import Ledger
 from schemas import Provenance, decode_dead_letter, decode_prediction
 from tests.support.factories import FakeClock, finished, message, partition, scored

@@ -9,15 +9,19 @@ from confluent_kafka import KafkaError, KafkaException
 from structlog.testing import capture_logs
 
 from consumer.errors import ServiceError
-from consumer.kafka.cluster import BrokerWatch, TopicWatch
+from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch
 from tests.support.factories import FakeClock
 
 
-class Cluster:
+class Admin:
     """Answers `list_topics`, or fails."""
 
     def __init__(self, **topics: int) -> None:
-        self.topics, self.down, self.asked = topics, False, 0
+        self.topics, self.down, self.asked, self.polled = topics, False, 0, 0
+
+    def poll(self, timeout: float) -> int:
+        self.polled += 1
+        return 0
 
     def list_topics(self, topic: str | None = None, timeout: float = 0) -> SimpleNamespace:
         self.asked += 1
@@ -35,13 +39,13 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-def watch_topics(cluster: Cluster, clock: FakeClock) -> tuple[TopicWatch, list]:
+def watch_topics(cluster: Admin, clock: FakeClock) -> tuple[TopicWatch, list]:
     told: list = []
     return TopicWatch(cluster, ["a", "b"], told.append, clock), told
 
 
 def test_topics_are_counted_every_half_minute(clock):
-    cluster = Cluster(a=4, b=2, c=9)
+    cluster = Admin(a=4, b=2, c=9)
     topics, told = watch_topics(cluster, clock)
     topics.turn()
     assert cluster.asked == 0
@@ -52,7 +56,7 @@ def test_topics_are_counted_every_half_minute(clock):
 
 
 def test_a_topic_that_is_gone_ends_the_service_when_it_stays_gone(clock):
-    topics, _ = watch_topics(Cluster(a=4), clock)
+    topics, _ = watch_topics(Admin(a=4), clock)
     for pause in (30, 5):
         clock.advance(pause)
         topics.turn()
@@ -62,7 +66,7 @@ def test_a_topic_that_is_gone_ends_the_service_when_it_stays_gone(clock):
 
 
 def test_looks_that_follow_each_other_at_once_count_as_one(clock):
-    topics, _ = watch_topics(Cluster(a=4), clock)
+    topics, _ = watch_topics(Admin(a=4), clock)
     for _ in range(9):
         topics.look()
     clock.advance(5)
@@ -73,7 +77,7 @@ def test_looks_that_follow_each_other_at_once_count_as_one(clock):
 
 
 def test_a_topic_that_comes_back_is_forgiven(clock):
-    cluster = Cluster(a=4)
+    cluster = Admin(a=4)
     topics, told = watch_topics(cluster, clock)
     topics.look()
     clock.advance(5)
@@ -89,7 +93,7 @@ def test_a_topic_that_comes_back_is_forgiven(clock):
 
 
 def test_a_broker_that_does_not_answer_says_nothing_of_topics(clock):
-    cluster = Cluster()
+    cluster = Admin()
     cluster.down = True
     topics, told = watch_topics(cluster, clock)
     for _ in range(9):
@@ -99,11 +103,12 @@ def test_a_broker_that_does_not_answer_says_nothing_of_topics(clock):
 
 def test_brokers_down_and_back(clock):
     changes: list[bool] = []
-    cluster = Cluster()
+    cluster = Admin()
     watch = BrokerWatch(changes.append, clock)
     watch.probe(cluster)
     assert cluster.asked == 0, "while all is well nobody is asked"
-    watch.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    for _ in range(3):  # each client says so
+        watch.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
     cluster.down = True
     watch.probe(cluster)
     watch.probe(cluster)
@@ -130,3 +135,17 @@ def test_an_error_that_repeats_is_logged_now_and_then(clock):
             watch.on_error(KafkaError(KafkaError._TRANSPORT, "refused"))
             clock.advance(0.5)
     assert len(lines) == 2
+
+
+def test_each_turn_serves_the_callbacks_and_asks_only_what_is_due(clock):
+    admin = Admin(a=4, b=2)
+    topics, told = watch_topics(admin, clock)
+    cluster = Cluster(admin, BrokerWatch(clock=clock), topics)
+    for _ in range(3):
+        cluster.turn()
+    assert (admin.polled, admin.asked) == (3, 0)
+    cluster.refresh()
+    assert told == [{"a": 4, "b": 2}]
+    clock.advance(30)
+    cluster.turn()
+    assert admin.asked == 2

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-import socket
-import urllib.request
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from consumer.errors import ServiceError
 from consumer.ledger import Entry
-from consumer.ops.health import STUCK_AFTER_S, Health
-from consumer.ops.http import HttpServer, application
+from consumer.ops.events import BrokersChanged, Draining, Rebalanced, Turned
+from consumer.ops.health import STUCK_AFTER_S
+from consumer.ops.http import application
 from consumer.ops.metrics import Metrics
+from consumer.ops.monitor import Monitor
+from consumer.types import InFlight
 from tests.support.factories import FakeClock, message, refused, scored
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "metrics.md"
@@ -27,8 +27,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def health(clock) -> Health:
-    return Health(clock)
+def monitor(clock) -> Monitor:
+    return Monitor(clock=clock)
 
 
 @pytest.fixture
@@ -37,53 +37,68 @@ def metrics(clock) -> Metrics:
 
 
 @pytest.fixture
-def client(metrics, health) -> TestClient:
-    return TestClient(application(metrics, health))
+def client(metrics, monitor) -> TestClient:
+    return TestClient(application(metrics, monitor))
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_ready_needs_a_turning_loop_a_group_and_a_broker(client, health):
-    assert client.get("/readyz").text == "starting\n"
-    health.turned()
-    assert client.get("/readyz").text == "joining the consumer group\n"
-    health.joined()
-    assert client.get("/readyz").status_code == 200
-    health.brokers(False)
-    assert (client.get("/readyz").status_code, client.get("/readyz").text) == (
-        503,
-        "no Kafka broker answers\n",
-    )
-    health.brokers(True)
-    assert client.get("/readyz").status_code == 200
-    health.stopping()
-    assert client.get("/readyz").text == "shutting down\n"
+TURNED = Turned(0.1, "open", 0.0)
+JOINED = Rebalanced("assigned", ())
 
 
-def test_alive_while_the_loop_turns(client, health, clock):
+class Intake:
+    """An intake that holds nothing; `is_broken` is the test's."""
+
+    records = bytes = waiting = 0
+    assigned: tuple[()] = ()
+    limit = None
+    is_broken = False
+    queued_tokens = 0
+
+
+def test_ready_needs_a_turning_loop_a_group_and_a_broker(client, monitor):
+    def ready() -> tuple[int, str]:
+        response = client.get("/readyz")
+        return response.status_code, response.text
+
+    assert ready() == (503, "starting\n")
+    monitor.happened(TURNED)
+    assert ready() == (503, "joining the consumer group\n")
+    monitor.happened(JOINED)
+    assert ready() == (200, "ready\n")
+    monitor.happened(BrokersChanged(False))
+    assert ready() == (503, "no Kafka broker answers\n")
+    monitor.happened(BrokersChanged(True))
+    assert ready() == (200, "ready\n")
+    monitor.happened(Draining(InFlight(0, 0, 0)))
+    monitor.happened(JOINED)
+    assert ready() == (503, "shutting down\n")
+
+
+def test_alive_while_the_loop_turns(client, monitor, clock):
     clock.advance(1000)
     assert client.get("/livez").status_code == 200, "loading a model may take its time"
-    health.turned()
+    monitor.happened(TURNED)
     clock.advance(STUCK_AFTER_S - 1)
     assert client.get("/livez").status_code == 200
-    health.joined()
+    monitor.happened(JOINED)
     assert client.get("/readyz").status_code == 200
     clock.advance(2)
     assert client.get("/livez").status_code == 503
     assert client.get("/readyz").text == "the main loop hangs\n"
-    health.turned()
-    health.breaker(True)
+
+
+def test_an_open_breaker_is_not_ready(client, monitor):
+    intake = Intake()
+    monitor.watch(intake, intake)
+    monitor.happened(JOINED)
+    monitor.happened(TURNED)
+    assert client.get("/readyz").status_code == 200
+    intake.is_broken = True
     assert "most records are refused" in client.get("/readyz").text
-
-
-def test_ready_is_announced_once(clock):
-    told = []
-    health = Health(clock, on_ready=lambda: told.append(1))
-    health.joined()
-    health.joined()
-    assert told == [1]
 
 
 def test_delivered_records_are_counted(metrics):
@@ -112,15 +127,3 @@ def test_the_document_lists_every_metric(metrics):
     families = {family.name: family for family in metrics.registry.collect()}
     names = {f"{name}_total" if family.type == "counter" else name for name, family in families.items()}
     assert set(re.findall(r"^\| `(vnp_\w+)`", DOCUMENT.read_text(), re.MULTILINE)) == names
-
-
-def test_a_real_port_serves_and_closes(metrics, health):
-    with HttpServer("127.0.0.1", 0, metrics, health) as server:
-        with urllib.request.urlopen(f"{server.url}/livez", timeout=10) as response:
-            assert response.read() == b"alive\n"
-        port = int(server.url.rsplit(":", 1)[1])
-        with pytest.raises(ServiceError, match=rf"port {port} .*VIRNUCPRO_HTTP_PORT"):
-            HttpServer("127.0.0.1", port, metrics, health)
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", port))

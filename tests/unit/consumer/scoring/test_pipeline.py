@@ -8,8 +8,9 @@ import time
 import pytest
 
 from consumer.clock import Deadline
+from consumer.ops.metrics import Metrics
 from consumer.scoring.inference import Suspects
-from consumer.scoring.pipeline import BatchObserver, Pipeline, PipelineLimits
+from consumer.scoring.pipeline import Pipeline, PipelineLimits
 from consumer.scoring.preparation import Preparation
 from consumer.types import Refused, Scored
 from tests.support.factories import ConstantScorer, message, prepared_record, record_message, source
@@ -51,7 +52,7 @@ def make(wanted):
             Preparation(prepare, 10_000, 1000),
             LIMITS,
             lambda s: wanted[0](s),
-            BatchObserver(),
+            Metrics(),
             Suspects(),
         )
         made.append(pipeline)

@@ -13,7 +13,7 @@ import pytest
 from consumer.ops.logs import Repeats
 from tests.support.factories import FakeClock
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 SAY = """
 import logging, structlog, sys
 from consumer.ops.logs import configure

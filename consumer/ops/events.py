@@ -1,0 +1,118 @@
+"""What the service's loop reports, each kind of event a class; `consumer/ops/listeners.py` says to whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from confluent_kafka import KafkaError
+
+from consumer.scoring.model import ServedModel
+from consumer.types import InFlight, Level, Limit, Partition, RawMessage, Source
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoading:
+    """The model is about to be loaded: its name or path, and the device, as the settings have them."""
+
+    model: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoaded:
+    """The model is ready; `token_budget` is the tokens of a batch."""
+
+    model: ServedModel
+    token_budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokersChanged:
+    """No broker answers any more (`up` is False), or one does again."""
+
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerError:
+    """The consumer returned an error from which it recovers."""
+
+    error: KafkaError
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalanced:
+    """Partitions came (perhaps none: the group was joined), or went."""
+
+    kind: Literal["assigned", "revoked", "lost"]
+    partitions: tuple[Partition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRead:
+    """A message was taken from Kafka."""
+
+    message: RawMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ResultStale:
+    """A result was dropped: before it was finished its partition went away, or its log was cut."""
+
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """All partitions are paused, and why."""
+
+    limit: Limit
+    in_flight: InFlight
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """All partitions are read again."""
+
+    in_flight: InFlight
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """The loop has turned: seconds since it did before, whether it reads, age of the oldest message in flight."""
+
+    gap_s: float
+    level: Level
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """Nothing more is read; what is in flight is finished."""
+
+    in_flight: InFlight
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The drain has ended; `complete` if everything was delivered and committed."""
+
+    complete: bool
+    in_flight: InFlight
+
+
+Event = (
+    ModelLoading
+    | ModelLoaded
+    | BrokersChanged
+    | ConsumerError
+    | Rebalanced
+    | MessageRead
+    | ResultStale
+    | Paused
+    | Resumed
+    | Turned
+    | Draining
+    | Drained
+)

@@ -1,0 +1,55 @@
+"""Who hears what the service does: the metrics, the log, the monitor, and whatever comes next.
+
+The pipeline reports to a `BatchObserver`, delivery to a `DeliveryObserver`, the loop by `Event`s. A `Listener` takes
+all of these, and picks the events that it has a use for; `Listeners` passes each report to several, in their order. A
+listener must neither block nor raise: it is called in the middle of the work, on the thread that does it (the inference
+thread for batches, the loop's for everything else).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from consumer.delivery.contract import DeliveryObserver
+from consumer.ledger import Entry
+from consumer.ops.events import Event
+from consumer.scoring.batcher import Batch
+from consumer.scoring.pipeline import BatchObserver
+
+
+class LoopObserver(Protocol):
+    """What the service's loop reports to."""
+
+    def happened(self, event: Event) -> None:
+        """One event of the loop, on its thread."""
+
+
+class Listener(BatchObserver, DeliveryObserver, LoopObserver, Protocol):
+    """Takes every report."""
+
+
+class Listeners:
+    """Passes each report on to all of its listeners; itself a `Listener`."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def happened(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener.happened(event)
+
+    def batch_done(self, batch: Batch, seconds: float) -> None:
+        for listener in self._listeners:
+            listener.batch_done(batch, seconds)
+
+    def batch_failed(self, kind: str) -> None:
+        for listener in self._listeners:
+            listener.batch_failed(kind)
+
+    def delivered(self, entry: Entry) -> None:
+        for listener in self._listeners:
+            listener.delivered(entry)
+
+    def committed(self, outcome: str) -> None:
+        for listener in self._listeners:
+            listener.committed(outcome)

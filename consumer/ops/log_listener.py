@@ -1,0 +1,94 @@
+"""The log as a listener: one line, with a stable name and fields, for each event that a person may have to act on."""
+
+from __future__ import annotations
+
+import structlog
+
+from consumer.ledger import Entry
+from consumer.ops.events import (
+    BrokersChanged,
+    ConsumerError,
+    Drained,
+    Draining,
+    Event,
+    ModelLoaded,
+    ModelLoading,
+    Paused,
+    Rebalanced,
+    Resumed,
+)
+from consumer.scoring.batcher import Batch
+from consumer.types import Refused
+
+log = structlog.get_logger(__name__)
+
+
+class LogListener:
+    """Keeps `consumer.ops.listeners.Listener`.
+
+    Args:
+        each: log single batches and records too, at the level debug. These are thousands a second, so that even a line
+            that its level suppresses would cost too much.
+    """
+
+    def __init__(self, each: bool = False) -> None:
+        self._each = each
+
+    def happened(self, event: Event) -> None:
+        match event:
+            case ModelLoading(model, device):
+                log.info("model_loading", model=model, device=device)
+            case ModelLoaded():
+                log_startup(event)
+            case BrokersChanged(up=True):
+                log.info("kafka_brokers_reachable")
+            case BrokersChanged():
+                log.warning("kafka_brokers_unreachable")
+            case ConsumerError(error):
+                log.warning("kafka_consumer_error", error=error.str(), code=error.name())
+            case Rebalanced(kind, partitions):
+                log.info(f"partitions_{kind}", partitions=[partition.number for partition in partitions])
+            case Paused(limit, in_flight):
+                log.info("paused", reason=limit, **in_flight._asdict())
+            case Resumed(in_flight):
+                log.info("resumed", **in_flight._asdict())
+            case Draining(in_flight):
+                log.info("draining", **in_flight._asdict())
+            case Drained(complete=False, in_flight=in_flight):
+                # What was not committed is read again by the next process.
+                log.warning("drain_timed_out", **in_flight._asdict())
+
+    def batch_done(self, batch: Batch, seconds: float) -> None:
+        if self._each:
+            log.debug("batch_done", tokens=batch.tokens, closed_by=batch.closed_by, seconds=round(seconds, 4))
+
+    def batch_failed(self, kind: str) -> None:
+        log.warning("batch_failed", kind=kind)
+
+    def delivered(self, entry: Entry) -> None:
+        if self._each:
+            reason = entry.outcome.reason.value if isinstance(entry.outcome, Refused) else None
+            log.debug("record_answered", source=str(entry.message.source), reason=reason)
+
+    def committed(self, outcome: str) -> None:
+        if outcome != "ok":
+            log.warning("commit_not_ok", outcome=outcome)
+
+
+def log_startup(loaded: ModelLoaded) -> None:
+    """Log what computes the predictions, and which attention back-ends cannot serve here."""
+    model, stamp = loaded.model, loaded.model.stamp
+    for backend, reason in model.refusals.items():
+        log.info("attention_backend_refused", backend=backend, reason=reason)
+    if model.self_test is None:
+        log.warning("self_test_off", setting="VIRNUCPRO_SELF_TEST")
+    log.info(
+        "model_loaded",
+        model=stamp.model_id,
+        attention=stamp.attention,
+        attention_backend=stamp.attention_backend,
+        precision=stamp.precision,
+        device=model.device,
+        token_budget=loaded.token_budget,
+        self_test=None if model.self_test is None else f"{model.self_test:.1e}",
+    )

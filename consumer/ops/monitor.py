@@ -1,0 +1,257 @@
+"""The state of the running service, for those who look at it: the probes now, a status page later.
+
+The monitor is a listener, and keeps the little that a glance needs. `snapshot` gives it all as one immutable value; it
+takes microseconds and no lock that the loop holds for longer, so any thread may ask at any time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from consumer.clock import Clock, monotonic
+from consumer.ledger import Entry
+from consumer.ops.events import (
+    BrokersChanged,
+    ConsumerError,
+    Drained,
+    Draining,
+    Event,
+    ModelLoaded,
+    ModelLoading,
+    Rebalanced,
+    Turned,
+)
+from consumer.scoring.batcher import Batch
+from consumer.scoring.model import ServedModel
+from consumer.types import InFlight, Limit, Partition, Refused, Scored
+from schemas import Reason
+
+WINDOW_S = 60
+MAX_ERRORS = 20
+_OURS = (Reason.INFERENCE_FAILED, Reason.QUARANTINED)
+"""Refusals that may say something about the service, not only about the record."""
+
+Stage = Literal["starting", "loading", "joining", "serving", "draining"]
+"""starting: no broker has answered yet; loading: the model; joining: the group has assigned nothing yet."""
+
+
+class IntakeState(Protocol):
+    """What the monitor and the gauges read of the intake, from any thread."""
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def assigned(self) -> Sequence[Partition]: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def limit(self) -> Limit | None: ...
+    @property
+    def is_broken(self) -> bool: ...
+
+
+class PipelineState(Protocol):
+    """What the monitor and the gauges read of the pipeline, from any thread."""
+
+    @property
+    def queued_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Means over the last minute: records answered and tokens scored a second, share of time the device computed."""
+
+    records_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    device_busy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorNote:
+    """Something that went wrong: seconds since 1970-01-01 UTC, a stable name, and what is known of it."""
+
+    at: float
+    event: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The service at one moment.
+
+    Attributes:
+        settings: variable -> value in effect, secrets masked.
+        model: what computes; None while it is loading.
+        assigned: the partitions of this process.
+        limit: what keeps the service from reading, None while it reads.
+        is_broken: nothing is read because most of the latest records were refused.
+        turns: how often the loop has turned.
+        turn_age_s: seconds since it last did, None before the first time.
+        errors: the latest, the oldest first.
+    """
+
+    stage: Stage
+    settings: Mapping[str, object]
+    model: ServedModel | None
+    assigned: tuple[Partition, ...]
+    in_flight: InFlight
+    limit: Limit | None
+    is_broken: bool
+    brokers_up: bool
+    turns: int
+    turn_age_s: float | None
+    rates: Rates
+    errors: tuple[ErrorNote, ...]
+
+
+@dataclass(slots=True)
+class Monitor:
+    """Keeps `consumer.ops.listeners.Listener`. Written by the service's threads, read by any.
+
+    Args:
+        settings: as they may be shown.
+        on_ready: called once, when the group has assigned partitions for the first time.
+        now: wall clock, seconds since 1970-01-01 UTC.
+    """
+
+    settings: Mapping[str, object] = field(default_factory=dict)
+    clock: Clock = monotonic
+    now: Callable[[], float] = time.time
+    on_ready: Callable[[], None] | None = None
+    turns: int = field(default=0, init=False)
+    _stage: Stage = field(default="starting", init=False)
+    _model: ServedModel | None = field(default=None, init=False)
+    _last_turn: float | None = field(default=None, init=False)
+    _brokers_up: bool = field(default=True, init=False)
+    _intake: IntakeState | None = field(default=None, init=False)
+    _pipeline: PipelineState | None = field(default=None, init=False)
+    _window: _Window = field(init=False)
+    _errors: deque[ErrorNote] = field(default_factory=lambda: deque(maxlen=MAX_ERRORS), init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self._window = _Window(self.clock())
+
+    def watch(self, intake: IntakeState, pipeline: PipelineState) -> None:
+        """From now on a snapshot says what these hold."""
+        self._intake, self._pipeline = intake, pipeline
+
+    def snapshot(self) -> Snapshot:
+        """The state now; cheap, and safe from any thread."""
+        intake, pipeline, last = self._intake, self._pipeline, self._last_turn
+        with self._lock:
+            rates, errors = self._window.rates(self.clock()), tuple(self._errors)
+        return Snapshot(
+            stage=self._stage,
+            settings=MappingProxyType(self.settings),
+            model=self._model,
+            assigned=() if intake is None else tuple(intake.assigned),
+            in_flight=InFlight(
+                0 if intake is None else intake.records,
+                0 if intake is None else intake.bytes,
+                0 if pipeline is None else pipeline.queued_tokens,
+            ),
+            limit=None if intake is None else intake.limit,
+            is_broken=intake is not None and intake.is_broken,
+            brokers_up=self._brokers_up,
+            turns=self.turns,
+            turn_age_s=None if last is None else self.clock() - last,
+            rates=rates,
+            errors=errors,
+        )
+
+    def set_brokers_up(self, up: bool) -> None:
+        """Whether any Kafka broker answers."""
+        self._brokers_up = up
+        if not up:
+            self._note("kafka_brokers_unreachable", "no Kafka broker answers")
+
+    def record_turn(self) -> None:
+        """The loop has turned once more."""
+        self.turns += 1
+        self._last_turn = self.clock()
+
+    def record_assignment(self) -> None:
+        """The group has given this process its assignment, perhaps an empty one."""
+        if self._stage != "draining":
+            self._stage = "serving"
+        if self.on_ready is not None:
+            announce, self.on_ready = self.on_ready, None
+            announce()
+
+    def happened(self, event: Event) -> None:
+        match event:
+            case Turned():
+                self.record_turn()
+            case ModelLoading():
+                self._stage = "loading"
+            case ModelLoaded(model):
+                self._stage, self._model = "joining", model
+            case BrokersChanged(up):
+                self.set_brokers_up(up)
+            case Rebalanced("assigned"):
+                self.record_assignment()
+            case ConsumerError(error):
+                self._note("kafka_consumer_error", error.str())
+            case Draining():
+                self._stage = "draining"
+            case Drained(complete=False, in_flight=in_flight):
+                self._note("drain_timed_out", f"{in_flight.records} records not delivered")
+
+    def batch_done(self, batch: Batch, seconds: float) -> None:
+        with self._lock:
+            self._window.add(self.clock(), busy_s=seconds)
+
+    def batch_failed(self, kind: str) -> None:
+        self._note("batch_failed", kind)
+
+    def delivered(self, entry: Entry) -> None:
+        tokens = entry.outcome.tokens if isinstance(entry.outcome, Scored) else 0
+        with self._lock:
+            self._window.add(self.clock(), records=1, tokens=tokens)
+        if isinstance(entry.outcome, Refused) and entry.outcome.reason in _OURS:
+            self._note(entry.outcome.reason.value, f"{entry.message.source}: {entry.outcome.detail}")
+
+    def committed(self, outcome: str) -> None:
+        if outcome != "ok":
+            self._note("commit_not_ok", outcome)
+
+    def _note(self, event: str, detail: str) -> None:
+        with self._lock:
+            self._errors.append(ErrorNote(self.now(), event, detail))
+
+
+class _Window:
+    """Sums of the last `WINDOW_S` seconds, one slot a second."""
+
+    def __init__(self, begun_at: float) -> None:
+        self._begun_at = begun_at
+        self._slots: deque[tuple[int, list[float]]] = deque()
+
+    def add(self, now: float, records: int = 0, tokens: int = 0, busy_s: float = 0.0) -> None:
+        second = int(now)
+        if not self._slots or self._slots[-1][0] != second:
+            self._drop_old(now)
+            self._slots.append((second, [0.0, 0.0, 0.0]))
+        sums = self._slots[-1][1]
+        sums[0] += records
+        sums[1] += tokens
+        sums[2] += busy_s
+
+    def rates(self, now: float) -> Rates:
+        self._drop_old(now)
+        span = max(1.0, min(float(WINDOW_S), now - self._begun_at))
+        records, tokens, busy = (sum(sums[place] for _, sums in self._slots) / span for place in range(3))
+        return Rates(records, tokens, min(1.0, busy))
+
+    def _drop_old(self, now: float) -> None:
+        while self._slots and self._slots[0][0] <= now - WINDOW_S - 1:
+            self._slots.popleft()
