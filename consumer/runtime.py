@@ -34,7 +34,6 @@ from consumer.intake.breaker import Breaker
 from consumer.intake.intake import Intake
 from consumer.intake.start_offsets import Ask, StartOffsets
 from consumer.kafka.cluster import (
-    SETTINGS,
     BrokerWatch,
     Cluster,
     TopicWatch,
@@ -190,7 +189,7 @@ def connect(settings: Settings, listeners: Listeners) -> Clients:
     error_cb = {"error_cb": brokers.on_error}
     admin = new_client(AdminClient, asking_config(settings) | error_cb)
     address = settings.kafka_bootstrap_servers
-    counts = await_topics(admin, _topics(settings), address, brokers, settings.startup_timeout_s, SETTINGS)
+    counts = await_topics(admin, _topics(settings), address, brokers, settings.startup_timeout_s, "service")
     if settings.delivery == "exactly_once":
         refuse_mock_transactions(admin, address)
     listeners.happened(BrokersChanged(True))

@@ -20,10 +20,10 @@ from typing import Literal
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.delivery.contract import RIGHTS, Delivery, missing_right
-from consumer.errors import KafkaFatal, ServiceError
+from consumer.delivery.contract import Delivery
 from consumer.intake.intake import Intake
 from consumer.kafka.cluster import Cluster
+from consumer.kafka.error_table import consumer_error
 from consumer.ops.events import (
     ConsumerError,
     Drained,
@@ -160,17 +160,8 @@ class Service:
 
     def _on_consumer_error(self, error: KafkaError) -> None:
         """`poll` returned an error. Most are transient: librdkafka retries."""
-        if error.fatal():
-            raise KafkaFatal(f"the Kafka consumer failed for good ({error.str()}): restart the service")
-        if error.code() in RIGHTS:
-            raise missing_right(error)
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            cure = "commit one for the group, or set VIRNUCPRO_KAFKA_AUTO_OFFSET_RESET to earliest"
-            raise ServiceError(f"{error.str()}: {cure}")
-        if error.code() == KafkaError._AUTHENTICATION:
-            raise ServiceError(f"Kafka refuses this client ({error.str()}): check its credentials")
-        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise ServiceError(f"the input topic does not exist any more ({error.str()}): create it")
+        if (ending := consumer_error(error)) is not None:
+            raise ending
         self._observer.happened(ConsumerError(error))
 
     def _pause(self, limit: Limit | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -12,19 +11,18 @@ from confluent_kafka import KafkaError, KafkaException
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import ServiceError
+from consumer.kafka.error_table import Caller, Kind, classify, no_broker, no_topic
 from consumer.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
-_ASK_S = 1.0
+_REQUEST_S = 1.0
 _PROBE_EVERY_S = 5.0
 _TOPICS_EVERY_S = 30.0
 _MISSES = 3
 _MOCK_CLUSTER = "mockCluster"
-_CURES: Mapping[int, str] = {
-    KafkaError._AUTHENTICATION: "check VIRNUCPRO_KAFKA_SASL_USERNAME, ..._SASL_PASSWORD and ..._SASL_MECHANISM",
-    KafkaError._SSL: "check VIRNUCPRO_KAFKA_SSL_CA_LOCATION and VIRNUCPRO_KAFKA_SECURITY_PROTOCOL",
-}
+_CAUSES = frozenset({Kind.AUTHENTICATION, Kind.TLS})
+"""Kinds that say why a connection fails; other errors only follow from that."""
 
 
 class BrokerWatch:
@@ -53,7 +51,7 @@ class BrokerWatch:
                 self._changed(False)
             return
         self._last = error
-        if error.code() in _CURES:
+        if classify(error).kind in _CAUSES:
             self._cause = error
 
     def why(self) -> str:
@@ -68,7 +66,7 @@ class BrokerWatch:
 
     def cure(self) -> str | None:
         """What to do about it, where that is known."""
-        return None if self._cause is None else _CURES[self._cause.code()]
+        return None if self._cause is None else classify(self._cause).cure
 
     def probe(self, client: Any) -> None:
         """While brokers are down, ask now and then (at most a quarter of a second) whether one is back."""
@@ -76,7 +74,7 @@ class BrokerWatch:
             return
         self._probe_at = self._clock() + _PROBE_EVERY_S
         try:
-            client.list_topics("", timeout=_ASK_S / 4)
+            client.list_topics("", timeout=_REQUEST_S / 4)
         except KafkaException:
             return
         self._down = False
@@ -118,7 +116,7 @@ class TopicWatch:
         """Look now; raises as `turn` does."""
         self._next = self._clock() + _TOPICS_EVERY_S
         try:
-            counts = partition_counts(self._client, self._topics, _ASK_S / 2)
+            counts = partition_counts(self._client, self._topics, _REQUEST_S / 2)
         except KafkaException as error:
             log.info("partition_counts_not_refreshed", error=str(error))
             return
@@ -161,21 +159,8 @@ class Cluster:
         self._topics.look()
 
 
-@dataclass(frozen=True, slots=True)
-class NamedBy:
-    """What a person sets to name the broker and its topics, as an error message says it."""
-
-    broker: str
-    topic: str
-
-
-SETTINGS = NamedBy(
-    "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS", "VIRNUCPRO_INPUT_TOPIC, VIRNUCPRO_OUTPUT_TOPIC, VIRNUCPRO_DLQ_TOPIC"
-)
-
-
 def await_topics(
-    client: Any, topics: Iterable[str], bootstrap: str, watch: BrokerWatch, timeout: float, named_by: NamedBy
+    client: Any, topics: Iterable[str], bootstrap: str, watch: BrokerWatch, timeout: float, caller: Caller
 ) -> dict[str, int]:
     """Partition counts of topics that must exist, asked until a broker answers.
 
@@ -189,36 +174,28 @@ def await_topics(
     deadline = Deadline.after(timeout)
     while True:
         try:
-            counts = partition_counts(client, topics, min(_ASK_S, max(0.1, deadline.remaining())))
+            counts = partition_counts(client, topics, min(_REQUEST_S, max(0.1, deadline.remaining())))
             break
         except KafkaException as error:
             client.poll(0)  # brings the error callback, which knows more
             if deadline.expired:
                 cause = watch.cause() or error.args[0].str()
-                cure = watch.cure() or (
-                    f"check {named_by.broker} and VIRNUCPRO_KAFKA_SECURITY_PROTOCOL, and that the broker is up"
-                )
-                raise ServiceError(
-                    f"no Kafka broker answers at {bootstrap} within {timeout:.0f} s ({cause}): {cure}"
-                ) from error
+                raise no_broker(bootstrap, timeout, cause, watch.cure(), caller) from error
     for topic in topics:
         if topic not in counts:
-            raise ServiceError(
-                f"the topic {topic} does not exist at {bootstrap}, or this client has no right to see it: "
-                f"create it, grant DESCRIBE, or name another ({named_by.topic})"
-            )
+            raise no_topic(topic, bootstrap, caller)
     return counts
 
 
 def refuse_mock_transactions(client: Any, bootstrap: str) -> None:
-    """Exactly-once on an embedded broker of another process would be a promise that nothing keeps.
+    """Refuse exactly-once on an embedded broker of another process, which has no transactions.
 
     Raises:
         ServiceError: the broker is librdkafka's mock cluster, which acknowledges transactions and ignores them; or it
             does not answer any more.
     """
     try:
-        cluster = str(client.list_topics("", timeout=_ASK_S).cluster_id)
+        cluster = str(client.list_topics("", timeout=_REQUEST_S).cluster_id)
     except KafkaException as error:
         raise ServiceError(
             f"the Kafka broker at {bootstrap} does not answer any more ({error.args[0].str()}): is it up?"

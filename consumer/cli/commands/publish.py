@@ -47,7 +47,7 @@ def publish(
     from confluent_kafka import Producer
 
     from consumer.cli.files.inputs import measure
-    from consumer.cli.topics.client_settings import OPTIONS, client_settings
+    from consumer.cli.topics.client_settings import client_settings
     from consumer.cli.topics.publisher import Publisher
     from consumer.config.clients import new_client, publisher_config
     from consumer.kafka.cluster import BrokerWatch, await_topics
@@ -59,7 +59,7 @@ def publish(
     size = measure(fasta)
     config = publisher_config(address, settings.kafka) | {"error_cb": watch.on_error}
     producer = new_client(Producer, config)
-    await_topics(producer, [topic], address, watch, timeout, OPTIONS)
+    await_topics(producer, [topic], address, watch, timeout, "command")
     publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why)
     _send(publisher, fasta, size, f"{address}, topic {topic}")
 

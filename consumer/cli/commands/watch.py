@@ -53,7 +53,7 @@ def watch(
     from consumer.cli.error_messages import UserError
     from consumer.cli.output.json_lines import JsonLines
     from consumer.cli.output.table import WatchTable
-    from consumer.cli.topics.client_settings import OPTIONS, client_settings
+    from consumer.cli.topics.client_settings import client_settings
     from consumer.cli.topics.reading import Reader, follow, reader_config
     from consumer.config.clients import new_client
     from consumer.kafka.cluster import BrokerWatch, await_topics
@@ -65,7 +65,7 @@ def watch(
     with ExitStack() as stack:
         consumer = new_client(Consumer, reader_config(settings) | {"error_cb": watched.on_error})
         stack.callback(consumer.close)
-        partitions = await_topics(consumer, topics, address, watched, timeout, OPTIONS)
+        partitions = await_topics(consumer, topics, address, watched, timeout, "command")
         reader = Reader(consumer, partitions, start, watched.why)
         show: Show = JsonLines() if as_json else stack.enter_context(WatchTable())
         seen = follow(reader, settings.dlq_topic, show, until_idle, count)

@@ -8,11 +8,7 @@ from typing import Any
 from consumer.cli.error_messages import UserError
 from consumer.config.settings import Settings, load_settings
 from consumer.errors import ExitCode
-from consumer.kafka.cluster import NamedBy
 from consumer.ops import logs
-
-OPTIONS = NamedBy("--bootstrap", "--topic")
-"""How these commands are told where to go."""
 
 
 def client_settings(bootstrap: str | None) -> Settings:

@@ -8,18 +8,18 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from consumer.cli.error_messages import UserError
 from consumer.clock import Clock, Deadline, monotonic
+from consumer.kafka.error_table import Kind, classify, fatal_sentence
 from schemas import SequenceRecord, encode_record
 
 _POLL_S = 0.1
 _EXAMPLES = 3
-_TOO_LARGE = "is larger than the broker takes: raise max.message.bytes of the topic, or leave the record out"
 
 
 class Publisher:
     """One topic's publisher. The key of a message is the record's id.
 
     Args:
-        producer: a client that nobody else uses.
+        producer: a client that is used by this object alone.
         stall_s: give up when records are waiting and none was delivered for so long, in seconds.
         rate: records a second, or None for as fast as it goes.
         why: what the client knows about a failed connection, as " (cause: cure)" or "".
@@ -100,11 +100,11 @@ class Publisher:
             self._refused((message.key() or b"").decode(), error)
 
     def _refused(self, record_id: str, error: KafkaError) -> None:
-        if error.fatal():
-            raise UserError(
-                f"the Kafka client failed for good ({error.str()}): publish again from {record_id!r} on"
-            )
+        problem = classify(error)
+        if problem.fatal:
+            raise UserError(fatal_sentence("producer", problem, f"publish again from {record_id!r} on"))
         self.failed += 1
         if len(self.failures) < _EXAMPLES:
-            too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
-            self.failures.append(f"record {record_id!r} " + (_TOO_LARGE if too_large else f"({error.str()})"))
+            too_large = f"is larger than the broker takes: {problem.cure}, or leave the record out"
+            reason = too_large if problem.kind is Kind.TOO_LARGE else f"({problem.text})"
+            self.failures.append(f"record {record_id!r} {reason}")

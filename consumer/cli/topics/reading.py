@@ -12,10 +12,12 @@ from consumer.cli.error_messages import UserError, warn
 from consumer.clock import monotonic
 from consumer.config.clients import consumer_config
 from consumer.config.settings import Settings
+from consumer.kafka.error_table import Kind, classify
 from schemas import DeadLetter, MalformedMessage, Prediction, decode_dead_letter, decode_prediction
 
 _POLL_S = 0.2
 _CATCH_UP_S = 30.0
+_ENDING = frozenset({Kind.UNAUTHORIZED, Kind.UNKNOWN_TOPIC})
 
 Start = Literal["beginning", "now"]
 
@@ -56,7 +58,7 @@ class Reader:
         """The next message, or None after `timeout` seconds without one.
 
         Raises:
-            UserError: the broker refuses for good; errors that pass by themselves are waited out.
+            UserError: the topic cannot be read; transient errors are waited out.
         """
         message = self._consumer.poll(timeout)
         if message is None:
@@ -66,12 +68,11 @@ class Reader:
             return message
         if error.code() == KafkaError._PARTITION_EOF:
             self._behind.discard((str(message.topic()), int(message.partition() or 0)))
-        elif error.fatal() or error.code() in (
-            KafkaError.TOPIC_AUTHORIZATION_FAILED,
-            KafkaError.UNKNOWN_TOPIC_OR_PART,
-        ):
+            return None
+        problem = classify(error)
+        if problem.fatal or problem.kind in _ENDING:
             raise UserError(
-                f"the topic cannot be read ({error.str()}){self._why()}: check its name and your rights"
+                f"the topic cannot be read ({problem.text}){self._why()}: check its name and your rights"
             )
         return None
 
