@@ -34,16 +34,10 @@ from consumer.types import Finished, Outcome, Partition, RawMessage, Source
 
 @dataclass(slots=True)
 class Entry:
-    """One message in flight; `outcome` is None until it is finished.
-
-    `cuts` counts how often its answer was made smaller because the broker found it too large, and `timeless` is set
-    when the broker refused the input's timestamp.
-    """
+    """One message in flight; `outcome` is None until it is finished."""
 
     message: RawMessage
     outcome: Outcome | None = None
-    cuts: int = 0
-    timeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

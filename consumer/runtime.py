@@ -16,17 +16,16 @@ from functools import partial
 from pathlib import Path
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.config.clients import asking_config, consumer_config, new_client, producer_config
 from consumer.config.settings import Settings
-from consumer.delivery.answers import OutgoingBuilder
-from consumer.delivery.at_least_once import AtLeastOnce
+from consumer.delivery.answers import AnswerBuilder
+from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.contract import Delivery
-from consumer.delivery.exactly_once import ExactlyOnce
-from consumer.delivery.transactions import Transactions
+from consumer.delivery.guarantee import DeliveryParts, guarantee_for
 from consumer.errors import ExitCode, ServiceError
 from consumer.intake.apart import Apart
 from consumer.intake.backpressure import HOLD_S, Backpressure
@@ -38,7 +37,6 @@ from consumer.kafka.cluster import (
     Cluster,
     TopicWatch,
     await_topics,
-    refuse_mock_transactions,
 )
 from consumer.kafka.embedded import EmbeddedBroker
 from consumer.ledger import Ledger
@@ -57,18 +55,17 @@ from consumer.scoring.quarantine import Quarantine
 from consumer.service import Service
 from consumer.types import Partition, Source
 from schemas import Provenance
+from schemas.codecs import AvroCodec
 
 log = structlog.get_logger(__name__)
 
 EMBEDDED_PARTITIONS = 4
 _BATCHES_WAITING = 4  # one to run next, and enough that the others fill up
 _STOP_S = 5.0
-_CLOSE_S = 2.0
 _WATCHDOG_S = 10.0  # after the drain's own time: for leaving the group, closing transactions, ending threads
 
 Announce = Callable[[str, str], None]
 """Called once when the service is ready, with its HTTP URL and the bootstrap address of its Kafka."""
-OnCommit = Callable[[KafkaError | None, list[TopicPartition]], None]
 
 
 class Telemetry:
@@ -100,7 +97,7 @@ class Clients:
     """
 
     admin: AdminClient
-    new_consumer: Callable[[OnCommit], Consumer]
+    new_consumer: Callable[[CommitReports], Consumer]
     new_producer: Callable[[], Producer]
     committed: Ask
     executor: Executor
@@ -132,7 +129,7 @@ class Outlet:
 
     consumer: Consumer
     delivery: Delivery
-    builder: OutgoingBuilder
+    builder: AnswerBuilder
 
 
 def run_service(settings: Settings, announce: Announce, load_model: ModelLoader) -> ExitCode:
@@ -171,8 +168,7 @@ def _serve(
     listeners.happened(ModelLoaded(model, _token_budget(settings, model)))
     scoring = build_scoring(settings, model, listeners, stack)
     outlet = build_delivery(settings, clients, scoring, listeners, stack)
-    service = build_service(settings, clients, scoring, outlet, telemetry, stack)
-    outlet.delivery.open(Deadline.after(settings.startup_timeout_s))
+    service = build_service(settings, clients, scoring, outlet, telemetry)
     stop.serving()
     # A drain has its own watchdog.
     with LoopWatchdog(lambda: None if stop.asked() else telemetry.monitor.turns):
@@ -187,18 +183,20 @@ def connect(settings: Settings, listeners: Listeners) -> Clients:
     """
     brokers = BrokerWatch(lambda up: listeners.happened(BrokersChanged(up)))
     error_cb = {"error_cb": brokers.on_error}
+    guarantee = guarantee_for(settings)
     admin = new_client(AdminClient, asking_config(settings) | error_cb)
     address = settings.kafka_bootstrap_servers
     counts = await_topics(admin, _topics(settings), address, brokers, settings.startup_timeout_s, "service")
-    if settings.delivery == "exactly_once":
-        refuse_mock_transactions(admin, address)
+    guarantee.check_cluster(admin, address)
     listeners.happened(BrokersChanged(True))
     return Clients(
         admin=admin,
         new_consumer=lambda on_commit: new_client(
             Consumer, consumer_config(settings) | error_cb | {"on_commit": on_commit}
         ),
-        new_producer=lambda: new_client(Producer, producer_config(settings) | error_cb),
+        new_producer=lambda: new_client(
+            Producer, producer_config(settings, guarantee.producer_options) | error_cb
+        ),
         committed=partial(_committed, settings),
         executor=ThreadPoolExecutor(1, "committed-offsets"),
         brokers=brokers,
@@ -244,24 +242,21 @@ def build_delivery(
     stack: ExitStack,
     clock: Clock = monotonic,
 ) -> Outlet:
-    """The consumer and the configured guarantee around it; `delivery.open` is left to the caller.
+    """The consumer, and the configured guarantee around it, open.
 
     Raises:
-        ServiceError: librdkafka refuses an option.
+        ServiceError: librdkafka refuses an option, or the broker does not register the transactional id in time.
     """
-    builder = OutgoingBuilder(settings.output_topic, settings.dlq_topic, settings.group_id, scoring.stamp)
+    builder = AnswerBuilder(
+        settings.output_topic, settings.dlq_topic, settings.group_id, scoring.stamp, AvroCodec()
+    )
     builder.set_partition_counts(clients.partition_counts)
-    consumer = clients.new_consumer(lambda error, offsets: delivery.on_commit(error, offsets))
-    interval = settings.commit_interval_ms / 1000
-    delivery: Delivery
-    if settings.delivery == "exactly_once":
-        transactions = Transactions(clients.new_producer, listeners, clock)
-        delivery = ExactlyOnce(consumer, transactions, scoring.ledger, builder, listeners, interval, clock)
-    else:
-        producer = clients.new_producer()
-        delivery = AtLeastOnce(consumer, producer, scoring.ledger, builder, listeners, interval, clock)
-    stack.callback(lambda: delivery.close(Deadline.after(_CLOSE_S, clock)))
-    return Outlet(consumer, delivery, builder)
+    # It outlives the consumer, whose close still reads committed offsets.
+    stack.callback(lambda: clients.executor.shutdown(wait=False, cancel_futures=True))
+    reports = CommitReports()
+    consumer = clients.new_consumer(reports)
+    parts = DeliveryParts(consumer, reports, clients.new_producer, builder, scoring.ledger, listeners, clock)
+    return Outlet(consumer, guarantee_for(settings).open(parts, stack), builder)
 
 
 def build_service(
@@ -270,14 +265,10 @@ def build_service(
     scoring: Scoring,
     outlet: Outlet,
     telemetry: Telemetry,
-    stack: ExitStack,
     clock: Clock = monotonic,
 ) -> Service:
     """The loop around scoring and delivery."""
     pipeline, delivery, consumer = scoring.pipeline, outlet.delivery, outlet.consumer
-    stack.callback(lambda: clients.executor.shutdown(wait=False, cancel_futures=True))
-    # Before delivery: what has finished is delivered when the partitions are given up.
-    stack.callback(consumer.close)
 
     def dropped(partitions: Sequence[Partition]) -> None:
         delivery.forget(partitions)

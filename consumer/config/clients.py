@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -21,7 +22,6 @@ Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
 _LOGGER = logging.getLogger("librdkafka")
 _OVERHEAD_BYTES = 1 << 20  # of a dead letter or a prediction, beyond the message that it answers
-_TRANSACTION_MS = 10_000  # readers wait so long, at most, for a process that died and does not come back
 _ANY_BYTES = 1_000_000_000  # librdkafka's maximum
 
 _WRITING: dict[str, Any] = {
@@ -88,24 +88,24 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
     return tuning | common_config(settings) | owned
 
 
-def producer_config(settings: Settings) -> dict[str, Any]:
-    """For the service's producer: idempotent, so that a retry neither repeats nor reorders."""
+def producer_config(
+    settings: Settings, guarantee: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """For the service's producer: idempotent, so that a retry neither repeats nor reorders.
+
+    Args:
+        guarantee: what the delivery guarantee needs besides; wins over all else.
+    """
     tuning = {
         # A dead letter holds the raw message; the broker's and the topic's own limits still apply.
         "message.max.bytes": settings.max_message_bytes + _OVERHEAD_BYTES,
         # With the default the client forgets a broker that is missing from one answer, as it is for a moment when it
         # starts; the group's coordinator is then remembered as one that never comes back, and a call hangs
-        # (librdkafka #5511). Brokers that come and go are followed with this too.
+        # (librdkafka #5511). Brokers that come and go are followed with this too. Remove when #5511 is fixed; before
+        # that, tests/chaos fails without it.
         "metadata.recovery.strategy": "none",
     }
-    owned = dict(_IDEMPOTENT)
-    if settings.delivery == "exactly_once":
-        owned |= {
-            # Stable, so that a restarted process ends at once what it left open.
-            "transactional.id": f"{settings.group_id}.{settings.instance_id}",
-            "transaction.timeout.ms": _TRANSACTION_MS,
-        }
-    return _WRITING | tuning | common_config(settings, _READERS) | owned
+    return _WRITING | tuning | common_config(settings, _READERS) | _IDEMPOTENT | dict(guarantee)
 
 
 def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:

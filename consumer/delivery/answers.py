@@ -1,8 +1,9 @@
 """What leaves the service: one prediction or one dead letter for each input message.
 
 Each carries the input's key, headers (in order, duplicates and nulls included) and timestamp, and a header
-`vnp-source: topic/partition/offset`, which names the input for good and lets a reader drop what at-least-once
-delivery may send twice. A dead letter has `vnp-dlq-reason` besides, so that it can be routed without decoding.
+`vnp-source: topic/partition/offset`, which identifies the input and lets a reader drop what at-least-once delivery may
+send twice. A dead letter has `vnp-dlq-reason` besides, so that it can be routed without decoding. Headers of the input
+that begin with `vnp-` are left out: a dead letter that is replayed, or a forged header, gives no second `vnp-source`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from confluent_kafka import KafkaError
-
+from consumer.kafka.error_table import PER_MESSAGE, Kind
 from consumer.ledger import Entry
-from consumer.types import Headers, RawMessage, Refused, Scored
+from consumer.types import Headers, Outcome, RawMessage, Refused, Scored
 from schemas import (
     ChunkPrediction,
     DeadLetter,
@@ -24,27 +25,58 @@ from schemas import (
     Provenance,
     Reason,
     Verdict,
-    encode_dead_letter,
-    encode_prediction,
 )
+from schemas.codecs import AnswerEncoder, Encoded
 from virnucpro_core import __version__
 from virnucpro_core.scoring.results import RecordResult
 
+OUR_HEADERS = "vnp-"
+"""How the names of the service's own headers begin."""
 SOURCE_HEADER = "vnp-source"
 REASON_HEADER = "vnp-dlq-reason"
+
+
+class _Form(NamedTuple):
+    """What is kept of the input in a dead letter: bytes of the value and of the key (None: all), and the headers."""
+
+    value_bytes: int | None
+    key_bytes: int | None
+    headers: bool
+
+
 CUT_VALUE_BYTES = 256 * 1024
-"""What is kept of a value whose dead letter the broker refuses as too large."""
 CUT_KEY_BYTES = 16 * 1024
-"""What is kept of a key where even that is too large; nothing of the value and of the input's headers is."""
-_MOST_CUTS = 2
-TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
-MENDABLE = (
-    *TOO_LARGE,
-    KafkaError.INVALID_TIMESTAMP,
-    KafkaError.INVALID_RECORD,  # so it says when one of a batch has such a timestamp,
-    KafkaError._INVALID_DIFFERENT_RECORD,  # and so of the others
+MIN_KEY_BYTES = 512
+_FORMS = (
+    _Form(None, None, headers=True),
+    _Form(CUT_VALUE_BYTES, None, headers=True),
+    # Bare. The key stays: a compacted topic takes no message without one.
+    _Form(0, None, headers=False),
+    _Form(0, CUT_KEY_BYTES, headers=False),
+    _Form(0, MIN_KEY_BYTES, headers=False),
 )
-"""Refusals of the broker that are about one message, and that another form of it may not meet."""
+"""A dead letter, and what is tried in its place while the broker rejects it as too large."""
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """The answer to one message, with what rejections by the broker have changed about it.
+
+    `truncations` counts how often it was made smaller, `drop_timestamp` is True when the broker refused the input's
+    timestamp. `outcome` becomes a refusal when the prediction is too large for its topic.
+    """
+
+    message: RawMessage
+    outcome: Outcome
+    truncations: int = 0
+    drop_timestamp: bool = False
+
+    @classmethod
+    def of(cls, entry: Entry) -> Answer:
+        """The answer to a finished entry; raises ValueError for one that is not finished."""
+        if entry.outcome is None:
+            raise ValueError(f"{entry.message.source} is not finished")
+        return cls(entry.message, entry.outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +97,14 @@ class Outgoing:
         return len(self.key or b"") + len(self.value) + headers
 
 
-class OutgoingBuilder:
-    """Makes the answer for a finished message.
+class AnswerBuilder:
+    """Makes the message that answers an input message.
 
     Args:
         predictions, dead_letters: topics.
         group_id: named in dead letters.
         provenance: what every prediction says of the model; the source is filled in.
+        encoder: the wire format; its headers follow the service's own.
         now_ms: wall clock, milliseconds since 1970-01-01 UTC.
     """
 
@@ -81,10 +114,12 @@ class OutgoingBuilder:
         dead_letters: str,
         group_id: str,
         provenance: Provenance,
+        encoder: AnswerEncoder,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._predictions, self._dead_letters = predictions, dead_letters
         self._group_id, self._provenance, self._now_ms = group_id, provenance, now_ms
+        self._encoder = encoder
         self._partition_counts: Mapping[str, int] = {}
 
     def set_partition_counts(self, counts: Mapping[str, int]) -> None:
@@ -92,71 +127,66 @@ class OutgoingBuilder:
         have equally many, which keeps the input's order; otherwise its key decides, as for any producer."""
         self._partition_counts = counts
 
-    def build(self, entry: Entry) -> Outgoing:
-        """The message that answers a finished entry; raises ValueError for one that isn't finished."""
-        message = entry.message
-        match entry.outcome:
+    def build(self, answer: Answer) -> Outgoing:
+        """The message to produce for an answer."""
+        message = answer.message
+        match answer.outcome:
             case Scored(result=result):
-                value = encode_prediction(self._prediction(message, result))
-                answer = self._outgoing(self._predictions, message, value, message.key, message.headers)
+                encoded = self._encoder.encode_prediction(self._prediction(message, result))
+                out = self._outgoing(self._predictions, message, encoded, message.headers)
             case Refused() as refused:
-                letter = _cut(self._dead_letter(message, refused), entry.cuts)
-                bare = entry.cuts == _MOST_CUTS
+                form = _FORMS[answer.truncations]
+                letter = _cut(self._dead_letter(message, refused), form)
+                encoded = self._encoder.encode_dead_letter(letter)
                 reason: Headers = ((REASON_HEADER, refused.reason.value.encode()),)
-                answer = self._outgoing(
-                    self._dead_letters,
-                    message,
-                    encode_dead_letter(letter),
-                    None if bare else message.key,
-                    () if bare else message.headers,
-                    reason,
-                )
-            case None:
-                raise ValueError(f"{message.source} is not finished")
-        return replace(answer, timestamp_ms=None) if entry.timeless else answer
+                headers = message.headers if form.headers else ()
+                out = self._outgoing(self._dead_letters, message, encoded, headers, reason)
+                out = replace(out, key=_first(out.key, form.key_bytes))
+        return replace(out, timestamp_ms=None) if answer.drop_timestamp else out
 
-    def mend(self, entry: Entry, code: int) -> bool:
-        """Change the answer to an entry so that the broker may take it after all; False if nothing more can be done.
+    def amend(self, answer: Answer, kind: Kind) -> bool:
+        """Change a rejected answer so that the broker may accept it; False if nothing more can be done.
 
         Args:
-            code: why the broker refused it, one of `MENDABLE`.
+            kind: why the broker rejected it, one of `PER_MESSAGE`.
         """
-        if code in TOO_LARGE:
-            return self._shrink(entry)
-        mended, entry.timeless = not entry.timeless, True
-        return mended
+        assert kind in PER_MESSAGE
+        return self.shrink(answer) if kind is Kind.TOO_LARGE else self.drop_timestamp(answer)
 
-    def _shrink(self, entry: Entry) -> bool:
-        """A prediction becomes a dead letter that says so; a dead letter keeps the beginning of its value, and then
-        neither value nor headers, so that it always fits in the end.
+    def shrink(self, answer: Answer) -> bool:
+        """Make the answer smaller; False if it is as small as it gets.
+
+        A prediction becomes a dead letter that says so. A dead letter keeps the beginning of its value, then neither
+        value nor headers, and in the end only the beginning of its key.
         """
-        if isinstance(entry.outcome, Scored):
-            size = self.build(entry).size
+        size = self.build(answer).size
+        if isinstance(answer.outcome, Scored):
             detail = f"its prediction of {size} bytes is more than the topic {self._predictions} takes"
-            entry.outcome = Refused(Reason.PREDICTION_TOO_LARGE, "deliver", detail)
+            answer.outcome = Refused(Reason.PREDICTION_TOO_LARGE, "deliver", detail)
             return True
-        if entry.cuts == _MOST_CUTS:
-            return False
-        entry.cuts += 1
-        return True
+        for truncations in range(answer.truncations + 1, len(_FORMS)):
+            if self.build(replace(answer, truncations=truncations)).size < size:
+                answer.truncations = truncations
+                return True
+        return False
+
+    def drop_timestamp(self, answer: Answer) -> bool:
+        """Leave the timestamp to the broker; False if that was done before."""
+        dropped, answer.drop_timestamp = not answer.drop_timestamp, True
+        return dropped
 
     def _outgoing(
-        self,
-        topic: str,
-        message: RawMessage,
-        value: bytes,
-        key: bytes | None,
-        headers: Headers,
-        extra: Headers = (),
+        self, topic: str, message: RawMessage, encoded: Encoded, headers: Headers, extra: Headers = ()
     ) -> Outgoing:
         source = (SOURCE_HEADER, str(message.source).encode())
         here, there = (self._partition_counts.get(t) for t in (message.source.partition.topic, topic))
+        foreign = (header for header in headers if not header[0].startswith(OUR_HEADERS))
         return Outgoing(
             topic=topic,
             partition=message.source.partition.number if here is not None and here == there else None,
-            key=key,
-            value=value,
-            headers=(*headers, source, *extra),
+            key=message.key,
+            value=encoded.value,
+            headers=(*foreign, source, *extra, *encoded.headers),
             timestamp_ms=message.timestamp_ms,
         )
 
@@ -208,10 +238,12 @@ class OutgoingBuilder:
         )
 
 
-def _cut(letter: DeadLetter, cuts: int) -> DeadLetter:
-    """The letter after so many cuts."""
-    if cuts == 0:
+def _cut(letter: DeadLetter, form: _Form) -> DeadLetter:
+    if form == _FORMS[0]:
         return letter
-    if cuts < _MOST_CUTS:
-        return replace(letter, value=letter.value and letter.value[:CUT_VALUE_BYTES], truncated=True)
-    return replace(letter, value=None, key=letter.key and letter.key[:CUT_KEY_BYTES], truncated=True)
+    value = None if form.value_bytes == 0 else _first(letter.value, form.value_bytes)
+    return replace(letter, value=value, key=_first(letter.key, form.key_bytes), truncated=True)
+
+
+def _first(data: bytes | None, count: int | None) -> bytes | None:
+    return data if data is None or count is None else data[:count]

@@ -10,27 +10,20 @@ committed in order. Commits are gathered for `commit_interval_s`, since each cos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.delivery.answers import MENDABLE, Outgoing, OutgoingBuilder
-from consumer.delivery.contract import (
-    PASSING,
-    REBALANCING,
-    RIGHTS,
-    UNIT_RECORDS,
-    DeliveryObserver,
-    missing_right,
-    position,
-    produce,
-    refusal,
-)
-from consumer.errors import KafkaFatal, ServiceError
+from consumer.delivery.answers import Answer
+from consumer.delivery.contract import UNIT_RECORDS, position
+from consumer.delivery.listeners import DeliveryListener
+from consumer.delivery.sender import Rejection, Sender
+from consumer.errors import ServiceError
+from consumer.kafka.error_table import PER_MESSAGE, Kind, classify, fatal_error, rejected_client
 from consumer.ledger import Ledger, Release
 from consumer.types import Partition
 
@@ -39,16 +32,37 @@ log = structlog.get_logger(__name__)
 _POLL_S = 0.05
 
 
+class CommitReports:
+    """The consumer's callback for asynchronous commits: keeps the reports until delivery takes them.
+
+    The callback runs inside the consumer's `poll`, on the loop's thread, and delivery takes the reports in the same
+    turn: there are never more than commits of one turn and of those that were on their way.
+    """
+
+    def __init__(self) -> None:
+        self._reports: deque[tuple[KafkaError | None, list[TopicPartition]]] = deque()
+
+    def __call__(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """Keep one report."""
+        self._reports.append((error, offsets))
+
+    def take(self) -> Iterator[tuple[KafkaError | None, list[TopicPartition]]]:
+        """The reports that have come, each once, in their order."""
+        while self._reports:
+            yield self._reports.popleft()
+
+
 @dataclass(slots=True)
 class _Unit:
     """Messages produced together.
 
     `waiting` are not yet with the client, `in_flight` are, `failed` came back; each with its place in the release.
-    After a failure the rest goes `alone`, one message at a time: so they stay in order, and a broker that finds a
-    batch too large finds the message in it.
+    After a failure the rest goes `alone`, one message at a time: so they stay in order, and a broker that rejects a
+    batch as too large finds the message in it.
     """
 
     release: Release
+    answers: list[Answer]
     waiting: deque[int]
     offsets: dict[Partition, int]
     failed: list[int] = field(default_factory=list)
@@ -58,42 +72,42 @@ class _Unit:
 
 @dataclass(slots=True)
 class AtLeastOnce:
-    """Idempotent producer, offsets committed after the delivery reports."""
+    """Idempotent producer, offsets committed after the delivery reports.
+
+    Args:
+        reports: the consumer's `on_commit`.
+        commit_interval_s: the shortest time between two commits.
+    """
 
     consumer: Consumer
-    producer: Producer
+    reports: CommitReports
+    sender: Sender
     ledger: Ledger
-    builder: OutgoingBuilder
-    observer: DeliveryObserver
+    listener: DeliveryListener
     commit_interval_s: float
     clock: Clock = monotonic
-    _unit: _Unit | None = None
-    _uncommitted: dict[Partition, int] = field(default_factory=dict)
-    _sent: dict[Partition, int] = field(
-        default_factory=dict
-    )  # the last offset that was asked to be committed
-    _commit_due: float = 0.0
-    _failure: ServiceError | None = None
-
-    def open(self, deadline: Deadline) -> None:
-        """Nothing to do: an idempotent producer makes itself ready."""
-
-    def close(self, deadline: Deadline) -> None:
-        """Nothing to do: offsets follow the answers, so nothing is half-done."""
+    _unit: _Unit | None = field(init=False, default=None)
+    _uncommitted: dict[Partition, int] = field(init=False, default_factory=dict)
+    # The last offset that was requested to be committed.
+    _sent: dict[Partition, int] = field(init=False, default_factory=dict)
+    _commit_due: float = field(init=False, default=0.0)
+    _failure: ServiceError | None = field(init=False, default=None)
 
     def turn(self) -> None:
-        self.producer.poll(0)
+        self.sender.poll(0)
+        self._take_reports()
         self._advance()
         if self._uncommitted and self.clock() >= self._commit_due:
             self._commit_due = self.clock() + self.commit_interval_s
             self._commit(asynchronous=True)
 
     def flush(self, deadline: Deadline) -> bool:
+        self._take_reports()
         self._advance()
         while self._unit is not None:
             if deadline.expired:
                 return False
-            self.producer.poll(min(_POLL_S, deadline.remaining()))
+            self.sender.poll(min(_POLL_S, deadline.remaining()))
             self._advance()
         if self._uncommitted:
             self._commit(asynchronous=False)
@@ -106,22 +120,10 @@ class AtLeastOnce:
             if self._unit is not None:
                 self._unit.offsets.pop(partition, None)
 
-    def on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        for failed in (o for o in offsets if error or o.error):
-            log.info("offset commit to be repeated", partition=str(failed), error=str(error or failed.error))
-            partition = Partition(failed.topic, failed.partition)
-            # Only the last offset asked for: an older one, repeated behind a newer one, would go back.
-            if self._sent.get(partition) == failed.offset:
-                self._uncommitted.setdefault(partition, failed.offset)
-        first = error or next((o.error for o in offsets if o.error), None)
-        if first is not None and first.code() in RIGHTS:
-            self._failure = missing_right(first)
-        self._count_commit(first)
-
     # ---- producing --------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Bring the outstanding unit as far as it goes now, and begin the next when it is through."""
+        """Bring the outstanding unit as far as it goes now, and begin the next when it is delivered."""
         while self._failure is None:
             self._unit = self._unit or self._next_unit()
             if self._unit is None:
@@ -137,68 +139,49 @@ class AtLeastOnce:
         release = self.ledger.release(partial(position, self.consumer), UNIT_RECORDS)
         if not release.entries:
             return None
-        return _Unit(release, deque(range(len(release.entries))), dict(release.offsets))
+        answers = [Answer.of(entry) for entry in release.entries]
+        return _Unit(release, answers, deque(range(len(answers))), dict(release.offsets))
 
     def _send(self, unit: _Unit) -> None:
         if unit.failed:
             if unit.in_flight:
-                return  # what else comes back goes again in order with these
+                # What else fails is sent again in order with these.
+                return
             unit.waiting = deque(sorted([*unit.failed, *unit.waiting]))
             unit.failed, unit.alone = [], True
         while unit.waiting and not (unit.alone and unit.in_flight) and not unit.failed:
-            if not self._produce(unit, unit.waiting[0]):
+            place = unit.waiting[0]
+            unit.in_flight += 1
+            report = partial(self._reported, unit, place)
+            if self.sender.send(unit.answers[place], unit.alone, report) == "full":
+                unit.in_flight -= 1
                 return
             unit.waiting.popleft()
 
-    def _produce(self, unit: _Unit, place: int) -> bool:
-        """Hand one message to the client; False while its queue is full."""
-        outgoing = self.builder.build(unit.release.entries[place])
-        report = partial(self._reported, unit, place, outgoing)
-        try:
-            produce(self.producer, outgoing, partial(report, unit.alone))
-        except BufferError:
-            return False
-        except KafkaException as error:  # about this very message, whatever goes with it
-            unit.in_flight += 1
-            report(True, error.args[0], None)
-            return True
-        unit.in_flight += 1
-        return True
-
-    def _reported(
-        self,
-        unit: _Unit,
-        place: int,
-        outgoing: Outgoing,
-        alone: bool,
-        error: KafkaError | None,
-        _message: Message | None,
-    ) -> None:
-        """The client's report for one message. It must not raise: it is called from C."""
+    def _reported(self, unit: _Unit, place: int, rejection: Rejection | None) -> None:
+        """The report for one message: what is transient, or avoidable by another form of the answer, goes again."""
         unit.in_flight -= 1
-        if error is None:
+        if rejection is None:
             return
-        if error.fatal():
-            self._failure = KafkaFatal(
-                f"the Kafka producer failed for good ({error.str()}): restart the service"
-            )
-        elif error.code() in MENDABLE:
-            log.warning("refused by the broker", topic=outgoing.topic, error=error.str(), alone=alone)
-            if alone and not self.builder.mend(unit.release.entries[place], error.code()):
-                self._failure = refusal(outgoing, error)
-            unit.failed.append(place)
-        elif error.code() in PASSING or error.retriable():
-            log.warning("message sent again", topic=outgoing.topic, error=error.str())
-            unit.failed.append(place)
+        unit.failed.append(place)
+        problem = rejection.problem
+        if problem.fatal:
+            self._failure = fatal_error("producer", problem)
+        elif problem.kind in PER_MESSAGE:
+            rejection.log("answer_rejected")
+            if rejection.alone and not self.sender.amend(rejection):
+                self._failure = rejection.failure
+        elif problem.kind is Kind.RETRIABLE:
+            rejection.log("answer_retried")
         else:
-            self._failure = refusal(outgoing, error)
+            self._failure = rejection.failure
 
     def _complete(self, unit: _Unit) -> None:
         self.ledger.settle(unit.release)
         self._uncommitted.update(unit.offsets)
         self._unit = None
-        for entry in unit.release.entries:
-            self.observer.delivered(entry)
+        for answer in unit.answers:
+            self.listener.delivered(answer)
 
     # ---- committing -------------------------------------------------------------------------------------------
 
@@ -212,12 +195,26 @@ class AtLeastOnce:
             if asynchronous:
                 self.consumer.commit(offsets=offsets, asynchronous=True)
             else:
-                self.on_commit(None, self.consumer.commit(offsets=offsets, asynchronous=False))
+                self._committed(None, self.consumer.commit(offsets=offsets, asynchronous=False))
         except KafkaException as error:
-            self.on_commit(error.args[0], offsets)
+            self._committed(error.args[0], offsets)
 
-    def _count_commit(self, error: KafkaError | None) -> None:
-        if error is None:
-            self.observer.committed("ok")
-        else:
-            self.observer.committed("rebalancing" if error.code() in REBALANCING else "error")
+    def _take_reports(self) -> None:
+        for error, offsets in self.reports.take():
+            self._committed(error, offsets)
+
+    def _committed(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """A commit has ended; what failed is committed again, unless a later offset has been requested."""
+        for failed in (o for o in offsets if error or o.error):
+            log.info("offset_commit_failed", partition=str(failed), error=str(error or failed.error))
+            partition = Partition(failed.topic, failed.partition)
+            if self._sent.get(partition) == failed.offset:
+                self._uncommitted.setdefault(partition, failed.offset)
+        first = error or next((o.error for o in offsets if o.error), None)
+        if first is None:
+            self.listener.committed("ok")
+            return
+        problem = classify(first)
+        if problem.kind is Kind.UNAUTHORIZED:
+            self._failure = rejected_client(problem)
+        self.listener.committed("rebalancing" if problem.kind is Kind.REBALANCING else "error")

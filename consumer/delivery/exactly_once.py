@@ -11,45 +11,36 @@ it, so that a crash at any moment repeats nothing and loses nothing (KIP-98, KIP
   went away aborts the transaction that holds it (`forget`).
 * Results stay in the ledger until the commit has succeeded. After an abort they are sent again, in the same order,
   without running the model again.
-* A call that is to be repeated is repeated in the next turn; `consumer/delivery/transactions.py` says which,
-  and what ends the
-  process.
+* A call that is to be repeated is repeated in the next turn; `consumer/delivery/transactions.py` says which, and what
+  ends the process.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.delivery.answers import MENDABLE, Outgoing, OutgoingBuilder
-from consumer.delivery.contract import (
-    FORBIDDEN,
-    MISSING,
-    PASSING,
-    UNIT_RECORDS,
-    DeliveryObserver,
-    position,
-    produce,
-    refusal,
-)
-from consumer.delivery.transactions import Transactions, over
+from consumer.delivery.answers import Answer
+from consumer.delivery.contract import UNIT_RECORDS, position
+from consumer.delivery.listeners import DeliveryListener
+from consumer.delivery.sender import Rejection, Sender
+from consumer.delivery.transactions import Transactions
 from consumer.errors import ServiceError
-from consumer.ledger import Entry, Ledger, Release
-from consumer.types import Partition
-
-log = structlog.get_logger(__name__)
+from consumer.kafka.error_table import PER_MESSAGE, Kind, fenced_error
+from consumer.ledger import Ledger, Release
+from consumer.types import Partition, Source
 
 _TURN_S = 0.8
 _AFTER_ABORT_S = 0.2
-_REFUSALS = 20  # of one transaction, by an error that no list names: then it is no passing one
-_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
-"""Of a message that went with its transaction."""
+_REFUSALS = 20
+"""Aborts in a row with a rejection of no known kind before it counts as permanent."""
+_PERMANENT = frozenset({Kind.UNKNOWN_TOPIC, Kind.NOT_IN_METADATA, Kind.UNAUTHORIZED})
+_TRANSIENT = frozenset({Kind.RETRIABLE, Kind.PURGED})
 
 
 @dataclass(slots=True)
@@ -57,11 +48,13 @@ class _Transaction:
     """An open transaction and how far it is. Once `committing`, only the commit's own outcome decides."""
 
     release: Release
-    waiting: deque[Entry]
+    answers: list[Answer]
+    waiting: deque[Answer]
     offsets_sent: bool = False
     committing: bool = False
     aborting: bool = False
-    refused: ServiceError | None = None  # by an answer of the broker that no list names
+    # Why the broker rejected a message, where the error is of no known kind.
+    rejected: ServiceError | None = None
 
     @property
     def offsets(self) -> list[TopicPartition]:
@@ -72,23 +65,36 @@ class _Transaction:
 
 @dataclass(slots=True)
 class ExactlyOnce:
-    """Keeps `consumer.delivery.contract.Delivery` with transactions."""
+    """Keeps `consumer.delivery.contract.Delivery` with transactions; `open` comes before the first turn.
+
+    Args:
+        sender: produces with the client of `transactions`.
+        commit_interval_s: the shortest time between two transactions.
+    """
 
     consumer: Consumer
     transactions: Transactions
+    sender: Sender
     ledger: Ledger
-    builder: OutgoingBuilder
-    observer: DeliveryObserver
+    listener: DeliveryListener
     commit_interval_s: float
     clock: Clock = monotonic
-    _transaction: _Transaction | None = None
-    _due: float = 0.0
-    _singly: int = 0  # so many records go in transactions of their own: the broker refused one of a batch
-    _refusals: int = 0  # transactions in a row in which a message was refused
-    _failure: ServiceError | None = None
+    _transaction: _Transaction | None = field(init=False, default=None)
+    _due: float = field(init=False, default=0.0)
+    # Records left to send one per transaction, after the broker rejected one of a batch.
+    _singly: int = field(init=False, default=0)
+    # Transactions in a row that were aborted with a rejection of no known kind.
+    _refusals: int = field(init=False, default=0)
+    # Answers that rejections have changed, until they are committed: an abort sends them again.
+    _amended: dict[Source, Answer] = field(init=False, default_factory=dict)
+    _failure: ServiceError | None = field(init=False, default=None)
 
     def open(self, deadline: Deadline) -> None:
-        """Register the transactional id, which aborts what an earlier process of that id left open."""
+        """Register the transactional id, which aborts what an earlier process of that id left open.
+
+        Raises:
+            ServiceError: no answer before the deadline, or Kafka refuses the id.
+        """
         while self.transactions.register() != "done":
             if deadline.expired:
                 raise ServiceError(
@@ -97,7 +103,7 @@ class ExactlyOnce:
                 )
 
     def turn(self) -> None:
-        self.transactions.producer.poll(0)
+        self.sender.poll(0)
         deadline = Deadline.after(_TURN_S, self.clock)
         while self._transaction is not None or (
             self.clock() >= self._due and self._ready() and self._begin()
@@ -112,17 +118,15 @@ class ExactlyOnce:
             if deadline.expired:
                 return False
             if self._transaction is not None and not self._go_on():
-                self.transactions.producer.poll(0.05)
+                self.sender.poll(0.05)
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         held = self._transaction
         if held is not None and not held.committing and held.release.offsets.keys() & set(partitions):
             held.aborting = True
 
-    def on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        """Never called: offsets are committed by transactions alone."""
-
     def close(self, deadline: Deadline) -> None:
+        """Leave no transaction open at the broker; what is not committed will be done again."""
         held = self._transaction
         if held is not None and self._failure is None:
             held.aborting = not held.committing
@@ -133,7 +137,7 @@ class ExactlyOnce:
     # ---- one transaction --------------------------------------------------------------------------------------
 
     def _ready(self) -> bool:
-        """Is the producer registered? A new one has taken over from one that hung."""
+        """True once the producer is registered; a new one takes over from one that hung."""
         return self.transactions.registered or self.transactions.register() == "done"
 
     def _begin(self) -> bool:
@@ -145,11 +149,17 @@ class ExactlyOnce:
         if self.transactions.begin() != "done":
             return False
         self._due = self.clock() + self.commit_interval_s
-        self._transaction = _Transaction(release, deque(release.entries))
+        answers = self._answers(release)
+        self._transaction = _Transaction(release, answers, deque(answers))
         return True
 
+    def _answers(self, release: Release) -> list[Answer]:
+        """The answers to a release, as earlier rejections have left them."""
+        self._amended = {s: answer for s, answer in self._amended.items() if self.ledger.is_current(s)}
+        return [self._amended.get(entry.message.source) or Answer.of(entry) for entry in release.entries]
+
     def _go_on(self) -> bool:
-        """Take the transaction as far as it goes now; True when it has ended well."""
+        """Take the transaction as far as it goes now; True when it is committed."""
         held = self._transaction
         if self._failure is not None:
             raise self._failure
@@ -163,13 +173,15 @@ class ExactlyOnce:
         if not held.offsets_sent:
             result = self.transactions.send_offsets(held.offsets, self.consumer.consumer_group_metadata)
             held.offsets_sent = result == "done"
-            if not self.transactions.registered:  # it hung, and a new producer begins anew
+            if not self.transactions.registered:
+                # The call hung, and a new producer starts over.
                 self._transaction = None
                 return False
         if held.offsets_sent:
             held.committing = True
             result = self.transactions.commit()
-        if self._failure is not None:  # a report that came meanwhile knows more than the commit
+        # A report that came meanwhile knows more than the commit.
+        if self._failure is not None:
             raise self._failure
         if result == "abort":
             held.aborting = True
@@ -179,18 +191,15 @@ class ExactlyOnce:
         return True
 
     def _produce(self, held: _Transaction) -> bool:
-        """Hand the rest of the messages to the client; False if not all of them went, or the transaction is off."""
+        """Hand the rest of the messages to the client; False if not all of them went, or the transaction is to be
+        aborted."""
+        alone = len(held.answers) == 1
         while held.waiting:
-            outgoing = self.builder.build(held.waiting[0])
-            report = partial(self._reported, held, held.waiting[0], outgoing)
-            try:
-                produce(self.transactions.producer, outgoing, partial(report, len(held.release.entries) == 1))
-            except BufferError:
-                self.transactions.producer.poll(0)
+            sent = self.sender.send(held.waiting[0], alone, partial(self._reported, held))
+            if sent == "full":
+                self.sender.poll(0)
                 return False
-            except KafkaException as error:
-                report(True, error.args[0], None)
-                held.aborting = True
+            if held.aborting:
                 return False
             held.waiting.popleft()
         return True
@@ -200,47 +209,45 @@ class ExactlyOnce:
         self._transaction = None
         self._refusals = 0
         if len(held.release.entries) >= UNIT_RECORDS or self._singly:
-            self._due = self.clock()  # more is waiting than one transaction takes
+            # More is waiting than one transaction takes.
+            self._due = self.clock()
         self._singly = max(0, self._singly - len(held.release.entries))
-        self.observer.committed("ok")
-        for entry in held.release.entries:
-            self.observer.delivered(entry)
+        self.listener.committed("ok")
+        for answer in held.answers:
+            self.listener.delivered(answer)
 
     def _abort(self, held: _Transaction) -> None:
         if self.transactions.abort() != "done":
             return
         self._transaction = None
         self._due = self.clock() + max(self.commit_interval_s, _AFTER_ABORT_S)
-        if held.refused is not None:
+        if held.rejected is not None:
             self._refusals += 1
             if self._refusals >= _REFUSALS:
-                self._failure = held.refused
+                self._failure = held.rejected
 
     # ---- errors -----------------------------------------------------------------------------------------------
 
-    def _reported(
-        self,
-        held: _Transaction,
-        entry: Entry,
-        outgoing: Outgoing,
-        alone: bool,
-        error: KafkaError | None,
-        _message: Message | None,
-    ) -> None:
-        """The client's report for one message; what only says that the transaction was aborted is passed over."""
-        if error is None:
+    def _reported(self, held: _Transaction, rejection: Rejection | None) -> None:
+        """The report for one message. The transaction itself is aborted by what its own calls say; one that only
+        says that it was aborted, or that is transient, is ignored."""
+        if rejection is None:
             return
-        if error.fatal():
-            self._failure = over(error)
-        elif error.code() in MENDABLE:
-            log.warning("refused by the broker", topic=outgoing.topic, error=error.str(), alone=alone)
-            if not alone:
+        held.aborting = held.aborting or rejection.at_once
+        problem = rejection.problem
+        if problem.fatal:
+            self._failure = fenced_error(problem)
+        elif problem.kind in PER_MESSAGE:
+            rejection.log("answer_rejected")
+            if not rejection.alone:
                 self._singly = len(held.release.entries)
-            elif not self.builder.mend(entry, error.code()):
-                self._failure = refusal(outgoing, error)
-        elif error.code() in MISSING + FORBIDDEN:
-            self._failure = refusal(outgoing, error)
-        elif error.code() not in _PURGED + PASSING:
-            if held.refused is None:
-                log.warning("refused by the broker", topic=outgoing.topic, error=error.str(), alone=alone)
-            held.refused = refusal(outgoing, error)
+            elif self.sender.amend(rejection):
+                self._amended[rejection.answer.message.source] = rejection.answer
+            else:
+                self._failure = rejection.failure
+        elif problem.kind in _PERMANENT:
+            self._failure = rejection.failure
+        elif problem.kind not in _TRANSIENT:
+            if held.rejected is None:
+                rejection.log("answer_rejected")
+            held.rejected = rejection.failure

@@ -88,7 +88,7 @@ class TopicWatch:
     that fails again and again. A broker that has just started may not know its topics yet: one look is not enough.
 
     Args:
-        counted: told of the partition counts of all topics.
+        counted: called with the partition counts of all topics.
     """
 
     def __init__(

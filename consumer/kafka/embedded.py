@@ -8,7 +8,7 @@ port, so clients in other processes reach it too. What it is not:
 * **No transactions.** It acknowledges them and ignores them, so it can't give exactly-once delivery.
 * No authentication, no TLS, one broker.
 
-`python -m consumer.kafka.embedded --topic sequences:4 --topic predictions:4` runs one in a process of its own.
+`python -m consumer.kafka.embedded --topic sequences:4 --topic predictions:4` runs one in its own process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who hears what the service does: the metrics, the log, the monitor, and whatever comes next.
 
-The pipeline reports to a `BatchObserver`, delivery to a `DeliveryObserver`, the loop by `Event`s. A `Listener` takes
+The pipeline reports to a `BatchObserver`, delivery to a `DeliveryListener`, the loop by `Event`s. A `Listener` takes
 all of these, and picks the events that it has a use for; `Listeners` passes each report to several, in their order. A
 listener must neither block nor raise: it is called in the middle of the work, on the thread that does it (the inference
 thread for batches, the loop's for everything else).
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from consumer.delivery.contract import DeliveryObserver
-from consumer.ledger import Entry
+from consumer.delivery.answers import Answer
+from consumer.delivery.listeners import CommitOutcome, DeliveryListener
 from consumer.ops.events import Event
 from consumer.scoring.batcher import Batch
 from consumer.scoring.pipeline import BatchObserver
@@ -24,7 +24,7 @@ class LoopObserver(Protocol):
         """One event of the loop, on its thread."""
 
 
-class Listener(BatchObserver, DeliveryObserver, LoopObserver, Protocol):
+class Listener(BatchObserver, DeliveryListener, LoopObserver, Protocol):
     """Takes every report."""
 
 
@@ -46,10 +46,10 @@ class Listeners:
         for listener in self._listeners:
             listener.batch_failed(kind)
 
-    def delivered(self, entry: Entry) -> None:
+    def delivered(self, answer: Answer) -> None:
         for listener in self._listeners:
-            listener.delivered(entry)
+            listener.delivered(answer)
 
-    def committed(self, outcome: str) -> None:
+    def committed(self, outcome: CommitOutcome) -> None:
         for listener in self._listeners:
             listener.committed(outcome)

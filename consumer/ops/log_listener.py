@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from consumer.ledger import Entry
+from consumer.delivery.answers import Answer
+from consumer.delivery.listeners import CommitOutcome
 from consumer.ops.events import (
     BrokersChanged,
     ConsumerError,
@@ -65,12 +66,17 @@ class LogListener:
     def batch_failed(self, kind: str) -> None:
         log.warning("batch_failed", kind=kind)
 
-    def delivered(self, entry: Entry) -> None:
+    def delivered(self, answer: Answer) -> None:
         if self._each:
-            reason = entry.outcome.reason.value if isinstance(entry.outcome, Refused) else None
-            log.debug("record_answered", source=str(entry.message.source), reason=reason)
+            reason = answer.outcome.reason.value if isinstance(answer.outcome, Refused) else None
+            log.debug(
+                "record_answered",
+                source=str(answer.message.source),
+                reason=reason,
+                truncations=answer.truncations,
+            )
 
-    def committed(self, outcome: str) -> None:
+    def committed(self, outcome: CommitOutcome) -> None:
         if outcome != "ok":
             log.warning("commit_not_ok", outcome=outcome)
 

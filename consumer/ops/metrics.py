@@ -13,7 +13,8 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from consumer.clock import Clock, monotonic
-from consumer.ledger import Entry
+from consumer.delivery.answers import Answer
+from consumer.delivery.listeners import CommitOutcome
 from consumer.ops.events import (
     BrokersChanged,
     Event,
@@ -209,9 +210,9 @@ class Metrics:
         self.divergence_cosine.observe(max(0.0, 1 - figures.cosine_min))
         self.divergence_score.observe(figures.score_difference)
 
-    def delivered(self, entry: Entry) -> None:
-        self.record_seconds.observe(self._clock() - entry.message.received_at)
-        match entry.outcome:
+    def delivered(self, answer: Answer) -> None:
+        self.record_seconds.observe(self._clock() - answer.message.received_at)
+        match answer.outcome:
             case Scored(result=result, tokens=tokens):
                 self.records.labels("predicted").inc()
                 self.predictions.labels(result.verdict).inc()
@@ -222,7 +223,7 @@ class Metrics:
                 self.records.labels("dead_lettered").inc()
                 self.dead_letters.labels(reason.value).inc()
 
-    def committed(self, outcome: str) -> None:
+    def committed(self, outcome: CommitOutcome) -> None:
         self.commits.labels(outcome).inc()
 
     def render(self) -> bytes:

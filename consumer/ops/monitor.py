@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from consumer.clock import Clock, monotonic
-from consumer.ledger import Entry
+from consumer.delivery.answers import Answer
+from consumer.delivery.listeners import CommitOutcome
 from consumer.ops.events import (
     BrokersChanged,
     ConsumerError,
@@ -213,14 +214,14 @@ class Monitor:
     def batch_failed(self, kind: str) -> None:
         self._note("batch_failed", kind)
 
-    def delivered(self, entry: Entry) -> None:
-        tokens = entry.outcome.tokens if isinstance(entry.outcome, Scored) else 0
+    def delivered(self, answer: Answer) -> None:
+        tokens = answer.outcome.tokens if isinstance(answer.outcome, Scored) else 0
         with self._lock:
             self._window.add(self.clock(), records=1, tokens=tokens)
-        if isinstance(entry.outcome, Refused) and entry.outcome.reason in _OURS:
-            self._note(entry.outcome.reason.value, f"{entry.message.source}: {entry.outcome.detail}")
+        if isinstance(answer.outcome, Refused) and answer.outcome.reason in _OURS:
+            self._note(answer.outcome.reason.value, f"{answer.message.source}: {answer.outcome.detail}")
 
-    def committed(self, outcome: str) -> None:
+    def committed(self, outcome: CommitOutcome) -> None:
         if outcome != "ok":
             self._note("commit_not_ok", outcome)
 

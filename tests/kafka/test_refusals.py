@@ -119,6 +119,21 @@ def test_a_dead_letter_topic_that_takes_nothing(job, tmp_path, guarantee):
     assert predicted(job).keys() <= set(numbered(3))
 
 
+def test_a_dead_letter_that_is_cut_keeps_its_key_for_a_compacted_topic(job, tmp_path, guarantee):
+    for name, value in (("cleanup.policy", "compact"), ("max.message.bytes", "20000")):
+        admin.configure_topic(job.bootstrap, f"{job.name}.dlq", name, value)
+    with serving(tmp_path / "serve.log", kind=NoopServe, **job.worker(0), **guarantee) as serve:
+        send(job, [secrets.token_bytes(500_000)], key=b"the key")
+        send(job, records("after"), key=b"another")
+        job.finish(2)
+        assert serve.stop() == 0
+    (message,) = job.read_all("dlq")
+    letter = decode_dead_letter(message.value())
+    assert (message.key(), letter.key, letter.value) == (b"the key", b"the key", None)
+    assert letter.truncated
+    assert predicted(job) == Counter(["after"])
+
+
 # ---- timestamps -----------------------------------------------------------------------------------------------
 
 

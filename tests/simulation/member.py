@@ -14,15 +14,16 @@ from typing import Any, NamedTuple, cast
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.clock import Deadline
 from consumer.config.settings import Settings
+from consumer.delivery.answers import Answer
+from consumer.delivery.at_least_once import CommitReports
+from consumer.delivery.listeners import CommitOutcome
 from consumer.errors import KafkaFatal
 from consumer.kafka.cluster import BrokerWatch
-from consumer.ledger import Entry, Ledger
+from consumer.ledger import Ledger
 from consumer.ops.events import Event
 from consumer.runtime import (
     Clients,
-    OnCommit,
     Scoring,
     Telemetry,
     build_delivery,
@@ -127,8 +128,8 @@ class EpochCheck:
     def __init__(self, pipeline: StepPipeline) -> None:
         self._pipeline = pipeline
 
-    def delivered(self, entry: Entry) -> None:
-        assert entry.message.source in self._pipeline.handed_over, "an answer of an old epoch"
+    def delivered(self, answer: Answer) -> None:
+        assert answer.message.source in self._pipeline.handed_over, "an answer of an old epoch"
 
     def happened(self, event: Event) -> None:
         """Of no interest here, as the other reports."""
@@ -137,7 +138,7 @@ class EpochCheck:
 
     def batch_failed(self, kind: str) -> None: ...
 
-    def committed(self, outcome: str) -> None: ...
+    def committed(self, outcome: CommitOutcome) -> None: ...
 
 
 def settings(transactional: bool, **changes: Any) -> Settings:
@@ -184,7 +185,7 @@ class Member:
         checks = [EpochCheck(self.pipeline)] if model is None else []
         self.telemetry = Telemetry(chosen, *checks, clock=kafka.clock)
         self.admin = MemoryAdmin(kafka)
-        clients = Clients(
+        self._clients = Clients(
             admin=cast(AdminClient, self.admin),
             new_consumer=self._new_consumer,
             new_producer=self._new_producer,
@@ -193,21 +194,16 @@ class Member:
             brokers=BrokerWatch(clock=kafka.clock),
             partition_counts=dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS),
         )
-        self._stack = ExitStack()
+        self._stack, self._settings = ExitStack(), chosen
         if model is None:
             pipeline = cast(Pipeline, self.pipeline)
-            scoring = Scoring(self.ledger, pipeline, STAMP, max_tokens, lambda: 0, runs_alone)
+            self._scoring = Scoring(self.ledger, pipeline, STAMP, max_tokens, lambda: 0, runs_alone)
         else:
-            scoring = build_scoring(chosen, model, self.telemetry.listeners, self._stack)
-            self.ledger = scoring.ledger
-        outlet = build_delivery(chosen, clients, scoring, self.telemetry.listeners, self._stack, kafka.clock)
-        self.delivery = outlet.delivery
-        self.service = build_service(
-            chosen, clients, scoring, outlet, self.telemetry, self._stack, kafka.clock
-        )
+            self._scoring = build_scoring(chosen, model, self.telemetry.listeners, self._stack)
+            self.ledger = self._scoring.ledger
 
-    def _new_consumer(self, on_commit: OnCommit) -> Consumer:
-        self.consumer = MemoryConsumer(self._kafka, self.reading, on_commit)
+    def _new_consumer(self, reports: CommitReports) -> Consumer:
+        self.consumer = MemoryConsumer(self._kafka, self.reading, reports)
         return cast(Consumer, self.consumer)
 
     def _new_producer(self) -> Producer:
@@ -224,7 +220,7 @@ class Member:
         return self.producers[-1]
 
     def begin(self) -> None:
-        self._live(self._open)
+        self._live(self._start)
 
     def turn(self, pace: Pace) -> None:
         self.pipeline.pace = pace
@@ -263,8 +259,12 @@ class Member:
             with suppress(KafkaFatal, Crashed):
                 self.take_down()
 
-    def _open(self) -> None:
-        self.delivery.open(Deadline.after(30.0, self._clock))
+    def _start(self) -> None:
+        """As consumer/runtime.py does it once there is a model."""
+        settings, listeners, clock = self._settings, self.telemetry.listeners, self._clock
+        outlet = build_delivery(settings, self._clients, self._scoring, listeners, self._stack, clock)
+        self.delivery = outlet.delivery
+        self.service = build_service(settings, self._clients, self._scoring, outlet, self.telemetry, clock)
         self.service.start(INPUT)
 
     def take_down(self) -> None:

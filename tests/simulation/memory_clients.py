@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
@@ -58,6 +58,7 @@ class Link:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self.faults: list[Fault] = []
+        self.calls: list[str] = []
         self.cut_off_until = 0.0
         self.late_polls = 0  # so many polls bring no reports
 
@@ -80,6 +81,8 @@ class Link:
         self.faults, self.cut_off_until, self.late_polls = [], 0.0, 0
 
     def take(self, call: str) -> Fault | None:
+        """Note the call; what strikes it, if anything does."""
+        self.calls.append(call)
         fault = next((fault for fault in self.faults if fault.call == call), None)
         if fault is not None:
             self.faults.remove(fault)
@@ -441,7 +444,7 @@ class MemoryProducer(_Client):
         partition: int,
         key: bytes | None = None,
         headers: Iterable[tuple[str, bytes | None]] = (),
-        **_: Any,
+        timestamp: int | None = None,
     ) -> None:
         self._call("produce", lambda: None)
         if self._state == "fatal":
@@ -450,7 +453,8 @@ class MemoryProducer(_Client):
             raise KafkaException(KafkaError(KafkaError._STATE, f"produced while {self._state}"))
         if len(self._queue) + len(self._reports) >= self._room:
             raise BufferError("queue full")
-        self._queue.append((Partition(topic, partition), Record(key, value, tuple(headers)), on_delivery))
+        record = Record(key, value, tuple(headers), timestamp_ms=timestamp)
+        self._queue.append((Partition(topic, partition), record, on_delivery))
 
     def poll(self, timeout: float) -> int:
         self._call("producer_poll", self.send)

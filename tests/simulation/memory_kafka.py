@@ -15,7 +15,7 @@ Its clients are in tests/simulation/memory_clients.py.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -53,6 +53,7 @@ class Record:
     headers: tuple[tuple[str, bytes | None], ...] = ()
     transaction: Transaction | None = None
     control: bool = False
+    timestamp_ms: int | None = None
 
     @property
     def committed(self) -> bool:
@@ -101,6 +102,8 @@ class MemoryKafka:
         self.group = Group(clock, session_s)
         self.session_s, self.max_poll_s, self._transaction_s = session_s, max_poll_s, transaction_s
         self.max_message_bytes = max_message_bytes
+        # The next batches for a topic are refused with these, one batch each.
+        self.refusals: dict[str, deque[KafkaError]] = defaultdict(deque)
         self._ids: dict[str, _TransactionalId] = defaultdict(_TransactionalId)
 
     def tick(self) -> None:
@@ -150,6 +153,8 @@ class MemoryKafka:
         """Take a batch whole, or refuse it whole."""
         if partition not in self.logs:
             return KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+        if refusals := self.refusals[partition.topic]:
+            return refusals.popleft()
         if any(len(record.value or b"") > self.max_message_bytes for record in records):
             return KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
         self.logs[partition] += records

@@ -56,7 +56,7 @@ def quiet_and_in_small_units() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("consumer.delivery.exactly_once.UNIT_RECORDS", 4)
         patch.setattr("consumer.delivery.at_least_once.UNIT_RECORDS", 4)
-        patch.setattr("consumer.delivery.transactions._Aside", StepAside)
+        patch.setattr("consumer.delivery.transactions.CallThread", StepAside)
         patch.setattr("consumer.runtime.HOLD_S", 0.3)
         yield
     structlog.reset_defaults()

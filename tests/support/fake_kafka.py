@@ -49,62 +49,6 @@ class FakeProducer:
         return len(reports)
 
 
-class FakeTransactions(FakeProducer):
-    """A transactional producer: what was sent counts when its transaction commits. Errors come in the order given.
-
-    `errors` holds (call, error) pairs; the first that names the call at hand is raised by it, once.
-    """
-
-    def __init__(self, room: int = 1000) -> None:
-        super().__init__(room)
-        self.acknowledge_at_once = True
-        self.errors: list[tuple[str, KafkaError]] = []
-        self.calls: list[str] = []
-        self.committed: list[dict[str, Any]] = []
-        self.offsets: list[tuple[dict[int, int], object]] = []
-        self._open: list[dict[str, Any]] | None = None
-        self._pending: tuple[dict[int, int], object] | None = None
-
-    def produce(self, **message: Any) -> None:
-        super().produce(**message)
-        assert self._open is not None, "produced outside a transaction"
-        self._open.append(message)
-
-    def init_transactions(self, timeout: float) -> None:
-        self._called("init")
-
-    def begin_transaction(self) -> None:
-        self._called("begin")
-        assert self._open is None, "two transactions at once"
-        self._open = []
-
-    def send_offsets_to_transaction(
-        self, offsets: list[TopicPartition], metadata: object, timeout: float
-    ) -> None:
-        self._called("offsets")
-        self._pending = ({tp.partition: tp.offset for tp in offsets}, metadata)
-
-    def commit_transaction(self, timeout: float) -> None:
-        self.poll(0)
-        self._called("commit")
-        assert self._open is not None
-        assert self._pending is not None, "committed without offsets"
-        self.committed += self._open
-        self.offsets.append(self._pending)
-        self._open = self._pending = None
-
-    def abort_transaction(self, timeout: float) -> None:
-        self._called("abort")
-        self._open = self._pending = None
-
-    def _called(self, name: str) -> None:
-        self.calls.append(name)
-        for index, (call, error) in enumerate(self.errors):
-            if call == name:
-                del self.errors[index]
-                raise KafkaException(error)
-
-
 class FakeMessage:
     """What `poll` returns."""
 

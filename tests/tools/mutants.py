@@ -94,23 +94,21 @@ MUTANTS = (
         "dead letter in the transaction",
         "dead letter in the transaction (in one of its own, without the offset of its input)",
         "consumer/delivery/exactly_once.py",
-        "        self._due = self.clock() + self.commit_interval_s\n        self._transaction =",
-        "        if apart := [e for e in release.entries if isinstance(e.outcome, Refused)]:\n"
-        "            for entry in apart:\n"
-        "                produce(self.transactions.producer, self.builder.build(entry), lambda *_: None)\n"
+        "        self._transaction = _Transaction(release, answers, deque(answers))\n",
+        "        if apart := [answer for answer in answers if isinstance(answer.outcome, Refused)]:\n"
+        "            for answer in apart:\n"
+        "                self.sender.send(answer, False, lambda _: None)\n"
         "            self.transactions.commit()\n"
         "            self.transactions.begin()\n"
-        "            rest = tuple(e for e in release.entries if not isinstance(e.outcome, Refused))\n"
-        "            self._transaction = _Transaction(release, deque(rest))\n"
-        "            return True\n"
-        "        self._due = self.clock() + self.commit_interval_s\n        self._transaction =",
+        "        rest = deque(answer for answer in answers if answer not in apart)\n"
+        "        self._transaction = _Transaction(release, answers, rest)\n",
     ),
     Mutant(
         "abort of what went away",
         "abort of a transaction whose partition went away",
         "consumer/delivery/exactly_once.py",
-        "            held.aborting = True\n\n    def on_commit",
-        "            pass\n\n    def on_commit",
+        "            held.aborting = True\n\n    def close",
+        "            pass\n\n    def close",
     ),
     Mutant(
         "results kept until committed",
@@ -186,6 +184,22 @@ MUTANTS = (
         ("tests/integration/test_headers.py",),
     ),
     Mutant(
+        "one source header",
+        "one source header (an answer carries the vnp-source of its input beside its own)",
+        "consumer/delivery/answers.py",
+        "(header for header in headers if not header[0].startswith(OUR_HEADERS))",
+        "headers",
+        ("tests/unit/consumer/delivery/test_answers.py",),
+    ),
+    Mutant(
+        "key of a cut dead letter",
+        "the key of a dead letter that is cut (a compacted topic takes no message without one)",
+        "consumer/delivery/answers.py",
+        "    _Form(0, None, headers=False),\n",
+        "    _Form(0, 0, headers=False),\n",
+        ("tests/unit/consumer/delivery/test_answers.py",),
+    ),
+    Mutant(
         "suspects written before the batch",
         "suspects written down before the batch",
         "consumer/scoring/inference.py",
@@ -194,6 +208,7 @@ MUTANTS = (
         ("tests/unit/consumer/scoring/test_quarantine.py",),
     ),
 )
+_FUTURE = "from __future__ import annotations\n"
 _IMPORTS = {
     "consumer/delivery/exactly_once.py": "from consumer.types import Refused\n",
     "consumer/delivery/transactions.py": "_KEPT: dict[int, object] = {}\n",
@@ -210,14 +225,8 @@ def patched(mutant: Mutant, root: Path = ROOT) -> str:
     if text.count(mutant.old) != 1:
         raise MutantError(f"the mutant {mutant.name!r} no longer fits {mutant.file}: bring it up to date")
     text = text.replace(mutant.old, mutant.new)
-    if mutant.file in _IMPORTS:
-        head, found, rest = text.partition("log = structlog")
-        if not found:
-            raise MutantError(
-                f"{mutant.file} has no `log = structlog`, before which {mutant.name!r} adds a line"
-            )
-        text = f"{head}{_IMPORTS[mutant.file]}{found}{rest}"
-    return text
+    # An import that the mutant uses goes behind the first one.
+    return text.replace(_FUTURE, _FUTURE + _IMPORTS.get(mutant.file, ""), 1)
 
 
 def broken(mutant: Mutant, folder: Path) -> None:

@@ -69,6 +69,9 @@ class Reader:
         if error.code() == KafkaError._PARTITION_EOF:
             self._behind.discard((str(message.topic()), int(message.partition() or 0)))
             return None
+        # A reader joins no group, so it needs no right to one, but librdkafka reports that it is missing.
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            return None
         problem = classify(error)
         if problem.fatal or problem.kind in _ENDING:
             raise UserError(

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import pytest
-from confluent_kafka import KafkaError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consumer.delivery.answers import (
     CUT_KEY_BYTES,
     CUT_VALUE_BYTES,
+    MIN_KEY_BYTES,
     REASON_HEADER,
     SOURCE_HEADER,
-    OutgoingBuilder,
+    Answer,
+    AnswerBuilder,
 )
+from consumer.kafka.error_table import Kind
 from consumer.ledger import Entry
 from schemas import Provenance, Reason, decode_dead_letter, decode_prediction
+from schemas.codecs import AnswerEncoder, AvroCodec, Encoded
 from tests.support.factories import message, refused, scored
 
 STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
 HEADERS = (("trace", b"1"), ("trace", b"2"), ("empty", None))
 
 
+def new_builder(codec: AnswerEncoder | None = None) -> AnswerBuilder:
+    return AnswerBuilder(
+        "predictions", "sequences.dlq", "group", STAMP, codec or AvroCodec(), now_ms=lambda: 123
+    )
+
+
 @pytest.fixture
-def builder() -> OutgoingBuilder:
-    return OutgoingBuilder("predictions", "sequences.dlq", "group", STAMP, now_ms=lambda: 123)
+def builder() -> AnswerBuilder:
+    return new_builder()
 
 
 def test_a_prediction_carries_key_headers_timestamp_and_source(builder):
-    out = builder.build(Entry(message(7, number=2, key=b"k", headers=HEADERS), scored(10, 20, record_id="x")))
+    out = builder.build(
+        Answer(message(7, number=2, key=b"k", headers=HEADERS), scored(10, 20, record_id="x"))
+    )
     assert (out.topic, out.key, out.timestamp_ms) == ("predictions", b"k", 1_700_000_000_000)
     assert out.headers == (*HEADERS, (SOURCE_HEADER, b"sequences/2/7"))
     prediction = decode_prediction(out.value)
@@ -37,7 +50,7 @@ def test_a_prediction_carries_key_headers_timestamp_and_source(builder):
 
 
 def test_a_record_without_open_frames_has_a_prediction_that_says_so(builder):
-    prediction = decode_prediction(builder.build(Entry(message(1), scored())).value)
+    prediction = decode_prediction(builder.build(Answer(message(1), scored())).value)
     assert (prediction.verdict, prediction.virus_score, prediction.others_score) == (
         "no_open_frame",
         None,
@@ -47,7 +60,7 @@ def test_a_record_without_open_frames_has_a_prediction_that_says_so(builder):
 
 def test_a_dead_letter_carries_the_raw_message_and_the_reason(builder):
     raw = message(7, value=b"\x00raw", key=None, headers=HEADERS, timestamp_ms=None)
-    out = builder.build(Entry(raw, refused("bad bytes")))
+    out = builder.build(Answer(raw, refused("bad bytes")))
     assert (out.topic, out.key, out.timestamp_ms) == ("sequences.dlq", None, None)
     assert out.headers == (*HEADERS, (SOURCE_HEADER, b"sequences/0/7"), (REASON_HEADER, b"malformed"))
     letter = decode_dead_letter(out.value)
@@ -62,47 +75,116 @@ def test_a_dead_letter_carries_the_raw_message_and_the_reason(builder):
 
 def test_a_dead_letter_is_cut_down_until_it_fits_anywhere(builder):
     raw = message(1, value=b"x" * 1_000_000, key=b"k" * 600_000, headers=(("h", b"y" * 300_000),))
-    entry = Entry(raw, refused())
-    whole = decode_dead_letter(builder.build(entry).value)
-    assert builder.mend(entry, KafkaError.MSG_SIZE_TOO_LARGE)
-    shorter = decode_dead_letter(builder.build(entry).value)
+    answer = Answer(raw, refused())
+    whole = decode_dead_letter(builder.build(answer).value)
+    assert builder.shrink(answer)
+    shorter = decode_dead_letter(builder.build(answer).value)
     assert (len(shorter.value), shorter.truncated, len(shorter.key)) == (CUT_VALUE_BYTES, True, 600_000)
-    assert builder.mend(entry, KafkaError.MSG_SIZE_TOO_LARGE)
-    last = builder.build(entry)
-    letter = decode_dead_letter(last.value)
-    assert (letter.value, len(letter.key), letter.truncated) == (None, CUT_KEY_BYTES, True)
+    assert builder.shrink(answer)
+    bare = builder.build(answer)
+    assert bare.headers == ((SOURCE_HEADER, b"sequences/0/1"), (REASON_HEADER, b"malformed"))
+    assert bare.key == raw.key, "a compacted topic takes no message without a key"
+    letter = decode_dead_letter(bare.value)
+    assert (letter.value, letter.key, letter.truncated) == (None, raw.key, True)
     assert letter.value_sha256 == shorter.value_sha256 == whole.value_sha256
-    assert last.key is None
-    assert last.headers == ((SOURCE_HEADER, b"sequences/0/1"), (REASON_HEADER, b"malformed"))
-    assert last.size < 20_000
-    assert not builder.mend(entry, KafkaError.MSG_SIZE_TOO_LARGE)
+    for kept in (CUT_KEY_BYTES, MIN_KEY_BYTES):
+        assert builder.shrink(answer)
+        bare = builder.build(answer)
+        assert bare.key == decode_dead_letter(bare.value).key == raw.key[:kept]
+    assert bare.size < 2_000
+    assert not builder.shrink(answer)
+
+
+@given(
+    value=st.none() | st.integers(0, 2 * CUT_VALUE_BYTES).map(bytes),
+    key=st.none() | st.integers(0, 2 * CUT_KEY_BYTES).map(bytes),
+    names=st.lists(st.text(max_size=20), max_size=3),
+)
+def test_each_cut_makes_a_dead_letter_smaller_and_keeps_a_key(value, key, names):
+    builder = new_builder()
+    raw = message(1, value=value, key=key, headers=tuple((name, b"x" * 9) for name in names))
+    answer = Answer(raw, refused())
+    sizes = [builder.build(answer).size]
+    while builder.shrink(answer):
+        out = builder.build(answer)
+        sizes.append(out.size)
+        assert (out.key is None) == (key is None)
+        assert (out.key or b"") == (key or b"")[: len(out.key or b"")]
+        assert len(out.key or b"") >= min(len(key or b""), MIN_KEY_BYTES)
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert sizes[-1] < 2_000
+
+
+@given(
+    names=st.lists(
+        st.sampled_from([SOURCE_HEADER, REASON_HEADER, "vnp-", "vnp", "VNP-source", ""])
+        | st.text(max_size=8).map(lambda rest: f"vnp-{rest}")
+        | st.text(max_size=12),
+        max_size=12,
+    ),
+    values=st.lists(st.none() | st.binary(max_size=8), min_size=12, max_size=12),
+    is_scored=st.booleans(),
+)
+def test_an_answer_has_one_source_whatever_headers_the_input_has(names, values, is_scored):
+    """Also of a dead letter that is published again, and that carries the headers of the first round."""
+    headers = tuple(zip(names, values, strict=False))
+    raw = message(7, number=2, headers=headers)
+    out = new_builder().build(Answer(raw, scored(10) if is_scored else refused()))
+    ours = [(name, value) for name, value in out.headers if name.startswith("vnp-")]
+    expected = [(SOURCE_HEADER, b"sequences/2/7")]
+    assert ours == (expected if is_scored else [*expected, (REASON_HEADER, b"malformed")])
+    kept = [header for header in headers if not header[0].startswith("vnp-")]
+    assert [header for header in out.headers if header not in ours] == kept
+
+
+class FramedCodec(AvroCodec):
+    """A codec whose readers need a header to decode a value."""
+
+    def encode_prediction(self, prediction):
+        return Encoded(b"prediction", (("schema", b"7"),))
+
+    def encode_dead_letter(self, letter):
+        return Encoded(b"letter", (("schema", b"8"),))
+
+
+def test_the_codec_s_headers_follow_the_service_s_own_and_outlast_every_cut():
+    builder = new_builder(FramedCodec())
+    out = builder.build(Answer(message(1, headers=HEADERS), scored(10)))
+    assert (out.value, out.headers) == (
+        b"prediction",
+        (*HEADERS, (SOURCE_HEADER, b"sequences/0/1"), ("schema", b"7")),
+    )
+    letter = Answer(message(1, headers=HEADERS), refused())
+    assert builder.build(letter).headers[-1] == ("schema", b"8")
+    assert builder.shrink(letter)
+    assert builder.build(letter).headers[-1] == ("schema", b"8")
 
 
 def test_a_prediction_too_large_becomes_a_dead_letter_with_the_raw_message(builder):
-    entry = Entry(message(1, value=b"raw"), scored(10))
-    assert builder.mend(entry, KafkaError.MSG_SIZE_TOO_LARGE)
-    letter = decode_dead_letter(builder.build(entry).value)
+    answer = Answer(message(1, value=b"raw"), scored(10))
+    assert builder.amend(answer, Kind.TOO_LARGE)
+    letter = decode_dead_letter(builder.build(answer).value)
     assert (letter.reason, letter.stage, letter.value) == (Reason.PREDICTION_TOO_LARGE, "deliver", b"raw")
     assert not letter.truncated
 
 
 def test_the_partition_number_is_kept_only_between_equal_counts(builder):
-    entry = Entry(message(1, number=3), scored(10))
-    assert builder.build(entry).partition is None, "counts not known"
+    answer = Answer(message(1, number=3), scored(10))
+    assert builder.build(answer).partition is None, "counts not known"
     builder.set_partition_counts({"sequences": 4, "predictions": 4, "sequences.dlq": 2})
-    assert builder.build(entry).partition == 3
-    assert builder.build(Entry(message(1, number=3), refused())).partition is None
+    assert builder.build(answer).partition == 3
+    assert builder.build(Answer(message(1, number=3), refused())).partition is None
 
 
-def test_an_unfinished_entry_has_no_answer(builder):
+def test_an_unfinished_entry_has_no_answer():
     with pytest.raises(ValueError, match="not finished"):
-        builder.build(Entry(message(1)))
+        Answer.of(Entry(message(1)))
 
 
 def test_a_timestamp_that_the_broker_refuses_is_left_to_the_broker(builder):
-    entry = Entry(message(1), scored(10))
-    assert builder.mend(entry, KafkaError.INVALID_TIMESTAMP)
-    out = builder.build(entry)
+    answer = Answer(message(1), scored(10))
+    assert builder.amend(answer, Kind.INVALID_RECORD)
+    out = builder.build(answer)
     assert out.timestamp_ms is None
     assert (SOURCE_HEADER, b"sequences/0/1") in out.headers
-    assert not builder.mend(entry, KafkaError.INVALID_TIMESTAMP), "nothing more can be done"
+    assert not builder.amend(answer, Kind.INVALID_RECORD), "nothing more can be done"

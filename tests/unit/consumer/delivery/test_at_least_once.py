@@ -6,175 +6,126 @@ import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
 from consumer.clock import Deadline
-from consumer.delivery.answers import OutgoingBuilder
-from consumer.delivery.at_least_once import AtLeastOnce
-from consumer.delivery.contract import DeliveryObserver
+from consumer.delivery.guarantee import AtLeastOnceGuarantee
 from consumer.errors import ExitCode, KafkaFatal, ServiceError
-from consumer.ledger import Ledger
-from schemas import Provenance, decode_dead_letter, decode_prediction
-from tests.support.factories import FakeClock, finished, message, partition, scored
-from tests.support.fake_kafka import FakeConsumer, FakeProducer
-
-STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
+from tests.simulation.delivery_bench import PREDICTIONS, DeliveryBench
+from tests.support.factories import partition
 
 
-class Bench(DeliveryObserver):
-    """An AtLeastOnce with everything around it."""
-
-    def __init__(self, room: int = 1000) -> None:
-        self.clock, self.consumer, self.producer = FakeClock(), FakeConsumer(), FakeProducer(room)
-        self.ledger = Ledger()
-        self.ledger.assign([partition(0), partition(1)])
-        self.done: list[int] = []
-        self.outcomes: list[str] = []
-        builder = OutgoingBuilder("predictions", "sequences.dlq", "group", STAMP)
-        self.delivery = AtLeastOnce(
-            self.consumer, self.producer, self.ledger, builder, self, commit_interval_s=0.1, clock=self.clock
-        )
-
-    def delivered(self, entry):
-        self.done.append(entry.message.source.offset)
-
-    def committed(self, outcome):
-        self.outcomes.append(outcome)
-
-    def finish(self, *offsets, number=0, epoch=1, good=True, size=5):
-        for offset in offsets:
-            self.ledger.receive(message(offset, number=number, epoch=epoch, value=b"x" * size))
-            self.ledger.finish(
-                finished(offset, number, epoch, scored(10, record_id=str(offset)) if good else None)
-            )
-            self.consumer.positions[number] = offset + 1
-
-    @property
-    def sent_ids(self):
-        return [decode_prediction(m["value"]).id for m in self.producer.sent]
+def new_bench(room: int = 1000) -> DeliveryBench:
+    return DeliveryBench(AtLeastOnceGuarantee(0.1), room)
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench() -> DeliveryBench:
+    return new_bench()
 
 
 def test_nothing_is_committed_before_every_report_is_in(bench):
     bench.finish(1, 2, 3)
-    bench.delivery.turn()
-    assert bench.sent_ids == ["1", "2", "3"]
-    bench.producer.acknowledge(2)
-    bench.delivery.turn()
-    assert (bench.consumer.commits, bench.done, bench.ledger.records) == ([], [], 3)
-    bench.producer.acknowledge()
-    bench.delivery.turn()
-    assert bench.consumer.commits == [({0: 4}, True)]
+    bench.writing.late_polls = 4
+    bench.turn(4)
+    assert bench.ids == ["1", "2", "3"]
+    assert (bench.commits, bench.done, bench.ledger.records) == ([], [], 3)
+    bench.turn(2)
+    assert bench.commits == [{0: 4}]
     assert bench.done == [1, 2, 3]
     assert bench.ledger.records == 0
 
 
 def test_commits_are_gathered_for_the_interval(bench):
-    bench.producer.acknowledge_at_once = True
     for offset in range(5):
         bench.finish(offset)
-        bench.delivery.turn()
-        bench.delivery.turn()
-    assert bench.consumer.commits == [({0: 1}, True)]
+        bench.turn(3)
+    assert bench.commits == [{0: 1}]
+    assert bench.ids == ["0", "1", "2", "3", "4"]
     bench.clock.advance(0.11)
-    bench.delivery.turn()
-    assert bench.consumer.commits[1:] == [({0: 5}, True)]
+    bench.turn()
+    assert bench.commits[1:] == [{0: 5}]
 
 
 def test_only_one_unit_is_outstanding(bench):
     bench.finish(1)
-    bench.delivery.turn()
+    bench.writing.late_polls = 3
+    bench.turn(2)
     bench.finish(2)
-    bench.delivery.turn()
-    assert bench.sent_ids == ["1"]
-    bench.producer.acknowledge()
-    bench.delivery.turn()
-    assert bench.sent_ids == ["1", "2"]
+    bench.turn()
+    assert bench.ids == ["1"]
+    bench.turn(3)
+    assert bench.ids == ["1", "2"]
 
 
 def test_a_full_client_queue_delays_but_keeps_the_order():
-    bench = Bench(room=2)
+    bench = new_bench(room=2)
     bench.finish(1, 2, 3, 4, 5)
-    for _ in range(6):
-        bench.delivery.turn()
-        bench.producer.acknowledge()
-    assert bench.sent_ids == ["1", "2", "3", "4", "5"]
-    assert bench.consumer.commits == [({0: 6}, True)]
+    bench.turn(6)
+    assert bench.ids == ["1", "2", "3", "4", "5"]
+    assert bench.commits == [{0: 6}]
 
 
 @pytest.mark.parametrize("code", [KafkaError._MSG_TIMED_OUT, KafkaError.NOT_ENOUGH_REPLICAS])
 def test_an_outage_sends_again_and_dead_letters_nothing(bench, code):
     bench.finish(1, 2)
-    bench.delivery.turn()
-    bench.producer.fail(KafkaError(code))
-    bench.producer.acknowledge()
-    bench.delivery.turn()
-    assert bench.consumer.commits == []
-    for _ in range(3):
-        bench.producer.acknowledge()
-        bench.delivery.turn()
-    assert bench.sent_ids == ["1", "2", "1"]
-    assert bench.consumer.commits == [({0: 3}, True)]
+    bench.reject(KafkaError(code))
+    bench.turn(2)
+    assert bench.commits == []
+    bench.turn(4)
+    assert bench.ids == ["1", "2"]
+    assert bench.letters == []
+    assert bench.commits == [{0: 3}]
+
+
+def test_answers_that_reached_the_broker_unreported_come_twice_and_are_committed_once(bench):
+    bench.finish(1, 2)
+    bench.producer.lost_batches.append(True)
+    bench.turn(6)
+    assert bench.ids == ["1", "2", "1", "2"]
+    assert bench.commits == [{0: 3}]
+    assert bench.done == [1, 2]
 
 
 def test_what_failed_goes_again_in_order_before_anything_behind_it():
-    bench = Bench(room=3)
+    bench = new_bench(room=3)
     bench.finish(1, 2, 3, 4, 5)
-    bench.delivery.turn()
-    assert bench.sent_ids == ["1", "2", "3"]
-    bench.producer.acknowledge(1)
-    bench.producer.fail(KafkaError(KafkaError._MSG_TIMED_OUT))
-    bench.producer.fail(KafkaError(KafkaError._MSG_TIMED_OUT))
-    for _ in range(12):
-        bench.delivery.turn()
-        bench.producer.acknowledge()
-    assert bench.sent_ids == ["1", "2", "3", "2", "3", "4", "5"]
-    assert bench.consumer.commits == [({0: 6}, True)]
+    bench.reject(KafkaError(KafkaError._MSG_TIMED_OUT))
+    bench.turn(12)
+    assert bench.ids == ["1", "2", "3", "4", "5"]
+    assert bench.commits == [{0: 6}]
 
 
-def test_a_batch_too_large_for_the_broker_goes_one_by_one_and_nobody_is_blamed(bench):
+def test_a_batch_too_large_for_the_broker_goes_one_by_one_and_no_record_is_blamed(bench):
     bench.finish(1, 2, 3)
-    bench.delivery.turn()
-    for _ in range(3):
-        bench.producer.fail(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
-    for _ in range(10):
-        bench.delivery.turn()
-        bench.producer.acknowledge()
-    assert bench.sent_ids == ["1", "2", "3", "1", "2", "3"]
-    assert bench.consumer.commits == [({0: 4}, True)]
+    bench.reject(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
+    bench.turn(10)
+    assert bench.ids == ["1", "2", "3"]
+    assert bench.letters == []
+    assert bench.commits == [{0: 4}]
 
 
-def test_a_prediction_too_large_becomes_a_dead_letter(bench):
+def test_a_prediction_too_large_becomes_a_dead_letter_and_its_neighbours_do_not(bench):
+    bench.kafka.max_message_bytes = 20_000
     bench.finish(1)
-    bench.delivery.turn()
-    for _ in range(2):
-        bench.producer.fail(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
-        bench.delivery.turn()
-    bench.producer.acknowledge()
-    bench.delivery.turn()
-    assert [m["topic"] for m in bench.producer.sent] == ["predictions", "predictions", "sequences.dlq"]
-    assert decode_dead_letter(bench.producer.sent[-1]["value"]).reason == "prediction_too_large"
-    assert bench.consumer.commits == [({0: 2}, True)]
+    bench.finish(2, name="x" * 20_000)
+    bench.finish(3)
+    bench.turn(10)
+    assert bench.ids == ["1", "3"]
+    assert [(letter.reason, letter.source_offset) for letter in bench.letters] == [
+        ("prediction_too_large", 2)
+    ]
+    assert bench.commits == [{0: 4}]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_dead_letter_too_large_for_the_broker_is_cut_down(bench, at_once):
-    error = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
     bench.finish(1, good=False, size=1_000_000)
     if at_once:
-        bench.producer.refuse_at_once = error
-        bench.delivery.turn()
+        bench.fail("produce", KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
     else:
-        for _ in range(2):  # with its neighbours, then alone
-            bench.delivery.turn()
-            bench.producer.fail(error)
-    bench.delivery.turn()
-    letter = decode_dead_letter(bench.producer.sent[-1]["value"])
+        bench.kafka.max_message_bytes = 500_000
+    bench.turn(6)
+    (letter,) = bench.letters
     assert letter.truncated
-    bench.producer.acknowledge()
-    bench.delivery.turn()
-    assert bench.consumer.commits == [({0: 2}, True)]
+    assert bench.commits == [{0: 2}]
 
 
 @pytest.mark.parametrize(
@@ -184,94 +135,95 @@ def test_a_dead_letter_too_large_for_the_broker_is_cut_down(bench, at_once):
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, "grant"),
     ],
 )
-def test_a_refusal_for_good_ends_the_service_uncommitted(bench, code, cure):
+def test_a_permanent_rejection_ends_the_service_uncommitted(bench, code, cure):
     bench.finish(1)
-    bench.delivery.turn()
-    bench.producer.fail(KafkaError(code))
-    with pytest.raises(ServiceError, match=f"predictions.*{cure}"):
-        bench.delivery.turn()
-    assert bench.consumer.commits == []
+    bench.reject(KafkaError(code))
+    with pytest.raises(ServiceError, match=f"{PREDICTIONS}.*{cure}"):
+        bench.turn(2)
+    with pytest.raises(ServiceError):
+        bench.delivery.flush(Deadline.after(5, bench.clock))
+    assert bench.kafka.group.committed == {}
     assert bench.ledger.records == 1
 
 
 def test_a_fatal_client_error_has_its_own_exit_code(bench):
     bench.finish(1)
-    bench.delivery.turn()
-    bench.producer.fail(KafkaError(KafkaError._FATAL, "fenced", True))
+    bench.reject(KafkaError(KafkaError._FATAL, "fenced", True))
     with pytest.raises(KafkaFatal) as caught:
-        bench.delivery.turn()
+        bench.turn(2)
     assert caught.value.exit_code is ExitCode.KAFKA_FATAL
 
 
 def test_a_partition_that_went_away_is_not_committed(bench):
     bench.finish(1)
     bench.finish(1, number=1)
-    bench.delivery.turn()
-    bench.delivery.forget([partition(0)])
-    bench.ledger.drop([partition(0)])
-    bench.producer.acknowledge()
-    bench.delivery.turn()
-    assert bench.consumer.commits == [({1: 2}, True)]
+    bench.turn()
+    bench.lose(0)
+    bench.turn(3)
+    assert bench.commits == [{1: 2}]
 
 
 def test_a_partition_that_came_back_is_not_committed_for_its_old_epoch(bench):
     bench.finish(1)
-    bench.delivery.turn()
-    bench.delivery.forget([partition(0)])
-    bench.ledger.drop([partition(0)])
+    bench.turn()
+    bench.lose(0)
     bench.ledger.assign([partition(0)])
-    bench.producer.acknowledge()
-    bench.delivery.turn()
-    assert bench.consumer.commits == []
+    bench.turn(3)
+    assert bench.ids == ["1"]
+    assert bench.commits == []
 
 
 def test_a_failed_commit_is_repeated(bench):
-    bench.producer.acknowledge_at_once = True
     bench.finish(1)
-    bench.consumer.commit_error = KafkaError(KafkaError._TRANSPORT)
-    bench.delivery.turn()
-    bench.delivery.turn()
+    bench.fail("commit_async", KafkaError(KafkaError._TRANSPORT))
+    bench.turn(3)
     assert bench.outcomes == ["error"]
-    bench.clock.advance(0.11)
-    bench.delivery.turn()
-    assert bench.consumer.commits == [({0: 2}, True)]
+    assert bench.commits == []
+    bench.turn(3, 0.11)
+    assert bench.outcomes == ["error", "ok"]
+    assert bench.commits == [{0: 2}]
 
 
 def test_a_failed_commit_never_goes_back_behind_a_later_one(bench):
-    bench.producer.acknowledge_at_once = True
     for offset in (1, 2):
         bench.finish(offset)
-        bench.delivery.turn()
-        bench.clock.advance(0.11)
-        bench.delivery.turn()
-    assert bench.consumer.commits == [({0: 2}, True), ({0: 3}, True)]
-    late = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
-    bench.delivery.on_commit(late, [TopicPartition("sequences", 0, 2)])
-    bench.clock.advance(0.11)
-    bench.delivery.turn()
-    assert len(bench.consumer.commits) == 2
-    assert bench.outcomes == ["rebalancing"]
+        bench.turn(3, 0.11)
+    assert bench.commits == [{0: 2}, {0: 3}]
+    outcomes = list(bench.outcomes)
+    bench.reports(KafkaError(KafkaError.REBALANCE_IN_PROGRESS), [TopicPartition("sequences", 0, 2)])
+    bench.turn(3, 0.11)
+    assert bench.commits == [{0: 2}, {0: 3}]
+    assert bench.outcomes == [*outcomes, "rebalancing"]
+
+
+def test_a_report_that_comes_after_its_partition_went_away_is_not_repeated(bench):
+    bench.finish(1)
+    bench.fail("commit_async", KafkaError(KafkaError._TRANSPORT))
+    bench.turn(2)
+    bench.lose(0)
+    bench.turn(3, 0.11)
+    assert bench.outcomes == ["error"]
+    assert bench.kafka.group.committed == {}
 
 
 def test_flush_delivers_all_of_it_and_commits_before_it_returns(bench):
-    bench.producer.acknowledge_at_once = True
     bench.finish(*range(2500))
-    assert bench.delivery.flush(Deadline.after(5))
-    assert bench.sent_ids == [str(offset) for offset in range(2500)]
-    assert bench.consumer.commits == [({0: 2500}, False)]
+    assert bench.delivery.flush(Deadline.after(50, bench.clock))
+    assert bench.ids == [str(offset) for offset in range(2500)]
+    assert bench.kafka.group.committed == {partition(0): 2500}
 
 
 def test_flush_gives_up_at_its_deadline(bench):
     bench.finish(1)
     assert not bench.delivery.flush(Deadline.after(0, bench.clock))
-    assert bench.consumer.commits == []
+    assert bench.kafka.group.committed == {}
 
 
-def test_a_commit_without_the_right_ends_the_service(bench):
+@pytest.mark.parametrize("call", ["commit_async", "commit"])
+def test_a_commit_without_the_right_ends_the_service(bench, call):
     bench.finish(1)
-    bench.consumer.commit_error = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)
-    bench.producer.acknowledge_at_once = True
-    bench.delivery.turn()
-    bench.delivery.turn()
+    bench.fail(call, KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+    if call == "commit":
+        assert not bench.delivery.flush(Deadline.after(5, bench.clock))
     with pytest.raises(ServiceError, match="READ on the group"):
-        bench.delivery.turn()
+        bench.turn(4)

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from consumer.errors import ServiceError
 from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch
+from consumer.kafka.error_table import ROWS, Kind
 from tests.support.factories import FakeClock
 
 
@@ -119,13 +120,16 @@ def test_brokers_down_and_back(clock):
     assert changes == [False, True]
 
 
-def test_the_cause_is_kept_over_what_only_follows_from_it(clock):
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: KafkaError(row.code).name())
+def test_the_cause_is_kept_over_what_only_follows_from_it(clock, row):
     watch = BrokerWatch(clock=clock)
-    watch.on_error(KafkaError(KafkaError._AUTHENTICATION, "bad password"))
+    watch.on_error(KafkaError(row.code, "the first"))
     watch.on_error(KafkaError(KafkaError._TRANSPORT, "disconnected"))
     watch.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN, "all down"))
-    assert "bad password" in watch.why()
-    assert "SASL_PASSWORD" in watch.why()
+    if row.kind in (Kind.AUTHENTICATION, Kind.TLS):
+        assert watch.why() == f" (the first): {row.cure}"
+    else:
+        assert watch.why() == " (disconnected)"
 
 
 def test_an_error_that_repeats_is_logged_now_and_then(clock):

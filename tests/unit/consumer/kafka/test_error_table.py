@@ -20,7 +20,7 @@ READING: dict[Kind, tuple[type[ServiceError], str] | None] = {
     Kind.INVALID_RECORD: None,
     Kind.PURGED: None,
     Kind.REBALANCING: None,
-    Kind.UNKNOWN_TOPIC: (ServiceError, "sequences does not exist any more"),
+    Kind.UNKNOWN_TOPIC: (ServiceError, "the input topic does not exist any more"),
     Kind.NOT_IN_METADATA: None,
     Kind.UNAUTHORIZED: (ServiceError, "grant it"),
     Kind.AUTHENTICATION: (ServiceError, "SASL_PASSWORD"),

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from consumer.ledger import Entry
+from consumer.delivery.answers import Answer
 from consumer.ops.events import BrokersChanged, Draining, Rebalanced, Turned
 from consumer.ops.health import STUCK_AFTER_S
 from consumer.ops.http import application
@@ -102,8 +102,8 @@ def test_an_open_breaker_is_not_ready(client, monitor):
 
 
 def test_delivered_records_are_counted(metrics):
-    metrics.delivered(Entry(message(1, received_at=99.0), scored(10, 20)))
-    metrics.delivered(Entry(message(2), refused()))
+    metrics.delivered(Answer(message(1, received_at=99.0), scored(10, 20)))
+    metrics.delivered(Answer(message(2), refused()))
     assert value(metrics, "vnp_records_total", outcome="predicted") == 1
     assert value(metrics, "vnp_records_total", outcome="dead_lettered") == 1
     assert value(metrics, "vnp_predictions_total", verdict="virus") == 1
@@ -115,7 +115,7 @@ def test_delivered_records_are_counted(metrics):
 
 def test_every_series_exists_from_the_start(metrics, client):
     before = {(s.name, tuple(s.labels.items())) for f in metrics.registry.collect() for s in f.samples}
-    metrics.delivered(Entry(message(1), scored(10)))
+    metrics.delivered(Answer(message(1), scored(10)))
     metrics.committed("ok")
     metrics.batch_failed("error")
     after = {(s.name, tuple(s.labels.items())) for f in metrics.registry.collect() for s in f.samples}

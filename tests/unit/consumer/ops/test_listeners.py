@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import KafkaError
 from structlog.testing import capture_logs
 
-from consumer.ledger import Entry
+from consumer.delivery.answers import Answer
 from consumer.ops.events import (
     BrokersChanged,
     ConsumerError,
@@ -75,7 +75,7 @@ class Recorder:
 def test_every_report_reaches_every_listener():
     first, second = Recorder(), Recorder()
     listeners = Listeners(first, second)
-    batch, entry, event = Batch((), 0, "full"), Entry(message(1), scored(10)), ResultStale(source(1))
+    batch, entry, event = Batch((), 0, "full"), Answer(message(1), scored(10)), ResultStale(source(1))
     listeners.happened(event)
     listeners.batch_done(batch, 0.5)
     listeners.batch_failed("error")
@@ -153,7 +153,7 @@ def test_failures_have_a_line_and_single_batches_and_records_where_each_is_asked
     listener = LogListener(each)
     with capture_logs() as lines:
         listener.batch_done(Batch((), 0, "full"), 0.5)
-        listener.delivered(Entry(message(1), scored(10)))
+        listener.delivered(Answer(message(1), scored(10)))
         listener.committed("ok")
         listener.batch_failed("out_of_memory")
         listener.committed("hung")

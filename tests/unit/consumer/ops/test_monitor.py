@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from confluent_kafka import KafkaError
 
-from consumer.ledger import Entry
+from consumer.delivery.answers import Answer
 from consumer.ops.events import (
     BrokersChanged,
     ConsumerError,
@@ -109,8 +109,8 @@ def test_a_snapshot_says_what_intake_and_pipeline_hold_and_does_not_change(monit
 
 def test_rates_are_means_over_the_last_minute(monitor, clock):
     for _ in range(120):
-        monitor.delivered(Entry(message(1), scored(10, 20)))
-        monitor.delivered(Entry(message(2), refused()))
+        monitor.delivered(Answer(message(1), scored(10, 20)))
+        monitor.delivered(Answer(message(2), refused()))
         monitor.batch_done(Batch((), 0, "full"), 0.25)
         clock.advance(1)
     rates = monitor.snapshot().rates
@@ -125,7 +125,7 @@ def test_rates_are_means_over_the_last_minute(monitor, clock):
 
 def test_in_the_first_minute_rates_are_over_the_time_that_has_passed(monitor, clock):
     for _ in range(10):
-        monitor.delivered(Entry(message(1), scored(10)))
+        monitor.delivered(Answer(message(1), scored(10)))
         clock.advance(1)
     assert monitor.snapshot().rates.records_per_s == pytest.approx(1)
 
@@ -136,8 +136,8 @@ def test_the_last_errors_are_kept_and_bounded(monitor):
     monitor.batch_failed("out_of_memory")
     monitor.committed("ok")
     monitor.committed("hung")
-    monitor.delivered(Entry(message(1), refused()))
-    monitor.delivered(Entry(message(2), Refused(Reason.QUARANTINED, "inference", "it kills")))
+    monitor.delivered(Answer(message(1), refused()))
+    monitor.delivered(Answer(message(2), Refused(Reason.QUARANTINED, "inference", "it kills")))
     monitor.happened(Drained(False, InFlight(7, 1, 1)))
     errors = monitor.snapshot().errors
     assert [error.event for error in errors] == [

@@ -1,0 +1,107 @@
+"""Hands answers to the Kafka client, for either guarantee, and reports what became of them.
+
+A rejection is classified (consumer/kafka/error_table.py); the guarantee decides whether to send again or to abort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from consumer.delivery.answers import Answer, AnswerBuilder, Outgoing
+from consumer.errors import ServiceError
+from consumer.kafka.error_table import Classified, classify, rejected_message
+
+log = structlog.get_logger(__name__)
+
+Sent = Literal["sent", "full"]
+"""The client has the message, or its queue is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why an answer did not reach its topic.
+
+    `alone` is True where the error is about this very message: it was sent by itself, or the client refused it
+    before it was queued (`at_once`).
+    """
+
+    answer: Answer
+    outgoing: Outgoing
+    problem: Classified
+    alone: bool
+    at_once: bool = False
+
+    @property
+    def failure(self) -> ServiceError:
+        """The end of the service, if this rejection is permanent."""
+        return rejected_message(self.outgoing.topic, self.outgoing.size, self.problem)
+
+    def log(self, event: str) -> None:
+        """Write this rejection to the log as `event`."""
+        log.warning(event, topic=self.outgoing.topic, error=self.problem.text, alone=self.alone)
+
+
+Report = Callable[[Rejection | None], None]
+"""Delivery report of one answer, None for success; called from C inside `poll`, so it must not raise."""
+
+
+class Sender:
+    """Builds answers and produces them.
+
+    Args:
+        producer: gives the client in use; a transactional one may be replaced.
+    """
+
+    def __init__(self, producer: Callable[[], Producer], builder: AnswerBuilder) -> None:
+        self._producer, self._builder = producer, builder
+
+    def send(self, answer: Answer, alone: bool, report: Report) -> Sent:
+        """Hand one answer to the client.
+
+        Args:
+            alone: no other message is in flight with it, so a rejection is about this very one.
+            report: called once, later, unless the result is "full"; at once where the client refuses the message.
+        """
+        outgoing = self._builder.build(answer)
+
+        def on_delivery(error: KafkaError | None, _message: Message | None) -> None:
+            report(None if error is None else Rejection(answer, outgoing, classify(error), alone))
+
+        try:
+            _produce(self._producer(), outgoing, on_delivery)
+        except BufferError:
+            return "full"
+        except KafkaException as error:
+            report(Rejection(answer, outgoing, classify(error.args[0]), alone=True, at_once=True))
+        return "sent"
+
+    def poll(self, timeout: float) -> None:
+        """Have the client call the reports that have come, waiting `timeout` seconds for the first."""
+        self._producer().poll(timeout)
+
+    def amend(self, rejection: Rejection) -> bool:
+        """Change a rejected answer so that the broker may accept it; False if nothing more can be done."""
+        return self._builder.amend(rejection.answer, rejection.problem.kind)
+
+
+def _produce(
+    producer: Producer, outgoing: Outgoing, on_delivery: Callable[[KafkaError | None, Message | None], None]
+) -> None:
+    optional: dict[str, Any] = {}
+    if outgoing.partition is not None:
+        optional["partition"] = outgoing.partition
+    if outgoing.timestamp_ms is not None:
+        optional["timestamp"] = outgoing.timestamp_ms
+    producer.produce(
+        topic=outgoing.topic,
+        key=outgoing.key,
+        value=outgoing.value,
+        headers=list(outgoing.headers),
+        on_delivery=on_delivery,
+        **optional,
+    )
