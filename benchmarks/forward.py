@@ -21,9 +21,9 @@ import torch
 
 from virnucpro_core.bundle.bundle import find_bundle, read_manifest
 from virnucpro_core.bundle.manifest import Esm2Config
-from virnucpro_core.models.device import PRECISIONS
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.precision import PRECISIONS
 from virnucpro_core.scoring.packing import pack
 
 SHAPES = {
@@ -115,8 +115,8 @@ def main() -> None:
     torch.manual_seed(1)
     with torch.device(device):
         fair_esm = esm.ESM2(shape.layers, shape.dim, shape.heads).eval().requires_grad_(False)
-    model = ESM2WithFlashAttention(fair_esm).to(PRECISIONS[options.precision])
-    choice = model.choice(model.device, PRECISIONS[options.precision])
+    model = ESM2WithFlashAttention(fair_esm).to(PRECISIONS[options.precision].dtype)
+    choice = model.choice(model.device, PRECISIONS[options.precision].dtype)
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"ESM-2 {options.shape}, {options.precision}, {options.tokens} tokens a batch")
     print(f"torch {torch.__version__}, {name}")

@@ -39,6 +39,7 @@ from virnucpro_core.models.engine import Engine
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PADDED_TOKENS, WIDTH_STEP, PackedLayout
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
+from virnucpro_core.models.precision import PRECISIONS
 from virnucpro_core.models.self_test import compare_with_fair_esm
 
 pytestmark = [
@@ -172,7 +173,7 @@ def test_packed_is_fair_esms_fp32_forward(shape: str, precision: str, backend: s
 @precisions
 @shapes
 def test_the_self_test_passes(shape: str, precision: str, backend: str) -> None:
-    result = compare_with_fair_esm(wrapped(shape, precision, backend))
+    result = compare_with_fair_esm(wrapped(shape, precision, backend), PRECISIONS[precision])
     print(f"{shape} {precision} {backend}: {result}")
     assert result.passed
 

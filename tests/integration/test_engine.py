@@ -20,6 +20,7 @@ from virnucpro_core.models.attention import Attention, BackendUnavailable, Choic
 from virnucpro_core.models.device import EngineError, device_errors
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.precision import FP32
 from virnucpro_core.models.self_test import SelfTestFailed, compare_with_fair_esm, run_self_test
 from virnucpro_core.sequence.prepare import PreparedFrame
 
@@ -123,7 +124,7 @@ def test_what_it_says_of_itself(bundle: Bundle, engine: Engine) -> None:
         (
             {"device": "cpu", "precision": "fp8"},
             EngineError,
-            "no precision 'fp8': use auto, fp32, fp16, bf16",
+            "no precision 'fp8': use auto, fp32, fp16 or bf16",
         ),
         ({"device": "cpu", "precision": "fp16"}, EngineError, "fp16 needs a GPU: on a CPU use fp32 or bf16"),
         ({"device": "cpu", "attention_backend": "varlen"}, BackendUnavailable, "varlen: needs a CUDA device"),
@@ -175,12 +176,12 @@ class TestDamage:
                 return super().bind(PackedLayout.build(bounds, layout.rows, layout.device), dtype, slopes)
 
         engine = Engine(bundle, device="cpu")
-        assert compare_with_fair_esm(engine.esm2).passed
+        assert compare_with_fair_esm(engine.esm2, FP32).passed
         engine.esm2._choices[CPU, torch.float32] = Choice(Leaking(), {})
         with pytest.raises(
             SelfTestFailed, match=r"off fair-esm's own forward by 0\.\d+ per token and 0\.\d+ pooled"
         ):
-            run_self_test(engine.esm2)
+            run_self_test(engine.esm2, FP32)
 
     def test_only_the_poisoned_frame_is_named(self, bundle: Bundle) -> None:
         engine = Engine(bundle, device="cpu", self_test=False)

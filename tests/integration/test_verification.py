@@ -23,13 +23,13 @@ from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config
 from virnucpro_core.evaluation.verification import (
     DNA_DIM,
-    TOLERANCE,
     compare,
     not_comparable,
     reference_features,
     reference_frames,
 )
 from virnucpro_core.importing.bundle_builder import build_bundle, read_sources
+from virnucpro_core.models.precision import BF16, FP32, PRECISIONS
 
 # Virus scores as the original printed them, in the order of the frames.
 ORIGINAL_SCORES = (0.8789939, 0.9988405, 0.4498659, 0.93954605)
@@ -46,7 +46,7 @@ def original_scores() -> np.ndarray:
 def test_the_original_agrees_with_itself():
     scores = original_scores()
     assert scores[:4, 1] == pytest.approx(ORIGINAL_SCORES, abs=1e-7)
-    found = compare(reference_features(), scores, "fp32")
+    found = compare(reference_features(), scores, FP32.tolerance)
     assert found.agrees
     assert found.distance == 0
     assert found.cosine == pytest.approx(1, abs=1e-12)
@@ -54,14 +54,14 @@ def test_the_original_agrees_with_itself():
     assert found.score_difference == pytest.approx(0, abs=1e-7)
 
 
-@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
 @pytest.mark.parametrize(("times", "agrees"), [(0.9, True), (1.1, False)])
 def test_features_are_accepted_up_to_the_tolerance(precision, times, agrees):
     features = reference_features()
-    features[3] *= 1 + TOLERANCE[precision] * times
-    found = compare(features, original_scores(), precision)
+    features[3] *= 1 + precision.tolerance.features * times
+    found = compare(features, original_scores(), precision.tolerance)
     assert found.agrees is agrees
-    assert found.frames[3].distance == pytest.approx(TOLERANCE[precision] * times, rel=1e-3)
+    assert found.frames[3].distance == pytest.approx(precision.tolerance.features * times, rel=1e-3)
     assert [frame.distance for frame in found.frames].count(0) == 7
 
 
@@ -69,7 +69,7 @@ def test_each_model_has_its_own_distance():
     features = reference_features()
     features[0, :DNA_DIM] *= 1.5
     features[1, DNA_DIM:] = -features[1, DNA_DIM:]
-    first, second, *_ = compare(features, None, "fp32").frames
+    first, second, *_ = compare(features, None, FP32.tolerance).frames
     assert (first.dna_distance, first.protein_distance) == (pytest.approx(0.5, rel=1e-6), 0)
     assert (second.dna_distance, second.protein_distance) == (0, pytest.approx(2, rel=1e-6))
     assert second.cosine < 0.9
@@ -78,29 +78,29 @@ def test_each_model_has_its_own_distance():
 def test_the_two_models_swapped_do_not_agree():
     features = reference_features()
     swapped = np.concatenate([features[:, DNA_DIM:], features[:, :DNA_DIM]], axis=1)
-    assert not compare(swapped, None, "bf16").agrees
+    assert not compare(swapped, None, BF16.tolerance).agrees
 
 
 def test_nan_does_not_agree():
     features = reference_features()
     features[5, 100] = np.nan
-    assert not compare(features, original_scores(), "bf16").agrees
+    assert not compare(features, original_scores(), BF16.tolerance).agrees
 
 
 def test_another_verdict_or_score_does_not_agree():
     scores = original_scores()
     scores[2] = 0.45, 0.55
-    found = compare(reference_features(), scores, "bf16")
+    found = compare(reference_features(), scores, BF16.tolerance)
     assert found.verdicts_equal == 7
     assert not found.agrees
     scores = original_scores()
     scores[0] += (0.02, -0.02)
-    found = compare(reference_features(), scores, "fp32")
+    found = compare(reference_features(), scores, FP32.tolerance)
     assert (found.verdicts_equal, found.agrees) == (8, False)
 
 
 def test_another_classifier_is_compared_by_features_only():
-    found = compare(reference_features(), None, "fp32")
+    found = compare(reference_features(), None, FP32.tolerance)
     assert found.agrees
     assert found.score_difference is None
     assert {frame.original_verdict for frame in found.frames} == {None}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.errors import CoreError
+from virnucpro_core.models.precision import Tolerance
 from virnucpro_core.scoring.results import Verdict
 from virnucpro_core.sequence.chunks import chunk_name
 from virnucpro_core.sequence.prepare import PreparedFrame, prepare
@@ -26,10 +27,6 @@ from virnucpro_core.sequence.tokens import DnaTokenizer, esm2_token_ids
 DNA_DIM, PROTEIN_DIM = 768, 2560
 """Dimensions of the published DNABERT-S and ESM-2 3B; a feature vector is the one and then the other."""
 CHUNK_SIZE = 500
-TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 8e-2}
-"""Largest relative L2 distance of a frame's features from the original's, by the precision of the engine."""
-SCORE_TOLERANCE = {"fp32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
-"""Largest difference of a frame's virus score from the original's."""
 
 FloatArray = NDArray[np.float32]
 
@@ -134,24 +131,24 @@ def not_comparable(manifest: Manifest) -> str | None:
     )
 
 
-def compare_with_original(engine: Scorer, manifest: Manifest, precision: str) -> Comparison:
+def compare_with_original(engine: Scorer, manifest: Manifest, tolerance: Tolerance) -> Comparison:
     """Compute the frames of the reference and compare.
 
     Args:
         engine: the model's engine.
         manifest: the model's; with an expected length other than 500 only features are compared, because the
             scores of the reference are of the classifier for 500.
-        precision: of the engine, a key of `TOLERANCE`.
+        tolerance: of the engine's precision.
 
     Raises:
         CoreError: the software does not find the frames that the original found.
     """
     frames = reference_frames(engine.tokenizer)
     scores = engine.score(frames) if manifest.expected_length == CHUNK_SIZE else None
-    return compare(engine.features(frames), scores, precision)
+    return compare(engine.features(frames), scores, tolerance)
 
 
-def compare(features: FloatArray, scores: FloatArray | None, precision: str) -> Comparison:
+def compare(features: FloatArray, scores: FloatArray | None, tolerance: Tolerance) -> Comparison:
     """Compare features [8, 3328] and scores [8, 2] (others, virus) with the original's.
 
     Raises:
@@ -179,7 +176,7 @@ def compare(features: FloatArray, scores: FloatArray | None, precision: str) -> 
                 original_verdict=None if scores is None else frame["prediction"],
             )
         )
-    return Comparison(tuple(compared), TOLERANCE[precision], SCORE_TOLERANCE[precision])
+    return Comparison(tuple(compared), tolerance.features, tolerance.score)
 
 
 def reference_features() -> FloatArray:

@@ -25,11 +25,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.options import AUTO
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k, v [rows, heads, head size] -> [rows, heads, head size], for the one layout that it is bound to."""
-
-AUTO = "auto"
 
 
 class BackendUnavailable(RuntimeError):

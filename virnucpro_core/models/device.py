@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ import torch
 
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.errors import CoreError, DeviceLost, OutOfMemory
-from virnucpro_core.models.attention import AUTO, BackendUnavailable, choose_backend, packed_choice
+from virnucpro_core.models.attention import BackendUnavailable, choose_backend, packed_choice
+from virnucpro_core.models.precision import PRECISIONS, Precision
+from virnucpro_core.options import AUTO, DEVICE_PATTERN, DEVICES, PRECISION_CHOICES, one_of
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _DEVICE_MESSAGES = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
 
@@ -27,7 +29,7 @@ class Placement:
 
     Attributes:
         device, device_name: with its index; with its product name.
-        precision, dtype: "fp32", "fp16" or "bf16"; torch's name of it.
+        precision: the number format.
         esm2_backend: attention back-end for ESM-2; None where only the standard path can serve.
         dna_backend: attention back-end for DNABERT-S.
         refusals: back-ends that would come first and why they do not serve, by "model: name".
@@ -35,8 +37,7 @@ class Placement:
 
     device: torch.device
     device_name: str
-    precision: str
-    dtype: torch.dtype
+    precision: Precision
     esm2_backend: str | None
     dna_backend: str
     refusals: dict[str, str]
@@ -49,12 +50,13 @@ class Placement:
         then the first that has does, and the refusal says so.
 
         Raises:
-            EngineError: the device or the precision cannot be had.
+            EngineError: this machine does not have the device, or the device cannot serve the precision.
             ValueError: there is no back-end of that name.
             BackendUnavailable: the back-end that is asked for cannot serve.
         """
         where = _device(device)
-        name, dtype = _precision(precision, where)
+        chosen = _precision(precision, where)
+        dtype = chosen.dtype
         esm2, dna = manifest.esm2, manifest.dnabert_s
         esm2_choice = packed_choice(backend, where, dtype, esm2.dim // esm2.heads)
         try:
@@ -70,8 +72,7 @@ class Placement:
             device_name=f"{where} ({torch.cuda.get_device_name(where)})"
             if where.type == "cuda"
             else str(where),
-            precision=name,
-            dtype=dtype,
+            precision=chosen,
             esm2_backend=esm2_choice.backend.name if esm2_choice else None,
             dna_backend=dna_choice.backend.name,
             refusals={
@@ -83,10 +84,9 @@ class Placement:
 def _device(name: str) -> torch.device:
     if name == AUTO:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise EngineError(f"there is no device {name!r}: use auto, cpu, cuda or cuda:N") from error
+    if not re.fullmatch(DEVICE_PATTERN, name):
+        raise EngineError(f"there is no device {name!r}: use {DEVICES}")
+    device = torch.device(name)
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -95,14 +95,15 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
-def _precision(name: str, device: torch.device) -> tuple[str, torch.dtype]:
+def _precision(name: str, device: torch.device) -> Precision:
     if name == AUTO:
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
-        raise EngineError(f"there is no precision {name!r}: use auto, {', '.join(PRECISIONS)}")
-    if name == "fp16" and device.type == "cpu":
-        raise EngineError("precision fp16 needs a GPU: on a CPU use fp32 or bf16")
-    return name, PRECISIONS[name]
+        raise EngineError(f"there is no precision {name!r}: use {one_of(PRECISION_CHOICES)}")
+    precision = PRECISIONS[name]
+    if reason := precision.refusal(device):
+        raise EngineError(f"precision {name} {reason}")
+    return precision
 
 
 @contextmanager

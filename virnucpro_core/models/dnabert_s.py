@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro_core.bundle.manifest import DnabertSConfig
-from virnucpro_core.models.attention import AUTO, Attention, Choice, choose_backend, compute_dtype
+from virnucpro_core.models.attention import Attention, Choice, choose_backend, compute_dtype
 from virnucpro_core.models.inputs import packed_inputs
 from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.precision import MakeLinear
+from virnucpro_core.options import AUTO
 
 __all__ = ["DnabertS", "DnabertSConfig", "alibi_slopes"]
 
@@ -53,6 +55,9 @@ class _SelfAttention(nn.Module):
         self.heads = config.heads
         self.Wqkv = nn.Linear(config.dim, 3 * config.dim)
 
+    def use_linear(self, linear: MakeLinear) -> None:
+        self.Wqkv = linear(self.Wqkv)  # type: ignore[assignment]
+
     def forward(self, x: Tensor, attend: Attention) -> Tensor:
         q, k, v = self.Wqkv(x).view(len(x), 3, self.heads, -1).unbind(1)
         return attend(q, k, v).reshape(x.shape)
@@ -63,6 +68,9 @@ class _AttentionOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.dim, config.dim)
         self.LayerNorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
+
+    def use_linear(self, linear: MakeLinear) -> None:
+        self.dense = linear(self.dense)  # type: ignore[assignment]
 
     def forward(self, attended: Tensor, x: Tensor) -> Tensor:
         out: Tensor = self.LayerNorm(self.dense(attended) + x)
@@ -86,11 +94,20 @@ class _GatedFeedForward(nn.Module):
         self.gated_layers = nn.Linear(config.dim, 2 * config.intermediate, bias=False)
         self.wo = nn.Linear(config.intermediate, config.dim)
         self.layernorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
+        self._gate_and_values: tuple[nn.Module, nn.Module] | None = None
+
+    def use_linear(self, linear: MakeLinear) -> None:
+        gate, values = (_without_bias(weight) for weight in self.gated_layers.weight.chunk(2))
+        self._gate_and_values = linear(gate), linear(values)
+        self.wo = linear(self.wo)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         # Two products, not one cut in two: on strided halves a CPU's gelu gives some elements other bits,
         # depending on how the batch happens to be split among threads.
-        gate, values = (F.linear(x, weight) for weight in self.gated_layers.weight.chunk(2))
+        if self._gate_and_values is None:
+            gate, values = (F.linear(x, weight) for weight in self.gated_layers.weight.chunk(2))
+        else:
+            gate, values = (product(x) for product in self._gate_and_values)
         out: Tensor = self.layernorm(self.wo(F.gelu(gate) * values) + x)
         return out
 
@@ -140,6 +157,12 @@ class DnabertS(nn.Module):
         """Where the model is."""
         return self.embeddings.word_embeddings.weight.device
 
+    def use_linear(self, linear: MakeLinear) -> None:
+        """Put what `linear` gives in the place of each linear layer; once, when the weights are where they stay."""
+        for module in list(self.encoder.modules()):
+            if isinstance(module, _SelfAttention | _AttentionOutput | _GatedFeedForward):
+                module.use_linear(linear)
+
     def choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
         """The attention back-end for this device and precision.
 
@@ -180,6 +203,14 @@ class DnabertS(nn.Module):
             with torch.inference_mode(False):
                 self._slopes[device] = torch.tensor(alibi_slopes(self.config.heads), device=device)
         return self._slopes[device]
+
+
+def _without_bias(weight: Tensor) -> nn.Linear:
+    """A linear layer with this weight [out, in], not copied."""
+    with torch.device("meta"):
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return linear
 
 
 def _initialise(module: nn.Module) -> None:

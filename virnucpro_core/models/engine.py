@@ -15,7 +15,7 @@ from torch import Tensor
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.weights import fill
 from virnucpro_core.errors import NotFinite
-from virnucpro_core.models.attention import AUTO, BackendUnavailable
+from virnucpro_core.models.attention import BackendUnavailable
 from virnucpro_core.models.classifier import CLASSES, Head
 from virnucpro_core.models.device import Placement, device_errors
 from virnucpro_core.models.dnabert_s import DnabertS
@@ -24,6 +24,7 @@ from virnucpro_core.models.esm2_weights import build_esm2
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
 from virnucpro_core.models.self_test import SelfTestResult, run_self_test
+from virnucpro_core.options import AUTO
 from virnucpro_core.scoring.packing import PackedTokens, pack_frames
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import DnaTokenizer
@@ -75,7 +76,7 @@ class Engine:
 
     Raises:
         BundleError: the weights do not fit the manifest.
-        EngineError: the device or the precision cannot be had.
+        EngineError: this machine does not have the device, or the device cannot serve the precision.
         BackendUnavailable: no attention back-end can serve, or not the one asked for by name.
         SelfTestFailed: with the figures.
         OutOfMemory, DeviceLost: the device failed while loading.
@@ -92,19 +93,19 @@ class Engine:
     ) -> None:
         manifest = bundle.manifest
         place = Placement.resolve(device, precision, attention_backend, manifest)
-        self._device, self._dtype = place.device, place.dtype
+        self._device, dtype = place.device, place.precision.dtype
+        self.precision = place.precision
         self.tokenizer: DnaTokenizer = bundle.tokenizer()
         with device_errors(place.device), torch.inference_mode(False), torch.no_grad():
-            model = build_esm2(manifest.esm2, bundle.tensors("esm2"), place.device, place.dtype)
-            self.esm2 = ESM2WithFlashAttention(model, attention_backend, v1_attention)
+            model = build_esm2(manifest.esm2, bundle.tensors("esm2"), place.device, dtype)
+            self.esm2 = ESM2WithFlashAttention(model, attention_backend, v1_attention, place.precision.linear)
             with torch.device("meta"):
                 dnabert_s = DnabertS(manifest.dnabert_s, place.dna_backend)
                 head = Head(manifest.feature_dim, manifest.head.hidden, temperature=manifest.temperature)
-            self.dnabert_s = fill(
-                "dnabert_s", dnabert_s, bundle.tensors("dnabert_s"), place.device, place.dtype
-            )
+            self.dnabert_s = fill("dnabert_s", dnabert_s, bundle.tensors("dnabert_s"), place.device, dtype)
+            self.dnabert_s.use_linear(place.precision.linear)
             self.head = fill("head", head, bundle.tensors("head"), place.device, torch.float32)
-            result = run_self_test(self.esm2) if self_test else None
+            result = run_self_test(self.esm2, place.precision) if self_test else None
         v1 = self.esm2.takes_v1_path() or place.esm2_backend is None
         self.info = EngineInfo(
             model_id=manifest.id,
@@ -113,7 +114,7 @@ class Engine:
             attention="v1" if v1 else "packed",
             attention_backend=_STANDARD if v1 or place.esm2_backend is None else place.esm2_backend,
             dna_attention_backend=place.dna_backend,
-            precision=place.precision,
+            precision=place.precision.name,
             device=place.device_name,
             refusals=place.refusals,
             self_test=result,
@@ -166,7 +167,7 @@ class Engine:
         Raises:
             BackendUnavailable: there is no packed path here.
         """
-        choice = self.esm2.choice(self._device, self._dtype)
+        choice = self.esm2.choice(self._device, self.precision.dtype)
         if choice is None and not v1:
             raise BackendUnavailable("no attention back-end can serve the packed path here")
         twin = copy.copy(self)

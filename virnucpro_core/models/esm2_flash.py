@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import esm
@@ -17,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro_core.models.attention import (
-    AUTO,
     Attention,
     Backend,
     Choice,
@@ -26,11 +26,22 @@ from virnucpro_core.models.attention import (
 )
 from virnucpro_core.models.inputs import packed_inputs
 from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.models.precision import MakeLinear, same_linear
 from virnucpro_core.models.projections import MergedProjections
 from virnucpro_core.models.rotary import RotaryTables
+from virnucpro_core.options import AUTO
 
 _KEPT_IN_TRAINING = 1 - 0.15 * 0.8
 """ESM-2 was trained with masked tokens zeroed; without masks the embeddings are scaled down to match."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Products:
+    """A layer's products on the packed path, but for q, k and v."""
+
+    out: nn.Module
+    fc1: nn.Module
+    fc2: nn.Module
 
 
 class ESM2WithFlashAttention(nn.Module):
@@ -42,12 +53,20 @@ class ESM2WithFlashAttention(nn.Module):
         backend: "auto", or the name of the only attention back-end that may serve.
         v1_attention: True or False decides for every call whether the standard path is taken; None leaves it
             to the call's `v1_compatible`.
+        linear: makes what computes each product of the packed path from the layer that has its weights; see
+            `virnucpro_core.models.precision`. The standard path keeps fair-esm's own.
 
     Raises:
         ValueError: the model's `inv_freq` was cast, or differs between layers.
     """
 
-    def __init__(self, model: esm.ESM2, backend: str = AUTO, v1_attention: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: esm.ESM2,
+        backend: str = AUTO,
+        v1_attention: bool | None = None,
+        linear: MakeLinear = same_linear,
+    ) -> None:
         super().__init__()
         self.model = model
         self.backend_name = backend
@@ -57,7 +76,9 @@ class ESM2WithFlashAttention(nn.Module):
         self.heads: int = model.attention_heads
         self._choices: dict[tuple[torch.device, torch.dtype], Choice | None] = {}
         self._rotary = RotaryTables([layer.self_attn.rot_emb for layer in model.layers])
-        self._projections = MergedProjections(layer.self_attn for layer in model.layers)
+        self._linear = linear
+        self._projections = MergedProjections((layer.self_attn for layer in model.layers), linear)
+        self._products = self._make_products()
 
     @property
     def device(self) -> torch.device:
@@ -146,8 +167,8 @@ class ESM2WithFlashAttention(nn.Module):
         cos, sin = self._rotary.packed(layout, dtype)
         x = self._embed(ids, layout)
         kept = {0: x} if 0 in layers else {}
-        for number, layer in enumerate(self.model.layers, start=1):
-            x = self._layer(x, layer, number - 1, attend, cos, sin, dtype)
+        for number in range(1, self.num_layers + 1):
+            x = self._layer(x, number - 1, attend, cos, sin, dtype)
             if number in layers:
                 kept[number] = x
         if self.num_layers in layers:
@@ -188,24 +209,34 @@ class ESM2WithFlashAttention(nn.Module):
     def _layer(
         self,
         x: Tensor,
-        layer: Any,
         index: int,
         attend: Attention,
         cos: Tensor,
         sin: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        """One pre-norm transformer layer, fp32 [rows, dim] -> fp32 [rows, dim], its products in `dtype`."""
-        weight, bias = self._projections.of_layer(index)
-        qkv = F.linear(_norm(x, layer.self_attn_layer_norm).to(dtype), weight, bias).view(
-            len(x), 3, self.heads, -1
-        )
+        """One pre-norm transformer layer, fp32 [rows, dim] -> fp32 [rows, dim], its products in `dtype`.
+
+        index: of the layer, from 0. cos, sin: [rows, 1, 1, head size / 2].
+        """
+        layer, products = self.model.layers[index], self._products[index]
+        project = self._projections.of_layer(index)
+        # [rows, q k v, heads, head size]
+        qkv = project(_norm(x, layer.self_attn_layer_norm).to(dtype)).view(len(x), 3, self.heads, -1)
         first, second = qkv[:, :2].chunk(2, dim=-1)
+        # q and k: [rows, 2, heads, head size]
         rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        # [rows, heads, head size]
         attended = attend(rotated[:, 0], rotated[:, 1], qkv[:, 2])
-        x = x + layer.self_attn.out_proj(attended.reshape(len(x), self.dim))
-        out: Tensor = x + layer.fc2(F.gelu(layer.fc1(_norm(x, layer.final_layer_norm).to(dtype))))
+        x = x + products.out(attended.reshape(len(x), self.dim))
+        out: Tensor = x + products.fc2(F.gelu(products.fc1(_norm(x, layer.final_layer_norm).to(dtype))))
         return out
+
+    def _make_products(self) -> list[_Products]:
+        return [
+            _Products(*map(self._linear, (layer.self_attn.out_proj, layer.fc1, layer.fc2)))
+            for layer in self.model.layers
+        ]
 
     def _compute_dtype(self) -> torch.dtype:
         return compute_dtype(self.model.embed_tokens.weight)
@@ -216,6 +247,7 @@ class ESM2WithFlashAttention(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._rotary.restore(kept)
         self._projections.merge()
+        self._products = self._make_products()
         return self
 
 

@@ -12,11 +12,9 @@ from virnucpro_core.errors import CoreError
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import mean_of_residues
+from virnucpro_core.models.precision import Precision
 from virnucpro_core.scoring.packing import pack
 from virnucpro_core.sequence.tokens import esm2_token_ids
-
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
-"""Largest relative L2 distance of a token's or a protein's representation, by the model's type."""
 
 _LETTERS = "LAGVSERTIDPKQNFYMHWC"
 _LENGTHS = (3, 166, 17, 98, 31, 1, 64)
@@ -46,7 +44,7 @@ def probe_proteins() -> list[str]:
     return ["".join(rng.choice(list(_LETTERS), size=length)) for length in _LENGTHS]
 
 
-def compare_with_fair_esm(model: ESM2WithFlashAttention) -> SelfTestResult:
+def compare_with_fair_esm(model: ESM2WithFlashAttention, precision: Precision) -> SelfTestResult:
     """Run the probe proteins packed through the chosen path, and one by one through fair-esm's forward."""
     packed = pack([esm2_token_ids(protein) for protein in probe_proteins()])
     layout = PackedLayout.build(packed.cu_seqlens, len(packed.ids), model.device)
@@ -61,16 +59,16 @@ def compare_with_fair_esm(model: ESM2WithFlashAttention) -> SelfTestResult:
         expected = torch.cat(alone)
         per_token = _relative_l2(chosen, expected)
         pooled = _relative_l2(mean_of_residues(chosen, layout), mean_of_residues(expected, layout))
-    return SelfTestResult(per_token, pooled, TOLERANCE[model.model.embed_tokens.weight.dtype])
+    return SelfTestResult(per_token, pooled, precision.tolerance.self_test)
 
 
-def run_self_test(model: ESM2WithFlashAttention) -> SelfTestResult:
-    """Compare, and refuse what is over the tolerance.
+def run_self_test(model: ESM2WithFlashAttention, precision: Precision) -> SelfTestResult:
+    """Compare, and refuse what is over the tolerance of the precision.
 
     Raises:
         SelfTestFailed: with the figures.
     """
-    result = compare_with_fair_esm(model)
+    result = compare_with_fair_esm(model, precision)
     if not result.passed:
         raise SelfTestFailed(
             "self-test failed: the chosen attention path is off fair-esm's own forward by "

@@ -105,5 +105,5 @@ def verification(settings: Settings) -> Verification:
     why_not = not_comparable(bundle.manifest)
     comparison = None
     if why_not is None:
-        comparison = compare_with_original(engine, bundle.manifest, engine.info.precision)
+        comparison = compare_with_original(engine, bundle.manifest, engine.precision.tolerance)
     return Verification(bundle, engine, comparison, why_not)
