@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.config.clients import asking_config, consumer_config, new_client, producer_config
-from consumer.config.settings import Settings
+from consumer.config.settings import ServiceSettings
 from consumer.delivery.answers import AnswerBuilder
 from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.contract import Delivery
@@ -75,7 +75,7 @@ class Telemetry:
         further: listeners beside these three.
     """
 
-    def __init__(self, settings: Settings, *further: Listener, clock: Clock = monotonic) -> None:
+    def __init__(self, settings: ServiceSettings, *further: Listener, clock: Clock = monotonic) -> None:
         self.metrics, self.monitor = Metrics(clock), Monitor(settings.masked(), clock)
         self.listeners = Listeners(
             self.metrics, LogListener(each=settings.log_level == "debug"), self.monitor, *further
@@ -132,7 +132,7 @@ class Outlet:
     builder: AnswerBuilder
 
 
-def run_service(settings: Settings, announce: Announce, load_model: ModelLoader) -> ExitCode:
+def run_service(settings: ServiceSettings, announce: Announce, load_model: ModelLoader) -> ExitCode:
     """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Raises:
@@ -159,7 +159,11 @@ def run_service(settings: Settings, announce: Announce, load_model: ModelLoader)
 
 
 def _serve(
-    settings: Settings, load_model: ModelLoader, telemetry: Telemetry, stop: StopSignals, stack: ExitStack
+    settings: ServiceSettings,
+    load_model: ModelLoader,
+    telemetry: Telemetry,
+    stop: StopSignals,
+    stack: ExitStack,
 ) -> bool:
     listeners = telemetry.listeners
     clients = connect(settings, listeners)
@@ -175,7 +179,7 @@ def _serve(
         return service.run(settings.input_topic, stop.asked, settings.drain_timeout_s)
 
 
-def connect(settings: Settings, listeners: Listeners) -> Clients:
+def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
     """Wait for a broker, and check that it has what the settings ask of it.
 
     Raises:
@@ -204,7 +208,9 @@ def connect(settings: Settings, listeners: Listeners) -> Clients:
     )
 
 
-def build_scoring(settings: Settings, model: ServedModel, listeners: Listeners, stack: ExitStack) -> Scoring:
+def build_scoring(
+    settings: ServiceSettings, model: ServedModel, listeners: Listeners, stack: ExitStack
+) -> Scoring:
     """The ledger, and the pipeline with its threads running.
 
     Raises:
@@ -235,7 +241,7 @@ def build_scoring(settings: Settings, model: ServedModel, listeners: Listeners, 
 
 
 def build_delivery(
-    settings: Settings,
+    settings: ServiceSettings,
     clients: Clients,
     scoring: Scoring,
     listeners: Listeners,
@@ -260,7 +266,7 @@ def build_delivery(
 
 
 def build_service(
-    settings: Settings,
+    settings: ServiceSettings,
     clients: Clients,
     scoring: Scoring,
     outlet: Outlet,
@@ -292,7 +298,9 @@ def build_service(
     return Service(consumer, intake, pipeline, delivery, cluster, telemetry.listeners, clock)
 
 
-def _committed(settings: Settings, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+def _committed(
+    settings: ServiceSettings, partitions: list[TopicPartition], timeout: float
+) -> list[TopicPartition]:
     """Ask by a throw-away consumer: assignments are rare, and a long-lived one would have to be polled."""
     client = new_client(Consumer, consumer_config(settings))
     try:
@@ -301,11 +309,11 @@ def _committed(settings: Settings, partitions: list[TopicPartition], timeout: fl
         client.close()
 
 
-def _token_budget(settings: Settings, model: ServedModel) -> int:
+def _token_budget(settings: ServiceSettings, model: ServedModel) -> int:
     return settings.token_budget or model.default_token_budget
 
 
-def _max_tokens(settings: Settings, token_budget: int) -> int:
+def _max_tokens(settings: ServiceSettings, token_budget: int) -> int:
     if settings.max_inflight_tokens is None:
         return _BATCHES_WAITING * token_budget
     if settings.max_inflight_tokens < token_budget:
@@ -316,5 +324,5 @@ def _max_tokens(settings: Settings, token_budget: int) -> int:
     return settings.max_inflight_tokens
 
 
-def _topics(settings: Settings) -> tuple[str, str, str]:
+def _topics(settings: ServiceSettings) -> tuple[str, str, str]:
     return settings.input_topic, settings.output_topic, settings.dlq_topic

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from consumer.config.settings import Settings
+from consumer.config.settings import ServiceSettings
 from consumer.errors import ServiceError
 
 Client = TypeVar("Client", Consumer, Producer, AdminClient)
@@ -41,7 +41,7 @@ _WRITERS = re.compile(
 _IDEMPOTENT: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
 
 
-def common_config(settings: Settings, foreign: re.Pattern[str] = _WRITERS) -> dict[str, Any]:
+def common_config(settings: ServiceSettings, foreign: re.Pattern[str] = _WRITERS) -> dict[str, Any]:
     """How to reach the broker, for any client: `watch` reads with nothing more than this of the service.
 
     Args:
@@ -51,12 +51,12 @@ def common_config(settings: Settings, foreign: re.Pattern[str] = _WRITERS) -> di
     return {"client.id": f"virnucpro-{settings.instance_id}"} | _without(settings.kafka, foreign) | owned
 
 
-def asking_config(settings: Settings) -> dict[str, Any]:
+def asking_config(settings: ServiceSettings) -> dict[str, Any]:
     """For the client that only asks for metadata: neither a reader's options nor a writer's."""
     return _without(common_config(settings), _READERS)
 
 
-def consumer_config(settings: Settings) -> dict[str, Any]:
+def consumer_config(settings: ServiceSettings) -> dict[str, Any]:
     """For the service's consumer; offsets are stored and committed by delivery alone."""
     tuning = {
         # The default is latest: a group's first start would silently skip what is there already.
@@ -89,7 +89,7 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
 
 
 def producer_config(
-    settings: Settings, guarantee: Mapping[str, Any] = MappingProxyType({})
+    settings: ServiceSettings, guarantee: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
     """For the service's producer: idempotent, so that a retry neither repeats nor reorders.
 

@@ -1,4 +1,4 @@
-"""Environment variables with our prefix: which are settings, which are options of the Kafka client, which neither.
+"""Environment variables with our prefix: settings, options of the Kafka client, and what is neither.
 
 `VIRNUCPRO_KAFKA_<OPTION>` is the option of librdkafka with that name, in small letters and with dots:
 `VIRNUCPRO_KAFKA_SASL_USERNAME` is `sasl.username`.
@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from consumer.kafka.librdkafka import option_problem
-
 PREFIX = "VIRNUCPRO_"
 KAFKA_PREFIX = "VIRNUCPRO_KAFKA_"
 BOOTSTRAP_SERVERS = "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS"
 MASK = "********"
 
 # Kubernetes puts the addresses of the Services of a namespace into each pod. One that is called virnucpro, or
-# virnucpro-kafka, gives variables with our prefix, which are no settings (and VIRNUCPRO_HTTP_PORT=tcp://...).
+# virnucpro-kafka, gives variables with our prefix, which are not settings (and VIRNUCPRO_HTTP_PORT=tcp://...).
 _LINK_NAME = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )
@@ -53,10 +51,10 @@ _OF_CLASSIC_GROUPS = frozenset(("session.timeout.ms", "heartbeat.interval.ms", "
 
 
 class SettingsError(ValueError):
-    """Settings that can't be used: one line for each problem, naming its variable and what that takes."""
+    """Settings that cannot be used: one line for each problem, naming its variable and what that takes."""
 
 
-def ours(environment: Mapping[str, str]) -> dict[str, str]:
+def prefixed(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables with our prefix, without those that Kubernetes makes for Services."""
     return {
         name: value
@@ -68,14 +66,14 @@ def ours(environment: Mapping[str, str]) -> dict[str, str]:
 def client_options(environment: Mapping[str, str]) -> dict[str, str]:
     """Options for the Kafka client from `VIRNUCPRO_KAFKA_*`, the bootstrap servers left out.
 
-    `publish` and `watch` take these too, so that what reaches the broker is said once.
+    `publish` and `watch` take these too, so that both reach the broker in the same way.
 
     Raises:
         SettingsError: an option is unknown to librdkafka, has a value that it refuses, or is the service's own.
     """
     options: dict[str, str] = {}
     problems: list[str] = []
-    for name, value in sorted(ours(environment).items()):
+    for name, value in sorted(prefixed(environment).items()):
         if not name.startswith(KAFKA_PREFIX) or name == BOOTSTRAP_SERVERS:
             continue
         option = _option(name)
@@ -115,6 +113,9 @@ def _option(name: str) -> str:
 def _problem(option: str, value: str) -> str | None:
     if option in OWNED:
         return f"the option {option} is the service's own ({OWNED[option]})"
+    # Imported here, so that a command for files does not load the Kafka client.
+    from consumer.kafka.librdkafka import option_problem
+
     problem = option_problem(option, value)
     if problem and masked_option(option, value) == MASK:
         return f"the Kafka client does not take this value for {option}"

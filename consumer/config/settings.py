@@ -1,7 +1,14 @@
-"""The service's settings: one model, filled from `VIRNUCPRO_*` variables, checked before anything starts.
+"""Settings, filled from `VIRNUCPRO_*` variables and checked before anything starts.
 
-Every setting has a default that works on the embedded broker. What is unknown, misspelt or contradictory is
-refused in one line that names the variable and what it takes. docs/settings.md explains each one.
+`ModelSettings` are what a command for files needs; `ServiceSettings` add Kafka and the running service. A command for
+files reads the first alone: it does not load the Kafka client, and no service setting stops it, not even a wrong one.
+
+Every setting has a default that works on the embedded broker. What is unknown, misspelt or contradictory is refused in
+one line that names the variable and what it takes. docs/settings.md explains each one.
+
+The variables are read here and not by pydantic-settings: that reports a wrong value in several lines, in terms of
+fields instead of variables, passes over unknown variables, and has no place for `VIRNUCPRO_KAFKA_<OPTION>`, whose names
+librdkafka decides.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ import tempfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -26,10 +33,27 @@ from consumer.config.environment import (
     client_options,
     masked_option,
     option_variable,
-    ours,
+    prefixed,
+)
+from virnucpro_core.options import (
+    AUTO,
+    BACKEND_CHOICES,
+    DEVICE_PATTERN,
+    DEVICES,
+    PRECISION_CHOICES,
+    BackendChoice,
+    PrecisionChoice,
+    one_of,
 )
 
-__all__ = ["EMBEDDED", "Settings", "SettingsError", "load_settings"]
+__all__ = [
+    "EMBEDDED",
+    "ModelSettings",
+    "ServiceSettings",
+    "SettingsError",
+    "load_model_settings",
+    "load_settings",
+]
 
 EMBEDDED = "embedded"
 _SHOWN_LETTERS = 60
@@ -37,21 +61,21 @@ _SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", 
 
 
 def _refuse(message: str) -> PydanticCustomError:
-    """An error whose message is a whole sentence; any other one is told by what its variable takes."""
+    """An error whose message is a whole sentence; other errors are rendered from the field's description."""
     return PydanticCustomError("refused", "{message}", {"message": message})
 
 
 def _switch(value: object) -> object:
     if isinstance(value, str):
         if value.lower() not in _SWITCH:
-            raise ValueError("no switch")
+            raise ValueError("not a switch")
         return _SWITCH[value.lower()]
     return value
 
 
 def _topic(name: str, info: ValidationInfo) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
-        raise ValueError("no topic name")
+        raise ValueError("not a topic name")
     for other in ("input_topic", "output_topic"):
         if other != info.field_name and info.data.get(other) == name:
             raise _refuse(
@@ -77,21 +101,10 @@ def _state_dir() -> str:
     return str(Path(tempfile.gettempdir()) / f"virnucpro-{os.getuid()}")
 
 
-def _registry(url: str | None) -> str | None:
-    if url is not None:
-        raise _refuse(
-            "VIRNUCPRO_SCHEMA_REGISTRY_URL can't be used: a schema registry is not built yet, unset it "
-            "(predictions are in Avro single-object encoding; Confluent framing is read without a registry)"
-        )
-    return url
-
-
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Topic = Annotated[str, AfterValidator(_topic)]
 Name = Annotated[str, Field(min_length=1)]
 Delivery = Literal["exactly_once", "at_least_once"]
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
-AttentionBackend = Literal["auto", "flash_attn", "varlen", "sdpa"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
@@ -100,12 +113,35 @@ _YES_NO = "1, true, yes or on; or 0, false, no or off"
 _MILLISECONDS = "a whole number of milliseconds, 0 to 60000"
 
 
-class Settings(BaseModel):
-    """All settings. The variable of a field is its name in capitals after `VIRNUCPRO_`; a field's description is
-    what the variable takes. Building one directly checks it too, and raises pydantic's ValidationError.
+_UNSUPPORTED = {
+    "VIRNUCPRO_SCHEMA_REGISTRY_URL": "a schema registry is not supported yet, unset it (predictions are in Avro "
+    "single-object encoding; Confluent framing is read without a registry)"
+}
+"""Variables that people expect, and why there is no such setting."""
+
+
+class ModelSettings(BaseModel):
+    """What a command for files needs. The variable of a field is its name in capitals after `VIRNUCPRO_`; a field's
+    description is what the variable takes. Building one directly checks it too, and raises pydantic's
+    ValidationError.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: Name = Field("nano", description="nano, or the path of a model bundle")
+    device: str = Field(AUTO, description=DEVICES, pattern=DEVICE_PATTERN)
+    precision: PrecisionChoice = Field("auto", description=one_of(PRECISION_CHOICES))
+    v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = Field(None, description=_YES_NO)
+    attention_backend: BackendChoice = Field("auto", description=one_of(BACKEND_CHOICES))
+    self_test: Switch = Field(True, description=_YES_NO)
+    token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
+    max_sequence_bases: int = Field(1_000_000, ge=1, description="a whole number of bases, 1 or more")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    log_format: LogFormat = Field("auto", description="auto, console or json")
+
+
+class ServiceSettings(ModelSettings):
+    """All settings."""
 
     kafka_bootstrap_servers: Name = Field(EMBEDDED, description="host:port, several with commas, or embedded")
     kafka: dict[str, str] = Field(default_factory=dict, description="further options of the Kafka client")
@@ -119,22 +155,11 @@ class Settings(BaseModel):
     delivery: Annotated[Delivery, AfterValidator(_delivery)] = Field(
         default_factory=_default_delivery, validate_default=True, description="exactly_once or at_least_once"
     )
-    schema_registry_url: Annotated[str | None, AfterValidator(_registry)] = Field(
-        None, description="nothing yet"
-    )
 
-    model: Name = Field("nano", description="nano, or the path of a model bundle")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    precision: Precision = Field("auto", description="auto, fp32, fp16 or bf16")
-    v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = Field(None, description=_YES_NO)
-    attention_backend: AttentionBackend = Field("auto", description="auto, flash_attn, varlen or sdpa")
     divergence_sample: float = Field(0.0, ge=0, le=1, description="a share of the batches, 0 to 1")
-    self_test: Switch = Field(True, description=_YES_NO)
 
-    token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
     max_wait_ms: int = Field(50, ge=0, le=60_000, description=_MILLISECONDS)
     prepare_threads: int = Field(1, ge=1, le=64, description="a whole number of threads, 1 to 64")
-    max_sequence_bases: int = Field(1_000_000, ge=1, description="a whole number of bases, 1 or more")
     max_message_bytes: int = Field(
         4 << 20, ge=1000, le=900_000_000, description="a whole number of bytes, 1000 to 900000000"
     )
@@ -155,8 +180,6 @@ class Settings(BaseModel):
     state_dir: Name = Field(default_factory=_state_dir, description="a folder that this process may write to")
     http_host: Name = Field("0.0.0.0", description="an address of this machine; 0.0.0.0 is all of them")
     http_port: int = Field(8080, ge=0, le=65_535, description="a port, 1 to 65535, or 0 for any free one")
-    log_level: LogLevel = Field("info", description="debug, info, warning or error")
-    log_format: LogFormat = Field("auto", description="auto, console or json")
 
     @property
     def embedded(self) -> bool:
@@ -175,8 +198,13 @@ class Settings(BaseModel):
         return shown | options
 
 
-def load_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
-    """The settings that an environment gives.
+_Kind = TypeVar("_Kind", bound=ModelSettings)
+
+
+def load_model_settings(environment: Mapping[str, str], **overrides: Any) -> ModelSettings:
+    """What a command for files needs of an environment.
+
+    Settings of the service, and options of the Kafka client however they are spelt, are passed over.
 
     Args:
         environment: variables; those without our prefix are ignored.
@@ -185,25 +213,42 @@ def load_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
     Raises:
         SettingsError: one line for each problem.
     """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    for name, value in ours(environment).items():
-        field = name.removeprefix(PREFIX).lower()
-        if field in _fields() and name == _variable(field):
-            values[field] = value
-        elif not name.startswith(KAFKA_PREFIX):
-            problems.append(_unknown(name))
+    values, problems = _values_of(ModelSettings, environment)
+    return _build(ModelSettings, values | overrides, problems)
+
+
+def load_settings(environment: Mapping[str, str], **overrides: Any) -> ServiceSettings:
+    """The settings that an environment gives; arguments and errors as those of `load_model_settings`."""
+    values, problems = _values_of(ServiceSettings, environment)
     try:
         values["kafka"] = client_options(environment)
     except SettingsError as error:
         problems += str(error).splitlines()
     values |= overrides
-    # Said outright, since pydantic computes no default from other fields while one of those is wrong.
+    # Set here, since pydantic computes no default from other fields while one of those is wrong.
     values.setdefault("delivery", _default_delivery(values))
+    return _build(ServiceSettings, values, problems)
+
+
+def _values_of(kind: type[ModelSettings], environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of `kind` that have a variable, and a line for each variable that no setting has."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in prefixed(environment).items():
+        field = name.removeprefix(PREFIX).lower()
+        if field in _fields() and name == _variable(field):
+            if field in kind.model_fields:
+                values[field] = value
+        elif not name.startswith(KAFKA_PREFIX):
+            problems.append(_unknown(name))
+    return values, problems
+
+
+def _build(kind: type[_Kind], values: dict[str, Any], problems: list[str]) -> _Kind:
     try:
-        settings = Settings(**values)
+        settings = kind(**values)
     except ValidationError as error:
-        problems += [_told(detail) for detail in error.errors()]
+        problems = problems + [_describe(detail) for detail in error.errors()]
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
@@ -215,22 +260,27 @@ def _variable(field: str) -> str:
 
 def _fields() -> list[str]:
     """The fields that have one variable each."""
-    return [name for name in Settings.model_fields if name != "kafka"]
+    return [name for name in ServiceSettings.model_fields if name != "kafka"]
 
 
 def _unknown(name: str) -> str:
+    if name in _UNSUPPORTED:
+        return f"unknown setting {name}: {_UNSUPPORTED[name]}"
     near = get_close_matches(name.upper(), map(_variable, _fields()), n=1, cutoff=0.8)
-    return f"{name} is no setting: " + (
+    return f"unknown setting {name}: " + (
         f"did you mean {near[0]}?" if near else "unset it, or see docs/settings.md"
     )
 
 
-def _told(detail: ErrorDetails) -> str:
+def _describe(detail: ErrorDetails) -> str:
+    """A validation error as one line that names the variable."""
     if detail["type"] == "refused":
         return detail["msg"]
     field = str(detail["loc"][0])
-    if field not in Settings.model_fields:
+    if field not in ServiceSettings.model_fields:
         return _unknown(_variable(field))
     value = str(detail["input"])
     shown = value if len(value) <= _SHOWN_LETTERS else value[:_SHOWN_LETTERS] + "..."
-    return f"{_variable(field)}={shown} is refused: it takes {Settings.model_fields[field].description}"
+    return (
+        f"{_variable(field)}={shown} is refused: it takes {ServiceSettings.model_fields[field].description}"
+    )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, Producer
 
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.config.settings import Settings
+from consumer.config.settings import ServiceSettings
 from consumer.delivery.answers import AnswerBuilder
 from consumer.delivery.at_least_once import AtLeastOnce, CommitReports
 from consumer.delivery.contract import Delivery
@@ -135,7 +135,7 @@ class AtLeastOnceGuarantee:
         )
 
 
-def guarantee_for(settings: Settings) -> Guarantee:
+def guarantee_for(settings: ServiceSettings) -> Guarantee:
     """The guarantee that VIRNUCPRO_DELIVERY names."""
     interval = settings.commit_interval_ms / 1000
     match settings.delivery:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from consumer.config.settings import Settings
+from consumer.config.settings import ModelSettings, ServiceSettings
 from consumer.errors import ServiceError
 from consumer.scoring.divergence_sampler import DivergenceSampler
 from consumer.scoring.model import ServedModel
@@ -18,7 +18,7 @@ from virnucpro_core.models.engine import Engine, EngineInfo
 from virnucpro_core.sequence.prepare import PreparedRecord, prepare
 
 
-def load_engine(settings: Settings) -> Engine:
+def load_engine(settings: ModelSettings) -> Engine:
     """The model that the settings ask for, self-tested; `predict` loads it in the same way."""
     bundle = Bundle.load(find_bundle(settings.model))
     _check_budget(settings.token_budget, bundle.manifest)  # before minutes go by with loading
@@ -32,7 +32,7 @@ def load_engine(settings: Settings) -> Engine:
     )
 
 
-def load_model(settings: Settings, diverged: Callable[[Divergence | None], None]) -> ServedModel:
+def load_model(settings: ServiceSettings, diverged: Callable[[Divergence | None], None]) -> ServedModel:
     """The engine as the service runs it.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from consumer.config.settings import Settings
+from consumer.config.settings import ServiceSettings
 from consumer.scoring.inference import Scorer
 from consumer.scoring.preparation import PrepareSequence
 from schemas import Provenance
@@ -38,5 +38,5 @@ class ServedModel:
     after_batch: Callable[[Sequence[PreparedFrame]], None] | None = None
 
 
-ModelLoader = Callable[[Settings, Callable[[Divergence | None], None]], ServedModel]
+ModelLoader = Callable[[ServiceSettings, Callable[[Divergence | None], None]], ServedModel]
 """(settings, what to tell of a batch that went through both attention paths) -> a model ready to serve."""

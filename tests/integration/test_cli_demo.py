@@ -22,7 +22,7 @@ def model(tmp_path_factory) -> str:
 
 
 def test_every_record_is_shown_with_its_truth_and_the_totals_are_right(model):
-    # Settings of somebody's broker must not reach the demo.
+    # Settings of a broker must not reach the demo.
     done = virnucpro(
         "demo", VIRNUCPRO_MODEL=model, VIRNUCPRO_KAFKA_SECURITY_PROTOCOL="SSL", VIRNUCPRO_OUTPUT_TOPIC="x"
     )

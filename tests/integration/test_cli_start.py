@@ -1,4 +1,4 @@
-"""The commands for a laptop start without torch, and every command explains itself."""
+"""The commands for a laptop start without torch, those for files without Kafka, and every command explains itself."""
 
 from __future__ import annotations
 
@@ -70,6 +70,61 @@ def test_starts_without_torch(arguments, code):
     exit_code, modules, stderr = imported_by(*arguments)
     assert exit_code == code, stderr
     assert not modules.intersection(HEAVY)
+
+
+_RUN_ALL = """
+import json, sys
+from consumer.cli.app import run
+for arguments in json.loads(sys.argv[1]):
+    code = run(arguments)
+    loaded = [name for name in sys.modules if name.startswith("confluent_kafka")]
+    print(json.dumps({"command": arguments[0], "code": code, "kafka": loaded}), file=sys.stderr)
+"""
+WRONG_FOR_THE_SERVICE = {
+    "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVER": "misspelt:9092",
+    "VIRNUCPRO_KAFKA_SASL_PASWORD": "misspelt",
+    "VIRNUCPRO_DELIVERY": "sometimes",
+    "VIRNUCPRO_HTTP_PORT": "none",
+    "VIRNUCPRO_DEVICE": "cpu",
+}
+
+
+def test_the_commands_for_files_load_no_kafka_and_no_service_setting_stops_them(tmp_path):
+    sample, truth = (str(ROOT / "consumer" / "data" / name) for name in ("sample.fasta", "sample_truth.tsv"))
+    one, features = tmp_path / "one.fasta", str(tmp_path / "features.safetensors")
+    one.write_text(">a\n" + "ACGTTGCA" * 70 + "\n")
+    commands = [
+        ["frames", str(one)],
+        ["predict", str(one)],
+        ["models", "verify", "nano"],
+        ["models", "show"],
+        ["divergence"],
+        ["embed", sample, "-o", features],
+        [
+            "train-head",
+            features,
+            "--labels",
+            truth,
+            "-o",
+            str(tmp_path / "mine"),
+            "--id",
+            "mine",
+            "--epochs",
+            "1",
+        ],
+        ["evaluate", sample, "--labels", truth, "--json"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_ALL, json.dumps(commands)],
+        cwd=ROOT,
+        env=os.environ | WRONG_FOR_THE_SERVICE,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    found = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert found == [{"command": arguments[0], "code": 0, "kafka": []} for arguments in commands], done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

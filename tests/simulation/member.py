@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.config.settings import Settings
+from consumer.config.settings import ServiceSettings
 from consumer.delivery.answers import Answer
 from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.listeners import CommitOutcome
@@ -141,7 +141,7 @@ class EpochCheck:
     def committed(self, outcome: CommitOutcome) -> None: ...
 
 
-def settings(transactional: bool, **changes: Any) -> Settings:
+def settings(transactional: bool, **changes: Any) -> ServiceSettings:
     """A few records fill the budgets; the breaker never opens."""
     values: dict[str, Any] = {
         "kafka_bootstrap_servers": "memory:9092",
@@ -155,7 +155,7 @@ def settings(transactional: bool, **changes: Any) -> Settings:
         "max_inflight_bytes": 1_000_000,
         "breaker_share": 1,
     }
-    return Settings(**values | changes)
+    return ServiceSettings(**values | changes)
 
 
 class Member:

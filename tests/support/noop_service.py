@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.cli.error_messages import exit_code_of, known_errors, report
-from consumer.config.settings import Settings, load_settings
+from consumer.config.settings import ServiceSettings, load_settings
 from consumer.ops import logs
 from consumer.runtime import run_service
 from consumer.scoring.model import ServedModel
@@ -61,7 +61,7 @@ def prepare(record_id: str, sequence: str) -> PreparedRecord:
     return PreparedRecord(record_id, len(sequence), ((0, len(sequence)),), (frame,))
 
 
-def load_noop(_: Settings, _diverged: Callable[[Divergence | None], None]) -> ServedModel:
+def load_noop(_: ServiceSettings, _diverged: Callable[[Divergence | None], None]) -> ServedModel:
     return ServedModel(
         scorer=NoopScorer(float(os.environ.get("NOOP_TOKENS_PER_S", "inf"))),
         prepare=prepare,

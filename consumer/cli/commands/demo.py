@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -10,11 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from consumer.cli.commands.serve import V1_HELP
+from consumer.cli.options import V1Attention
 
 if TYPE_CHECKING:
     from consumer.cli.demo.demo_service import ServiceProcess
@@ -44,7 +41,7 @@ Where to go next
 
 
 def demo(
-    v1_attention: Annotated[bool, typer.Option("--v1-attention", help=V1_HELP)] = False,
+    v1_attention: V1Attention = False,
 ) -> None:
     """See the whole service at work: real sequences in, predictions out, beside what they are known to be.
 
@@ -62,8 +59,6 @@ def demo(
     from consumer.kafka.embedded import EmbeddedBroker
     from consumer.ops import logs
 
-    if v1_attention:
-        os.environ["VIRNUCPRO_V1_ATTENTION"] = "true"
     logs.configure("critical", "auto")  # the broker's clients here; the service has a log of its own
     console = Console(highlight=False)
     say = partial(console.print, soft_wrap=True)
@@ -74,7 +69,7 @@ def demo(
         address = broker.bootstrap_servers
         say(f"A Kafka broker in memory is at {address}. The service starts and loads its model ...")
         with _signals_held():
-            service = stack.enter_context(ServiceProcess(address))
+            service = stack.enter_context(ServiceProcess(address, v1_attention))
         service.wait_until_ready()
         say(f"It is ready, with its metrics at {service.http}/metrics. Publishing the sample ...\n")
         reader = _open_reader(stack, address)

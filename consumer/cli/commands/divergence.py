@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from consumer.cli.options import Model, model_settings
 
 if TYPE_CHECKING:
     from virnucpro_core.evaluation.divergence import Divergence
@@ -35,10 +36,7 @@ def divergence(
     fasta: Annotated[
         str | None, typer.Option("--fasta", metavar="FILE", help="Compare on this FASTA or FASTQ file too.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Name or folder of a model bundle. [default: VIRNUCPRO_MODEL, or nano]"),
-    ] = None,
+    model: Model = None,
     form: Annotated[
         Literal["table", "json"], typer.Option("--format", help="For people or for programs.")
     ] = "table",
@@ -50,12 +48,10 @@ def divergence(
 
     Example: `virnucpro divergence --fasta reads.fasta`
     """
-    from consumer.config.settings import load_settings
     from consumer.scoring.loading import load_engine
     from virnucpro_core.evaluation.divergence import frames_of_proteins, measure, published_proteins
 
-    options: dict[str, Any] = {} if model is None else {"model": model}
-    settings = load_settings(os.environ, **options)
+    settings = model_settings(model)
     engine = load_engine(settings)
     packed, v1 = engine.on_path(v1=False), engine.on_path(v1=True)
     budget = settings.token_budget or engine.default_token_budget

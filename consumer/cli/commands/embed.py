@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.files.scoring import (
+from consumer.cli.files.scoring import Run
+from consumer.cli.options import (
     AttentionBackend,
     Device,
     Model,
     Precision,
-    Run,
     SequenceFile,
     V1Attention,
-    settings_of,
+    model_settings,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def embed(
     from virnucpro_core.heads.feature_writer import feature_writer
 
     _check(output)
-    settings = settings_of(model, device, precision, attention_backend, v1_attention)
+    settings = model_settings(model, device, precision, attention_backend, v1_attention)
     size = measure([fasta])
     engine = load_engine(settings)
     run = _Run(engine, settings)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli.files.scoring import (
+from consumer.cli.files.scoring import Run
+from consumer.cli.options import (
     AttentionBackend,
     Device,
+    LabelTable,
     Model,
     Precision,
-    Run,
     V1Attention,
-    settings_of,
+    model_settings,
 )
 
 if TYPE_CHECKING:
@@ -27,14 +28,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     fasta: Annotated[str, typer.Argument(metavar="FASTA", help="FASTA or FASTQ file, compressed or not.")],
-    labels: Annotated[
-        Path,
-        typer.Option(
-            "--labels",
-            metavar="TSV",
-            help="Table with the columns id and label (virus or others), and group if you like.",
-        ),
-    ],
+    labels: LabelTable,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write all figures here, as JSON.")
     ] = None,
@@ -65,7 +59,7 @@ def evaluate(
     from consumer.cli.output.evaluation_table import lines
 
     _check_targets(report, plots)
-    settings = settings_of(model, device, precision, attention_backend, v1_attention)
+    settings = model_settings(model, device, precision, attention_backend, v1_attention)
     records = Labelled(fasta, labels, skip_unlabelled)
     if records.warning:
         warn(records.warning)

@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-
-class ChunkSize(StrEnum):
-    """The chunk sizes, in bases, that there are published models for."""
-
-    LONG = "500"
-    SHORT = "300"
+from consumer.cli.options import ChunkSize, SequenceFile
 
 
 def frames(
-    fasta: Annotated[
-        str, typer.Argument(metavar="FASTA", help="FASTA or FASTQ file, compressed or not; - is stdin.")
-    ],
+    fasta: SequenceFile,
     expected_length: Annotated[
         ChunkSize, typer.Option(help="Bases in a chunk: the expected length of the model.")
     ] = ChunkSize.LONG,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from consumer.cli.commands.frames import ChunkSize
+from consumer.cli.options import AsJson, ChunkSize, Device, NewId, Precision, model_settings
 
 models = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +24,6 @@ Named = Annotated[
     str | None,
     typer.Argument(metavar="[MODEL]", help="Name or folder of a bundle. [default: VIRNUCPRO_MODEL, or nano]"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of lines for people.")]
 
 
 @models.command("import")
@@ -44,7 +42,7 @@ def import_(
         ),
     ],
     expected_length: Annotated[ChunkSize, typer.Option(help="Bases in a chunk: what the head is for.")],
-    name: Annotated[str, typer.Option("--id", metavar="NAME", help="Stamped on every prediction.")],
+    name: NewId,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder to be made.")],
     tokenizer: Annotated[
         Path | None,
@@ -150,13 +148,8 @@ def path_(model: Annotated[str, typer.Argument(metavar="MODEL", help="Name or fo
 @models.command()
 def verify(
     model: Named = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: VIRNUCPRO_DEVICE, or the first GPU]")
-    ] = None,
-    precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16"] | None,
-        typer.Option(help="Number format. [default: VIRNUCPRO_PRECISION, or fp16 on a GPU, fp32 on a CPU]"),
-    ] = None,
+    device: Device = None,
+    precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle: the sha256 of every file, loading, the self-test; published weights against the original.
@@ -168,12 +161,8 @@ def verify(
     """
     from consumer.cli.error_messages import UserError
     from consumer.cli.files.verification import verification
-    from consumer.config.settings import load_settings
 
-    chosen = {"model": model, "device": device, "precision": precision}
-    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    # Nothing is delivered here; without it a broker's address alone in the environment is refused.
-    found = verification(load_settings(os.environ, **options))
+    found = verification(model_settings(model, device, precision))
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
@@ -188,10 +177,9 @@ def verify(
 
 
 def _find(model: str | None) -> Path:
-    from consumer.config.settings import load_settings
     from virnucpro_core.bundle.bundle import find_bundle
 
-    return find_bundle(model or load_settings(os.environ).model)
+    return find_bundle(model or model_settings().model)
 
 
 def _rows(rows: dict[str, Any]) -> None:

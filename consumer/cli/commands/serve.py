@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-V1_HELP = "Use the v1.0-compatible standard attention; the same as VIRNUCPRO_V1_ATTENTION=1."
+from consumer.cli.options import V1Attention, given
 
 
 def serve(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the effective settings, secrets masked, and exit.")
     ] = False,
-    v1_attention: Annotated[bool, typer.Option("--v1-attention", help=V1_HELP)] = False,
+    v1_attention: V1Attention = False,
 ) -> None:
     """Run the service: read sequences from Kafka, write predictions to Kafka.
 
@@ -28,8 +28,7 @@ def serve(
     """
     from consumer.config.settings import load_settings
 
-    environment = os.environ | ({"VIRNUCPRO_V1_ATTENTION": "1"} if v1_attention else {})
-    settings = load_settings(environment)
+    settings = load_settings(os.environ, **given(v1_attention=v1_attention))
     if print_config:
         typer.echo(json.dumps(settings.masked(), indent=2))
         return

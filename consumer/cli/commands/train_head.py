@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consumer.cli.options import LabelTable, NewId
+
 if TYPE_CHECKING:
     from virnucpro_core.heads.training import EpochDone
 
@@ -24,16 +26,9 @@ def train_head(
     features: Annotated[
         Path, typer.Argument(metavar="FEATURES", help="Feature file, made with `virnucpro embed`.")
     ],
-    labels: Annotated[
-        Path,
-        typer.Option(
-            "--labels",
-            metavar="TSV",
-            help="Table with the columns id and label (virus or others), and group if you like.",
-        ),
-    ],
+    labels: LabelTable,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The bundle to be made.")],
-    name: Annotated[str, typer.Option("--id", metavar="NAME", help="Stamped on every prediction.")],
+    name: NewId,
     model: Annotated[
         str | None,
         typer.Option(

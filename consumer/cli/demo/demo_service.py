@@ -35,8 +35,11 @@ _INHERITED = (
 """The settings that mean something to the demo; the others, a broker's credentials among them, do not."""
 
 
-def child_environment(bootstrap: str) -> dict[str, str]:
-    """The environment of the service: this process's, with the settings that the demo needs."""
+def child_environment(bootstrap: str, v1_attention: bool) -> dict[str, str]:
+    """The environment of the service: this process's, with the settings that the demo needs.
+
+    v1_attention: True wins over the variable; False leaves it to that.
+    """
     kept = {f"VIRNUCPRO_{name}" for name in _INHERITED}
     inherited = {
         name: value
@@ -48,19 +51,20 @@ def child_environment(bootstrap: str) -> dict[str, str]:
         "VIRNUCPRO_DELIVERY": "at_least_once",
         "VIRNUCPRO_HTTP_HOST": "127.0.0.1",
         "VIRNUCPRO_HTTP_PORT": "0",
+        **({"VIRNUCPRO_V1_ATTENTION": "true"} if v1_attention else {}),
     }
 
 
 class ServiceProcess:
     """`virnucpro serve` as a child. Leaving the `with` block stops it: SIGTERM, SIGKILL after `STOP_S`."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, v1_attention: bool = False) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._lines: queue.Queue[bytes] = queue.Queue()
         # A session of its own: Ctrl-C reaches the demo alone, which then stops the service in order.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "consumer.cli.app", "serve"],
-            env=child_environment(bootstrap),
+            env=child_environment(bootstrap, v1_attention),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from consumer.config.settings import Settings
+from consumer.config.settings import ModelSettings
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.evaluation.verification import Comparison, compare_with_original, not_comparable
 from virnucpro_core.models.engine import Engine
@@ -88,7 +88,7 @@ class Verification:
         }
 
 
-def verification(settings: Settings) -> Verification:
+def verification(settings: ModelSettings) -> Verification:
     """Check the model that the settings name: files, loading, self-test, and the original where it can be.
 
     Raises:

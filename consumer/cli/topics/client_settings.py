@@ -6,12 +6,12 @@ import os
 from typing import Any
 
 from consumer.cli.error_messages import UserError
-from consumer.config.settings import Settings, load_settings
+from consumer.config.settings import ServiceSettings, load_settings
 from consumer.errors import ExitCode
 from consumer.ops import logs
 
 
-def client_settings(bootstrap: str | None) -> Settings:
+def client_settings(bootstrap: str | None) -> ServiceSettings:
     """The service's settings, for a command that only talks to its topics.
 
     The Kafka client's own log is silent unless VIRNUCPRO_LOG_LEVEL asks for it: the one line of an error says it.

@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from consumer.cli.error_messages import UserError, warn
 from consumer.clock import monotonic
 from consumer.config.clients import consumer_config
-from consumer.config.settings import Settings
+from consumer.config.settings import ServiceSettings
 from consumer.kafka.error_table import Kind, classify
 from schemas import DeadLetter, MalformedMessage, Prediction, decode_dead_letter, decode_prediction
 
@@ -22,7 +22,7 @@ _ENDING = frozenset({Kind.UNAUTHORIZED, Kind.UNKNOWN_TOPIC})
 Start = Literal["beginning", "now"]
 
 
-def reader_config(settings: Settings) -> dict[str, Any]:
+def reader_config(settings: ServiceSettings) -> dict[str, Any]:
     """Options of a consumer that leaves no trace: it joins no group and commits nothing."""
     return consumer_config(settings) | {
         "client.id": "virnucpro-watch",

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from consumer.config.settings import Settings
+from consumer.config.settings import ServiceSettings
 from consumer.errors import ServiceError
 from consumer.runtime import Telemetry, build_scoring
 from consumer.scoring.model import ServedModel
@@ -17,7 +17,7 @@ MODEL = ServedModel(ConstantScorer(), lambda record_id, _: prepared_record(10), 
 
 @pytest.mark.parametrize(("budget", "batch"), [(None, 1000), (5000, 5000)])
 def test_tokens_in_flight_that_are_less_than_one_batch_are_refused(tmp_path, budget, batch):
-    settings = Settings(max_inflight_tokens=batch - 1, token_budget=budget, state_dir=str(tmp_path))
+    settings = ServiceSettings(max_inflight_tokens=batch - 1, token_budget=budget, state_dir=str(tmp_path))
     with (
         ExitStack() as stack,
         pytest.raises(ServiceError, match=rf"VIRNUCPRO_MAX_INFLIGHT_TOKENS={batch - 1} .* {batch} tokens"),
@@ -27,6 +27,6 @@ def test_tokens_in_flight_that_are_less_than_one_batch_are_refused(tmp_path, bud
 
 def test_a_state_folder_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    settings = Settings(state_dir=str(tmp_path / "file" / "state"))
+    settings = ServiceSettings(state_dir=str(tmp_path / "file" / "state"))
     with ExitStack() as stack, pytest.raises(ServiceError, match="VIRNUCPRO_STATE_DIR"):
         build_scoring(settings, MODEL, Telemetry(settings).listeners, stack)

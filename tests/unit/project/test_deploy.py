@@ -20,7 +20,7 @@ import yaml
 
 from consumer import runtime
 from consumer.config.clients import producer_config
-from consumer.config.settings import Settings, load_settings
+from consumer.config.settings import ServiceSettings, load_settings
 from tests.support.kafka.kraft import KAFKA
 from virnucpro_core._version import __version__
 
@@ -115,7 +115,7 @@ def test_variables_that_compose_takes_from_outside_are_settings_or_described():
     assert {name for name in taken if name not in head and name not in arguments} == set()
     assert set(service("virnucpro")["build"]["args"]) == arguments
     ours = {name for name in taken if name.startswith("VIRNUCPRO_")} - {"VIRNUCPRO_IMAGE"}
-    assert {name.removeprefix("VIRNUCPRO_").lower() for name in ours} <= set(Settings.model_fields)
+    assert {name.removeprefix("VIRNUCPRO_").lower() for name in ours} <= set(ServiceSettings.model_fields)
 
 
 # ---- topics and broker ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.config.settings import Settings, load_settings
+from consumer.config.settings import ServiceSettings, load_settings
 from schemas import SCHEMA_NAMES, Reason, schema_json
 from schemas.contracts import contract
 
@@ -58,7 +58,7 @@ def setting_rows() -> list[str]:
         "state_dir": "see below",
     }
     rows = []
-    for name, field in Settings.model_fields.items():
+    for name, field in ServiceSettings.model_fields.items():
         default = told.get(name) or defaults.masked().get(f"VIRNUCPRO_{name.upper()}")
         words = {"True": "on", "False": "off", "None": "unset"}  # by text: 1 is no True
         shown = words.get(str(default), default)

@@ -16,12 +16,12 @@ from consumer.config.clients import (
     publisher_config,
 )
 from consumer.config.environment import OWNED
-from consumer.config.settings import Settings, load_settings
+from consumer.config.settings import ServiceSettings, load_settings
 from consumer.kafka.embedded import EmbeddedBroker
 
 
 @pytest.fixture
-def settings() -> Iterator[Settings]:
+def settings() -> Iterator[ServiceSettings]:
     with EmbeddedBroker({"sequences": 2, "predictions": 2}) as broker:
         yield load_settings({}).with_bootstrap(broker.bootstrap_servers)
 
@@ -65,12 +65,14 @@ def test_keys_go_to_the_partition_that_java_clients_choose(settings):
 
 
 def test_pass_through_options_win_over_tuning_but_not_over_promises():
-    tuned = Settings(kafka={"linger.ms": "100", "auto.offset.reset": "latest", "client.id": "mine"})
+    tuned = ServiceSettings(kafka={"linger.ms": "100", "auto.offset.reset": "latest", "client.id": "mine"})
     assert producer_config(tuned)["linger.ms"] == "100"
     assert consumer_config(tuned)["auto.offset.reset"] == "latest"
     assert common_config(tuned)["client.id"] == "mine"
     assert publisher_config("x:1", {"linger.ms": "1"})["linger.ms"] == "1"
-    hostile = Settings(kafka={"enable.auto.commit": "true", "enable.idempotence": "false", "acks": "0"})
+    hostile = ServiceSettings(
+        kafka={"enable.auto.commit": "true", "enable.idempotence": "false", "acks": "0"}
+    )
     assert consumer_config(hostile)["enable.auto.commit"] is False
     assert producer_config(hostile)["enable.idempotence"] is True
     assert producer_config(hostile)["acks"] == "all"
@@ -80,7 +82,7 @@ def test_what_the_service_sets_by_itself_cannot_be_passed_through():
     own = {"group.id", "enable.auto.commit", "enable.auto.offset.store", "isolation.level"}
     own |= {"partition.assignment.strategy", "enable.idempotence", "acks"}
     assert own <= set(OWNED)
-    assert own <= set(consumer_config(Settings())) | set(producer_config(Settings()))
+    assert own <= set(consumer_config(ServiceSettings())) | set(producer_config(ServiceSettings()))
 
 
 @pytest.mark.parametrize("kind", ["consumer", "producer", "publisher", "asking"])
@@ -106,7 +108,7 @@ def test_each_client_gets_only_options_of_its_kind(caplog):
         "linger.ms": "7",
         "socket.nagle.disable": "true",
     }
-    mixed = Settings(kafka_bootstrap_servers="127.0.0.1:1", kafka=options)
+    mixed = ServiceSettings(kafka_bootstrap_servers="127.0.0.1:1", kafka=options)
     reading, writing, asking = consumer_config(mixed), producer_config(mixed), asking_config(mixed)
     assert {"session.timeout.ms", "fetch.min.bytes", "socket.nagle.disable"} <= reading.keys()
     assert "linger.ms" not in reading
@@ -122,7 +124,7 @@ def test_each_client_gets_only_options_of_its_kind(caplog):
 
 
 def test_the_new_group_protocol_leaves_assignment_to_the_broker():
-    modern = Settings(kafka_bootstrap_servers="127.0.0.1:1", kafka={"group.protocol": "consumer"})
+    modern = ServiceSettings(kafka_bootstrap_servers="127.0.0.1:1", kafka={"group.protocol": "consumer"})
     assert "partition.assignment.strategy" not in consumer_config(modern)
-    assert consumer_config(Settings())["partition.assignment.strategy"] == "cooperative-sticky"
+    assert consumer_config(ServiceSettings())["partition.assignment.strategy"] == "cooperative-sticky"
     Consumer(consumer_config(modern)).close()

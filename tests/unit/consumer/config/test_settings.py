@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 
 import pytest
 from pydantic import ValidationError
 
 from consumer.config.environment import MASK, OWNED, client_options
-from consumer.config.settings import Settings, SettingsError, load_settings
+from consumer.config.settings import (
+    ModelSettings,
+    ServiceSettings,
+    SettingsError,
+    load_model_settings,
+    load_settings,
+)
 
 REAL = {"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": "broker:9092", "VIRNUCPRO_DELIVERY": "at_least_once"}
 
@@ -63,12 +70,12 @@ def test_overrides_win_and_are_checked():
 
 
 @pytest.mark.parametrize("text", ["1", "true", "YES", "on", "True"])
-def test_yes(text):
+def test_a_switch_is_on(text):
     assert load_settings({"VIRNUCPRO_V1_ATTENTION": text}).v1_attention is True
 
 
 @pytest.mark.parametrize("text", ["0", "FALSE", "no", "Off"])
-def test_no(text):
+def test_a_switch_is_off(text):
     settings = load_settings({"VIRNUCPRO_V1_ATTENTION": text, "VIRNUCPRO_SELF_TEST": text})
     assert settings.v1_attention is False
     assert settings.self_test is False
@@ -109,7 +116,7 @@ def test_a_long_value_is_cut():
 
 def test_an_unknown_variable_is_refused_with_the_nearest_name():
     assert refusal({"VIRNUCPRO_INPT_TOPIC": "x"}) == [
-        "VIRNUCPRO_INPT_TOPIC is no setting: did you mean VIRNUCPRO_INPUT_TOPIC?"
+        "unknown setting VIRNUCPRO_INPT_TOPIC: did you mean VIRNUCPRO_INPUT_TOPIC?"
     ]
     assert "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS" in refusal({"VIRNUCPRO_BOOTSTRAP_SERVERS": "x"})[0]
     assert "did you mean" not in refusal({"VIRNUCPRO_ZZZ": "x"})[0]
@@ -126,7 +133,7 @@ def test_all_problems_are_told_at_once():
             "VIRNUCPRO_KAFKA_GROUP_ID": "mine",
         }
     )
-    named = {line.split("=")[0].split()[0] for line in lines}
+    named = {re.search(r"VIRNUCPRO_\w+", line).group() for line in lines}
     assert named == {
         "VIRNUCPRO_MAX_WAIT_MS",
         "VIRNUCPRO_NONSENSE",
@@ -144,7 +151,9 @@ def test_exactly_once_is_the_default_but_on_the_embedded_broker():
 
 def test_a_schema_registry_is_refused_and_its_password_not_shown():
     (line,) = refusal({"VIRNUCPRO_SCHEMA_REGISTRY_URL": "http://user:hunter2@registry"})
-    assert "not built yet" in line
+    assert line.startswith(
+        "unknown setting VIRNUCPRO_SCHEMA_REGISTRY_URL: a schema registry is not supported yet, unset it"
+    )
     assert "hunter2" not in line
 
 
@@ -232,13 +241,13 @@ def test_what_is_shown_can_be_set_again():
 
 def test_settings_are_frozen_and_built_directly_without_the_environment(monkeypatch):
     monkeypatch.setenv("VIRNUCPRO_MODEL", "other")
-    settings = Settings(max_wait_ms=5)
+    settings = ServiceSettings(max_wait_ms=5)
     assert (settings.model, settings.max_wait_ms) == ("nano", 5)
     with pytest.raises(ValidationError):
         settings.model = "x"
     moved = settings.with_bootstrap("127.0.0.1:1")
     assert (moved.kafka_bootstrap_servers, moved.max_wait_ms, moved.embedded) == ("127.0.0.1:1", 5, False)
-    assert Settings(kafka_bootstrap_servers="broker:9092").delivery == "exactly_once"
+    assert ServiceSettings(kafka_bootstrap_servers="broker:9092").delivery == "exactly_once"
 
 
 def test_the_new_group_protocol_takes_no_options_of_the_classic_one():
@@ -248,3 +257,60 @@ def test_the_new_group_protocol_takes_no_options_of_the_classic_one():
         load_settings(base | {"VIRNUCPRO_KAFKA_SESSION_TIMEOUT_MS": "6000"})
     with pytest.raises(SettingsError, match="GROUP_PROTOCOL is refused"):
         load_settings({"VIRNUCPRO_KAFKA_GROUP_PROTOCOL": "newest"})
+
+
+OF_THE_SERVICE = sorted(ServiceSettings.model_fields.keys() - ModelSettings.model_fields.keys() - {"kafka"})
+
+
+@pytest.mark.parametrize("field", OF_THE_SERVICE)
+def test_no_setting_of_the_service_stops_a_command_for_files_however_wrong(field):
+    assert load_model_settings({f"VIRNUCPRO_{field.upper()}": "\N{SNOWMAN}"}) == ModelSettings()
+
+
+@pytest.mark.parametrize("option", ["BOOTSTRAP_SERVER", "SASL_PASWORD", "GROUP_ID", "SECURITY_PROTOCOL", ""])
+def test_no_option_of_the_kafka_client_stops_a_command_for_files_however_spelt(option):
+    environment = {f"VIRNUCPRO_KAFKA_{option}": "nonsense"}
+    assert load_model_settings(environment) == ModelSettings()
+    with pytest.raises(SettingsError):
+        load_settings(environment)
+
+
+def test_a_command_for_files_reads_the_settings_of_the_model_as_the_service_does():
+    environment = {
+        "VIRNUCPRO_MODEL": "bundles/mine",
+        "VIRNUCPRO_DEVICE": "cuda:1",
+        "VIRNUCPRO_PRECISION": "bf16",
+        "VIRNUCPRO_ATTENTION_BACKEND": "sdpa",
+        "VIRNUCPRO_V1_ATTENTION": "yes",
+        "VIRNUCPRO_SELF_TEST": "no",
+        "VIRNUCPRO_TOKEN_BUDGET": "4096",
+        "VIRNUCPRO_MAX_SEQUENCE_BASES": "5000",
+        "VIRNUCPRO_LOG_LEVEL": "debug",
+        "VIRNUCPRO_LOG_FORMAT": "json",
+    }
+    found = load_model_settings(environment)
+    assert found.model_dump() == load_settings(environment).model_dump(
+        include=set(ModelSettings.model_fields)
+    )
+    assert all(getattr(found, name) != getattr(ModelSettings(), name) for name in ModelSettings.model_fields)
+    assert load_model_settings(environment, model="nano", v1_attention=False).v1_attention is False
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"VIRNUCPRO_MODLE": "x"}, "unknown setting VIRNUCPRO_MODLE: did you mean VIRNUCPRO_MODEL?"),
+        (
+            {"VIRNUCPRO_NONSENSE": "x"},
+            "unknown setting VIRNUCPRO_NONSENSE: unset it, or see docs/settings.md",
+        ),
+        (
+            {"VIRNUCPRO_PRECISION": "fp8"},
+            "VIRNUCPRO_PRECISION=fp8 is refused: it takes auto, fp32, fp16 or bf16",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_the_model_stops_a_command_for_files(environment, line):
+    with pytest.raises(SettingsError) as refused:
+        load_model_settings(environment)
+    assert str(refused.value) == line
