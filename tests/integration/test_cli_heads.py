@@ -153,9 +153,9 @@ class TestEmbed:
         assert run(["embed", str(SAMPLE), "-o", str(tmp_path / "no" / "x")]) == 1
         assert "does not exist" in error_line(capsys)
         assert run(["embed", str(SAMPLE), "-o", str(tmp_path)]) == 1
-        assert "is not a file" in error_line(capsys)
+        assert "is a folder" in error_line(capsys)
         assert run(["embed", str(SAMPLE), "-o", "/dev/full"]) == 1
-        assert "is not a file" in error_line(capsys)
+        assert "is not a regular file" in error_line(capsys)
 
     def test_ctrl_c_leaves_nothing(self, tmp_path: Path) -> None:
         source, folder = tmp_path / "pipe", tmp_path / "out"

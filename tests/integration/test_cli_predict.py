@@ -10,6 +10,7 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from consumer.cli.app import run
@@ -35,8 +36,6 @@ def bundle(tmp_path_factory) -> Bundle:
 def settings(monkeypatch, bundle):
     for name in [name for name in os.environ if name.startswith("VIRNUCPRO_")]:
         monkeypatch.delenv(name)
-    # The command itself sets this one; so that it is taken back after the test.
-    monkeypatch.setenv("VIRNUCPRO_V1_ATTENTION", "false")
     monkeypatch.setenv("VIRNUCPRO_MODEL", str(bundle.path))
     monkeypatch.setenv("VIRNUCPRO_DEVICE", "cpu")
 
@@ -72,8 +71,6 @@ def test_json_lines_hold_the_engines_own_scores(fasta, bundle, capsys):
 
 
 def _float32(score: float) -> float:
-    import numpy as np
-
     return float(np.float32(score))
 
 
@@ -102,9 +99,38 @@ def test_a_record_that_cannot_be_scored_is_named_the_others_are_written(tmp_path
     assert lines[4].startswith("virnucpro: error: 3 records were left out")
 
 
-def test_v1_attention_sets_the_variable(fasta, tmp_path, capsys):
-    assert run(["predict", str(fasta), "--v1-attention", "--output", str(tmp_path / "v1.tsv")]) == 0
-    assert os.environ["VIRNUCPRO_V1_ATTENTION"] == "true"
+def test_v1_attention_wins_over_the_variable_for_this_command_alone(fasta, bundle, capsys, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_V1_ATTENTION", "false")
+    printed, expected = [], []
+    for option, v1 in ((["--v1-attention"], True), ([], False)):
+        assert run(["predict", str(fasta), "--format", "jsonl", *option]) == 0
+        first = json.loads(capsys.readouterr().out.splitlines()[0])
+        printed.append([f["virus"] for chunk in first["chunks"] for f in chunk["frames"]])
+        engine = Engine(bundle, device="cpu", v1_attention=v1, self_test=False)
+        frames = prepare("long", SEQUENCES["long"], engine.expected_length, engine.tokenizer).frames
+        expected.append(engine.score(frames)[:, 1].tolist())
+    assert [[_float32(score) for score in scores] for scores in printed] == expected
+    assert expected[0] != expected[1]
+    assert os.environ["VIRNUCPRO_V1_ATTENTION"] == "false"
+
+
+def test_a_dash_is_standard_output(fasta, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["predict", str(fasta)]) == 0
+    table = capsys.readouterr().out
+    assert run(["predict", str(fasta), "-o", "-"]) == 0
+    assert capsys.readouterr().out == table
+    assert list(tmp_path.iterdir()) == [fasta]
+    assert run(["predict", str(fasta), "--format", "virnucpro", "-o", "-"]) == 2
+    assert "name a folder" in error_line(capsys)
+
+
+def test_an_output_that_is_replaced_keeps_its_mode(fasta, tmp_path, capsys):
+    output = tmp_path / "private.tsv"
+    output.touch(0o600)
+    assert run(["predict", str(fasta), "-o", str(output)]) == 0
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert output.read_text().startswith("id\t")
 
 
 def test_a_model_on_the_command_line_wins_over_the_variable(fasta, tmp_path, capsys, monkeypatch):

@@ -32,7 +32,7 @@ from training.reports.model_card_text import (
     training_section,
 )
 from training.runs.pipeline import LENGTHS
-from virnucpro_core.atomic_files import drafts
+from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.bundle.bundle import read_manifest
 from virnucpro_core.evaluation.labels import LABELS
 from virnucpro_core.evaluation.plots import write_plots
@@ -153,7 +153,7 @@ def make_card(
     parts += [*training_section(bundles), *data_section(data, splits)]
     files[folder / "figures.md"] = ("\n\n".join(parts) + "\n").encode()
     folder.mkdir(parents=True, exist_ok=True)
-    with drafts(*files) as written:
+    with atomic_write(*files) as written:
         for draft, content in zip(written, files.values(), strict=True):
             draft.write_bytes(content)
     return list(files)

@@ -21,6 +21,7 @@ from virnucpro_core.bundle.manifest import (
     HeadConfig,
     Manifest,
 )
+from virnucpro_core.hashing import sha256_of
 from virnucpro_core.sequence.tokens import DnaTokenizer
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def write_bundle(
 
 
 def _ignore(_: int) -> None:
-    """Nobody wants to know."""
+    """The default of `done`: progress is not shown."""
 
 
 def _name(role: str) -> str:
@@ -221,7 +222,7 @@ def _name(role: str) -> str:
 
 
 def _describe(path: Path) -> FileEntry:
-    return FileEntry(path.name, _sha256(path), path.stat().st_size)
+    return FileEntry(path.name, sha256_of(path), path.stat().st_size)
 
 
 def _check(path: Path, entry: FileEntry) -> None:
@@ -231,7 +232,7 @@ def _check(path: Path, entry: FileEntry) -> None:
             raise BundleError(
                 f"{path} has {size} bytes, its manifest says {entry.bytes}: fetch the bundle again"
             )
-        digest = _sha256(path)
+        digest = sha256_of(path)
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}): fetch the bundle again") from error
     if digest != entry.sha256:
@@ -245,8 +246,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro_core.bundle.manifest import BundleError
+from virnucpro_core.wording import some_of
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_NAMED = 3  # how many wrong names an error lists
 
 
 class WeightsError(BundleError):
@@ -39,9 +39,9 @@ def fill(
     """
     wanted = module.state_dict()
     if missing := [name for name in wanted if name not in tensors]:
-        raise WeightsError(f"{role}: weights are missing: {_some(missing)}")
+        raise WeightsError(f"{role}: weights are missing: {some_of(missing)}")
     if unknown := [name for name in tensors if name not in wanted]:
-        raise WeightsError(f"{role}: weights that the model does not have: {_some(unknown)}")
+        raise WeightsError(f"{role}: weights that the model does not have: {some_of(unknown)}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise WeightsError(
@@ -64,8 +64,3 @@ def _dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     if not tensor.is_floating_point():
         return tensor.dtype
     return torch.float32 if name.endswith("inv_freq") else dtype
-
-
-def _some(names: list[str]) -> str:
-    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + rest

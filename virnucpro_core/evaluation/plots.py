@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from virnucpro_core.atomic_files import drafts
+from virnucpro_core.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ Report = Mapping[str, Any]
 VIRUS, OTHERS, THIRD, GREY = "#D55E00", "#0072B2", "#009E73", "#666666"
 DPI = 150
 MOST_GROUPS = 40
+PLOT_FILES = ("roc.png", "calibration.png", "scores.png", "by_length.png", "by_group.png")
 
 
 def write_plots(report: Report, folder: Path) -> list[Path]:
@@ -37,16 +38,16 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
         ImportError: matplotlib is not installed.
         OSError: a file cannot be written.
     """
-    drawn = {
-        "roc.png": _roc(report),
-        "calibration.png": _calibration(report),
-        "scores.png": _scores(report),
-        "by_length.png": _by_length(report),
-        "by_group.png": _by_group(report),
-    }
+    drawn = dict(
+        zip(
+            PLOT_FILES,
+            (_roc(report), _calibration(report), _scores(report), _by_length(report), _by_group(report)),
+            strict=True,
+        )
+    )
     figures = {folder / name: figure for name, figure in drawn.items() if figure is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    with drafts(*figures) as written:
+    with atomic_write(*figures) as written:
         for draft, figure in zip(written, figures.values(), strict=True):
             figure.savefig(draft, format="png", dpi=DPI)
     for name in drawn:

@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro_core.atomic_files import drafts
+from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.bundle.safetensors_header import Entry, header_of
 from virnucpro_core.heads.feature_file import DTYPES, METADATA, TENSORS, FeatureInfo
 from virnucpro_core.sequence.frames import FRAME_LABELS
@@ -119,7 +119,7 @@ def feature_writer(path: Path, info: FeatureInfo) -> Iterator[FeatureWriter]:
     Raises:
         OSError: it cannot be written.
     """
-    with drafts(path) as (draft,), draft.open("wb") as file:
+    with atomic_write(path) as (draft,), draft.open("wb") as file:
         writer = FeatureWriter(file, info)
         yield writer
         writer.finish()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from virnucpro_core.bundle.bundle import Bundle, write_bundle
 from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig
+from virnucpro_core.hashing import sha256_of
 from virnucpro_core.importing.dnabert_s_checkpoint import read_dnabert_s
 from virnucpro_core.importing.esm2_checkpoint import read_esm2
 from virnucpro_core.importing.head_checkpoint import features_of, read_head
@@ -135,13 +135,4 @@ def _origin(
     part: Part[Esm2Config] | Part[DnabertSConfig] | Part[HeadConfig], done: Callable[[int], None]
 ) -> dict[str, Any]:
     """The layout and the sha256 of the files that a part came from, to be compared with what is published."""
-    return {"layout": part.layout, "files": {file.name: _sha256(file, done) for file in part.files}}
-
-
-def _sha256(path: Path, done: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            done(len(piece))
-    return digest.hexdigest()
+    return {"layout": part.layout, "files": {file.name: sha256_of(file, done) for file in part.files}}

@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.options import AUTO
+from virnucpro_core.wording import one_line
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q, k, v [rows, heads, head size] -> [rows, heads, head size], for the one layout that it is bound to."""
@@ -73,7 +74,7 @@ def _flash_attn() -> tuple[Callable[..., Any] | None, str]:
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError as error:
-        return None, " ".join(str(error).split())[:200]
+        return None, one_line(error)
     return flash_attn_varlen_func, ""
 
 
@@ -83,7 +84,7 @@ def _varlen_attn() -> tuple[Callable[..., Any] | None, dict[str, Any], str]:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError as error:
-        return None, {}, " ".join(str(error).split())[:200]
+        return None, {}, one_line(error)
     # Left to choose, newer versions split keys by the longest segment of the batch, or go to another library.
     options = {"num_splits": 1} if "num_splits" in inspect.signature(varlen_attn).parameters else {}
     return varlen_attn, options, ""

@@ -14,6 +14,7 @@ from virnucpro_core.errors import CoreError, DeviceLost, OutOfMemory
 from virnucpro_core.models.attention import BackendUnavailable, choose_backend, packed_choice
 from virnucpro_core.models.precision import PRECISIONS, Precision
 from virnucpro_core.options import AUTO, DEVICE_PATTERN, DEVICES, PRECISION_CHOICES, one_of
+from virnucpro_core.wording import one_line
 
 _MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _DEVICE_MESSAGES = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
@@ -116,7 +117,7 @@ def device_errors(device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        message = " ".join(str(error).split())[:300]
+        message = one_line(error, 300)
         if any(sign in message for sign in _MEMORY_MESSAGES):
             if device.type == "cuda":
                 torch.cuda.empty_cache()  # a smaller batch needs other blocks than the ones held back

@@ -14,7 +14,7 @@ from typing import Any, Literal, TextIO, get_args
 
 import numpy as np
 
-from virnucpro_core.atomic_files import drafts
+from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.scoring.results import RecordResult
 
 Format = Literal["tsv", "jsonl", "virnucpro"]
@@ -145,5 +145,5 @@ def _virnucpro(frames: TextIO, chunks: TextIO) -> Iterator[Write]:
 @contextmanager
 def _complete_files(*paths: Path) -> Iterator[tuple[TextIO, ...]]:
     """Open files that take their names when the block ends well."""
-    with drafts(*paths) as written, ExitStack() as stack:
+    with atomic_write(*paths) as written, ExitStack() as stack:
         yield tuple(stack.enter_context(draft.open("w", encoding="utf-8", newline="")) for draft in written)

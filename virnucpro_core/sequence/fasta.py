@@ -15,6 +15,7 @@ import dnaio
 
 from virnucpro_core.errors import SequenceFileWarning
 from virnucpro_core.sequence.compressed import CompressedDataError, decompressed
+from virnucpro_core.wording import one_line
 
 STDIN = "-"
 
@@ -70,7 +71,7 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
         ) from error
     except dnaio.FileFormatError as error:
         raise SequenceFileError(
-            f"{name} is damaged after record {number} ({_one_line(error)}): repair the file or make it again"
+            f"{name} is damaged after record {number} ({one_line(error)}): repair the file or make it again"
         ) from error
     except OSError as error:
         raise SequenceFileError(f"{name} cannot be read: {_cause_and_cure(error)}") from error
@@ -112,8 +113,4 @@ def _cause_and_cure(error: OSError) -> str:
             return "it is a directory; name a file in it"
         case errno.EACCES | errno.EPERM:
             return "permission denied; make it readable for this user"
-    return f"{_one_line(error)}; check the file and its disk"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return f"{one_line(error)}; check the file and its disk"

@@ -49,25 +49,20 @@ def embed(
 
     Example: `virnucpro embed reads.fasta -o packed.safetensors`
     """
-    from consumer.cli.error_messages import UserError
-    from consumer.cli.files.inputs import measure
+    from consumer.cli.files.inputs import count_records
+    from consumer.cli.files.targets import check_file, writing
     from consumer.scoring.loading import load_engine
     from virnucpro_core.heads.feature_writer import feature_writer
 
-    _check(output)
+    check_file(output, "--output", [fasta], seekable=True)
     settings = model_settings(model, device, precision, attention_backend, v1_attention)
-    size = measure([fasta])
+    size = count_records([fasta])
     engine = load_engine(settings)
     run = _Run(engine, settings)
-    try:
-        with feature_writer(output, _info(engine, fasta)) as writer:
-            for record, rows in run.features(fasta, size):
-                writer.add(record, rows)
-            writer.left_out = run.refused
-    except OSError as error:
-        raise UserError(
-            f"cannot write {output}: {error.strerror}; check the folder's rights and the disk"
-        ) from error
+    with writing(output), feature_writer(output, _info(engine, fasta)) as writer:
+        for record, rows in run.features(fasta, size):
+            writer.add(record, rows)
+        writer.left_out = run.refused
     print(
         f"embedded {writer.frames:,} frames of {writer.records:,} records, {run.bases:,} bases, {run.with_what()}, "
         f"written to {output} ({output.stat().st_size / 1e6:,.1f} MB)",
@@ -83,7 +78,7 @@ class _Run(Run):
         self, fasta: str, size: Size | None
     ) -> Iterator[tuple[PreparedRecord, list[NDArray[np.float32]]]]:
         """The records in the order of the file, each with the features of its frames; with a progress bar."""
-        from consumer.cli.files.inputs import meter
+        from consumer.cli.progress import record_bar
         from virnucpro_core.scoring.stream import rows_of_records
         from virnucpro_core.sequence.fasta import read_sequences
 
@@ -95,21 +90,11 @@ class _Run(Run):
             self._max_bases,
             self._refuse,
         )
-        with meter("embedding", size) as done:
+        with record_bar("embedding", size) as done:
             for record, rows in embedded:
                 self.bases += record.length
                 done.add(record.length)
                 yield record, rows
-
-
-def _check(output: Path) -> None:
-    """Refuse before the model is loaded what can't be written."""
-    from consumer.cli.error_messages import UserError
-
-    if output.exists() and not output.is_file():
-        raise UserError(f"{output} is not a file: name one with --output, a feature file can't be piped")
-    if not output.parent.is_dir():
-        raise UserError(f"the folder {output.parent} does not exist: make it, or name another with --output")
 
 
 def _info(engine: Engine, fasta: str) -> FeatureInfo:

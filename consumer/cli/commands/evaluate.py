@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -58,7 +57,7 @@ def evaluate(
     from consumer.cli.files.labelled import Labelled
     from consumer.cli.output.evaluation_table import lines
 
-    _check_targets(report, plots)
+    _check_targets(report, plots, [fasta, labels])
     settings = model_settings(model, device, precision, attention_backend, v1_attention)
     records = Labelled(fasta, labels, skip_unlabelled)
     if records.warning:
@@ -80,18 +79,17 @@ def evaluate(
     run.complain()
 
 
-def _check_targets(report: Path | None, plots: Path | None) -> None:
+def _check_targets(report: Path | None, plots: Path | None, sources: list[str | Path]) -> None:
     """Refuse before the model is loaded what could not be written after it has worked."""
     from consumer.cli.error_messages import UserError
+    from consumer.cli.files.targets import check_file, check_folder
+    from virnucpro_core.evaluation.plots import PLOT_FILES
 
-    if report is not None and report.is_dir():
-        raise UserError(f"{report} is a folder: name a file with --report")
-    if report is not None and not report.parent.is_dir():
-        raise UserError(f"the folder {report.parent} does not exist: make it, or name another with --report")
+    if report is not None:
+        check_file(report, "--report", sources)
     if plots is None:
         return
-    if plots.exists() and not plots.is_dir():
-        raise UserError(f"{plots} is a file: name a folder with --plots")
+    check_folder(plots, "--plots", sources, PLOT_FILES)
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -126,11 +124,11 @@ def _about(info: EngineInfo, records: Labelled) -> dict[str, Any]:
 def _input(path: Path) -> dict[str, str | None]:
     """Name and sha256 of a file; a pipe of labels has been read, and has no sha256."""
     from consumer.cli.files.inputs import is_stream
+    from virnucpro_core.hashing import sha256_of
 
     if is_stream(str(path)):
         return {"name": path.name, "sha256": None}
-    with path.open("rb") as file:
-        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"name": path.name, "sha256": sha256_of(path)}
 
 
 def _measure(run: Run, records: Labelled) -> dict[str, Any]:
@@ -157,18 +155,13 @@ def _measure(run: Run, records: Labelled) -> dict[str, Any]:
 
 
 def _write(found: dict[str, Any], text: str, report: Path | None, plots: Path | None) -> None:
-    from consumer.cli.error_messages import UserError
-    from virnucpro_core.atomic_files import drafts
+    from consumer.cli.files.targets import writing
+    from virnucpro_core.atomic_files import atomic_write
     from virnucpro_core.evaluation.plots import write_plots
 
-    try:
-        if report is not None:
-            with drafts(report) as (draft,):
-                draft.write_text(text + "\n", encoding="utf-8")
-        if plots is not None:
+    if report is not None:
+        with writing(report), atomic_write(report) as (draft,):
+            draft.write_text(text + "\n", encoding="utf-8")
+    if plots is not None:
+        with writing(plots):
             write_plots(found, plots)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {error.filename or report or plots}: {error.strerror}; check the folder's rights and "
-            "the disk"
-        ) from error

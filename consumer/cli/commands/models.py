@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,16 +55,17 @@ def import_(
     --expected-length 500 --id virnucpro-500 --output bundles/virnucpro-500`
     """
     from consumer.cli.error_messages import UserError
+    from consumer.cli.files.targets import check_new_folder
+    from consumer.cli.progress import byte_bar
     from consumer.errors import ExitCode
     from virnucpro_core.importing.bundle_builder import build_bundle, read_sources
 
-    if output.exists():
-        raise UserError(f"{output} exists already: name a folder that does not", ExitCode.USAGE)
+    check_new_folder(output)
     if not name.strip():
         raise UserError("--id must not be empty", ExitCode.USAGE)
     try:
         sources = read_sources(esm2, dnabert_s, head, tokenizer)
-        with _bar(sources.work) as done:
+        with byte_bar("importing", sources.work) as done:
             bundle = build_bundle(sources, output, name, int(expected_length), done)
     except OSError as error:
         where = error.filename or output
@@ -131,7 +129,7 @@ def show(model: Named = None, as_json: AsJson = False) -> None:
                 f"file {entry.name}": f"{entry.bytes:,} bytes, sha256 {entry.sha256[:16]}..."
                 for entry in manifest.files.values()
             },
-            **{f"validation {name}": value for name, value in _figures(manifest.validation).items()},
+            **{f"validation {name}": value for name, value in _plain_values(manifest.validation).items()},
         }
     )
 
@@ -188,24 +186,9 @@ def _rows(rows: dict[str, Any]) -> None:
         print(f"{name:{width}}  {value}")
 
 
-def _figures(validation: dict[str, Any]) -> dict[str, Any]:
+def _plain_values(validation: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in validation.items() if isinstance(value, int | float | str)}
 
 
 def _megabytes(manifest: Any) -> str:
     return f"{sum(entry.bytes for entry in manifest.files.values()) / 1e6:,.1f} MB"
-
-
-@contextmanager
-def _bar(work: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr while the block runs; nothing is shown where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("importing", total=work)
-        yield lambda count: bar.advance(task, count)

@@ -40,8 +40,8 @@ def predict(
         typer.Option(
             "--output",
             "-o",
-            help="File to write, or the folder for virnucpro. [default: stdout; for virnucpro a folder "
-            "reads_merged beside reads.fasta]",
+            help="File to write, - for stdout, or the folder for virnucpro. [default: stdout; for virnucpro a "
+            "folder reads_merged beside reads.fasta]",
         ),
     ] = None,
     model: Model = None,
@@ -57,13 +57,13 @@ def predict(
 
     Example: `virnucpro predict reads.fasta.gz --format virnucpro --output results/`
     """
-    from consumer.cli.files.inputs import measure
+    from consumer.cli.files.inputs import count_records
     from consumer.scoring.loading import load_engine
     from virnucpro_core.sequence.fasta import read_sequences
 
     target = _target(fasta, form, output)
     settings = model_settings(model, device, precision, attention_backend, v1_attention)
-    size = measure([fasta])
+    size = count_records([fasta])
     engine = load_engine(settings)
 
     run = Run(engine, settings)
@@ -82,39 +82,32 @@ def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextI
     Without --output VirNucPro's own place for its two files: the input's name up to `.fa`, and `_merged`.
     """
     from consumer.cli.error_messages import UserError
+    from consumer.cli.files.targets import STDOUT, check_file, check_folder, check_stdout
     from consumer.errors import ExitCode
+    from virnucpro_core.scoring.report import CHUNKS_FILE, FRAMES_FILE
     from virnucpro_core.sequence.fasta import STDIN
 
-    if output is None:
-        if form != "virnucpro":
-            return sys.stdout
-        if fasta == STDIN:
+    if form == "virnucpro":
+        if output is None and fasta == STDIN:
             raise UserError(
                 "the virnucpro format writes two files: name a folder with --output", ExitCode.USAGE
             )
-        return Path(fasta).with_name(Path(fasta).name.split(".fa")[0] + "_merged")
-    if form == "virnucpro" and output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: name a folder with --output for the virnucpro format")
-    if form != "virnucpro" and output.is_dir():
-        raise UserError(f"{output} is a folder: name a file with --output for the format {form}")
-    if form != "virnucpro" and not output.parent.is_dir():
-        raise UserError(f"the folder {output.parent} does not exist: make it, or name another with --output")
+        beside = Path(fasta).with_name(Path(fasta).name.split(".fa")[0] + "_merged")
+        folder = output or beside
+        check_folder(folder, "--output", [fasta], [FRAMES_FILE, CHUNKS_FILE])
+        return folder
+    if output is None or str(output) == STDOUT:
+        check_stdout([fasta])
+        return sys.stdout
+    check_file(output, "--output", [fasta])
     return output
 
 
 def _write(form: ReportFormat, target: Path | TextIO, results: Iterator[RecordResult]) -> None:
-    from consumer.cli.error_messages import UserError
+    from consumer.cli.files.targets import writing
     from virnucpro_core.scoring.report import report
 
     write: Callable[[RecordResult], None]
-    try:
-        with report(form, target) as write:
-            for result in results:
-                write(result)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = "the output" if target is sys.stdout else str(target)
-        raise UserError(
-            f"cannot write {where}: {error.strerror}; check the folder's rights and the disk"
-        ) from error
+    with writing("the output" if target is sys.stdout else str(target)), report(form, target) as write:
+        for result in results:
+            write(result)

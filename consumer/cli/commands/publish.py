@@ -46,7 +46,7 @@ def publish(
     """
     from confluent_kafka import Producer
 
-    from consumer.cli.files.inputs import measure
+    from consumer.cli.files.inputs import count_records
     from consumer.cli.topics.client_settings import client_settings
     from consumer.cli.topics.publisher import Publisher
     from consumer.config.clients import new_client, publisher_config
@@ -56,7 +56,7 @@ def publish(
     topic = topic or settings.input_topic
     address = settings.kafka_bootstrap_servers
     watch = BrokerWatch()
-    size = measure(fasta)
+    size = count_records(fasta)
     config = publisher_config(address, settings.kafka) | {"error_cb": watch.on_error}
     producer = new_client(Producer, config)
     await_topics(producer, [topic], address, watch, timeout, "command")
@@ -67,12 +67,12 @@ def publish(
 def _send(publisher: Publisher, paths: list[str], size: Size | None, target: str) -> None:
     """Publish every record of the files and tell what became of them."""
     from consumer.cli.error_messages import UserError
-    from consumer.cli.files.inputs import meter
+    from consumer.cli.progress import record_bar
     from schemas import SequenceRecord
     from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
 
     began_at = time.monotonic()
-    with meter("publishing", size) as done:
+    with record_bar("publishing", size) as done:
         try:
             for path in paths:
                 for record_id, description, sequence in read_sequences(path):

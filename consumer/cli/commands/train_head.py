@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from consumer.cli.options import LabelTable, NewId
-
-if TYPE_CHECKING:
-    from virnucpro_core.heads.training import EpochDone
-
 
 _OF_TRAINING = ("hidden", "epochs", "learning_rate", "dropout", "validation_share")
 """Options that say how a head is trained."""
@@ -70,14 +64,18 @@ def train_head(
 
     Example: `virnucpro train-head packed.safetensors --labels truth.tsv -o bundles/mine --id mine`
     """
-    from consumer.cli.error_messages import UserError
+    from consumer.cli.files.targets import check_file
     from consumer.cli.heads.head_inputs import HeadInputs
     from consumer.cli.heads.head_job import given, trained, write
     from consumer.cli.heads.head_table import lines
+    from consumer.cli.progress import epoch_bar
     from virnucpro_core.heads.training import HeadRecipe
 
     began_at = time.monotonic()
-    _check(output, report, name, head, compare)
+    _check(output, name, head, compare)
+    if report is not None:
+        inputs_given = [path for path in (features, labels, compare, head) if path is not None]
+        check_file(report, "--report", inputs_given)
     if head is not None:
         _refuse_training_options(context)
     inputs = HeadInputs(features, labels, model, compare)
@@ -86,14 +84,9 @@ def train_head(
     else:
         width = hidden or inputs.base.manifest.head.hidden
         recipe = HeadRecipe(width, epochs, learning_rate=learning_rate, dropout=dropout, seed=seed)
-        with _bar(epochs * len(inputs.files)) as done:
+        with epoch_bar(epochs * len(inputs.files)) as done:
             made = trained(inputs, recipe, validation_share, done)
-    try:
-        bundle = write(inputs, made, output, name, report)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {error.filename or output}: {error.strerror}; check the folder's rights and the disk"
-        ) from error
+    bundle = write(inputs, made, output, name, report)
     print("\n".join(lines(name, made.report)))
     where = f", its figures are in {report}" if report else ""
     print(
@@ -104,7 +97,7 @@ def train_head(
 
 
 def _refuse_training_options(context: typer.Context) -> None:
-    """A head that is given is not trained: what somebody typed must not be passed over in silence."""
+    """A given head is not trained: an option that says how to train is refused, not ignored."""
     from consumer.cli.error_messages import UserError
     from consumer.errors import ExitCode
 
@@ -117,13 +110,13 @@ def _refuse_training_options(context: typer.Context) -> None:
             )
 
 
-def _check(output: Path, report: Path | None, name: str, head: Path | None, compare: Path | None) -> None:
-    """Refuse before any work what can't come to an end."""
+def _check(output: Path, name: str, head: Path | None, compare: Path | None) -> None:
+    """Refuse before any work what would fail after it."""
     from consumer.cli.error_messages import UserError
+    from consumer.cli.files.targets import check_new_folder
     from consumer.errors import ExitCode
 
-    if output.exists():
-        raise UserError(f"{output} exists already: name a folder that does not", ExitCode.USAGE)
+    check_new_folder(output)
     if not name.strip():
         raise UserError("--id must not be empty", ExitCode.USAGE)
     if head is not None and compare is not None:
@@ -131,25 +124,3 @@ def _check(output: Path, report: Path | None, name: str, head: Path | None, comp
             "--compare trains a head on each of the two files, --head trains none: leave one of them out",
             ExitCode.USAGE,
         )
-    if report is not None and report.is_dir():
-        raise UserError(f"{report} is a folder: name a file with --report")
-    if report is not None and not report.parent.is_dir():
-        raise UserError(f"the folder {report.parent} does not exist: make it, or name another with --report")
-
-
-@contextmanager
-def _bar(epochs: int) -> Iterator[EpochDone]:
-    """A progress bar on stderr while the block runs; nothing is shown where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        *(TextColumn("training, epoch"), MofNCompleteColumn(), BarColumn()),
-        *(TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn()),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("training", total=epochs, loss=float("nan"))
-        yield lambda _, loss: bar.update(task, advance=1, loss=loss)

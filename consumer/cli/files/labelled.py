@@ -10,6 +10,7 @@ from consumer.cli.files.inputs import Record, Size, is_stream
 from consumer.errors import ExitCode
 from virnucpro_core.evaluation.labels import read_labels
 from virnucpro_core.sequence.fasta import read_sequences
+from virnucpro_core.wording import some_of
 
 _SHOWN = 3
 
@@ -68,13 +69,13 @@ class Labelled:
         if self.unlabelled and not skip_unlabelled:
             raise UserError(
                 f"{self.unlabelled:,} of {len(seen):,} records of {fasta} have no label in {table} "
-                f"({_some(shown, self.unlabelled)}): add their labels, or leave them out with --skip-unlabelled"
+                f"({some_of(shown, self.unlabelled)}): add their labels, or leave them out with --skip-unlabelled"
             )
         absent = [record_id for record_id in self.labels if record_id not in seen]
         self.without_record = len(absent)
         self.warning = (
             f"{len(absent):,} of {len(self.labels):,} labels in {table} have no record in {fasta} "
-            f"({_some(absent[:_SHOWN], len(absent))})"
+            f"({some_of(absent)})"
             if absent
             else ""
         )
@@ -84,7 +85,3 @@ class Labelled:
         for record in read_sequences(self.fasta):
             if record[0] in self.labels:
                 yield record
-
-
-def _some(ids: list[str], count: int) -> str:
-    return ", ".join(ids) + (", ..." if count > len(ids) else "")

@@ -31,10 +31,10 @@ class Run:
 
     def results(self, records: Iterable[Record], size: Size | None) -> Iterator[RecordResult]:
         """The results in the order of the records; `size` is what the progress bar is told, None if unknown."""
-        from consumer.cli.files.inputs import meter
+        from consumer.cli.progress import record_bar
         from virnucpro_core.scoring.stream import score_records
 
-        with meter("scoring", size) as done:
+        with record_bar("scoring", size) as done:
             for result in score_records(
                 records, self._engine, self._token_budget, self._max_bases, self._refuse
             ):

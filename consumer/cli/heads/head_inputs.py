@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from consumer.cli.error_messages import UserError
 from consumer.errors import ExitCode
 from virnucpro_core.bundle.bundle import Bundle, bundled, find_bundle, read_manifest
 from virnucpro_core.evaluation.labels import read_labels
+from virnucpro_core.hashing import sha256_of
 from virnucpro_core.heads.feature_file import FeatureFile, check_same_frames
 from virnucpro_core.heads.feature_reader import read_features
 from virnucpro_core.heads.splits import LabelledRecords
@@ -65,12 +65,6 @@ class HeadInputs:
             for name, file in self.files.items()
         }
         return {"features": files, "labels": {"name": self.labels.name, "sha256": sha256_of(self.labels)}}
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _base(file: FeatureFile, model: str | None) -> Bundle:

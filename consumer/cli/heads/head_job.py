@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consumer.cli.error_messages import UserError
-from consumer.cli.heads.head_inputs import HeadInputs, sha256_of
+from consumer.cli.files.targets import writing
+from consumer.cli.heads.head_inputs import HeadInputs
 from virnucpro_core import __version__
-from virnucpro_core.atomic_files import drafts
+from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.hashing import sha256_of
 from virnucpro_core.heads.splits import Part
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def given(inputs: HeadInputs, path: Path) -> MadeHead:
     """Take the head of a file, and measure it on all labelled records; nothing in the file is run.
 
     Raises:
-        BundleError: it is no head.
+        BundleError: it is not a head.
         UserError: it cannot be read, or is not one for these features.
     """
     from virnucpro_core.heads.comparison import Candidate, head_of
@@ -132,27 +134,30 @@ def write(inputs: HeadInputs, made: MadeHead, output: Path, name: str, report: P
 
     Raises:
         BundleError: `output` exists.
-        OSError: something cannot be written.
+        UserError: something cannot be written.
     """
     from virnucpro_core.heads.comparison import bundle_with_head
 
     found = made.report
-    bundle = bundle_with_head(
-        inputs.base,
-        output,
-        name,
-        f"{inputs.base.manifest.id} with another head, {made.how}",
-        made.tensors,
-        made.hidden,
-        found["temperature"],
-        training={
-            **{fact: found[fact] for fact in ("command", "software_version", "data", "split", "settings")},
-            "base": found["base"] | {"training": inputs.base.manifest.training},
-        },
-        validation=_in_short(found) | {part: found[part] for part in ("measured", "compared", "notes")},
-    )
+    with writing(output):
+        bundle = bundle_with_head(
+            inputs.base,
+            output,
+            name,
+            f"{inputs.base.manifest.id} with another head, {made.how}",
+            made.tensors,
+            made.hidden,
+            found["temperature"],
+            training={
+                **{
+                    fact: found[fact] for fact in ("command", "software_version", "data", "split", "settings")
+                },
+                "base": found["base"] | {"training": inputs.base.manifest.training},
+            },
+            validation=_in_short(found) | {part: found[part] for part in ("measured", "compared", "notes")},
+        )
     if report is not None:
-        with drafts(report) as (draft,):
+        with writing(report), atomic_write(report) as (draft,):
             text = json.dumps({"id": name, **found}, indent=2, allow_nan=False)
             draft.write_text(text + "\n", encoding="utf-8")
     return bundle

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from consumer.cli.output.alignment import aligned
+
 _LEVELS = {
     "chunks": "chunks",
     "records_by_mean_margin": "records, mean of their chunks",
@@ -24,7 +26,7 @@ def lines(name: str, report: dict[str, Any]) -> Iterator[str]:
     if left_out := _left_out(split):
         yield f"left out     {left_out}"
     yield ""
-    yield from _aligned(list(_rows(report)))
+    yield from aligned(list(_rows(report)))
     if report["compared"]:
         yield ""
         yield from _compared(report["compared"])
@@ -82,13 +84,4 @@ def _compared(pairs: list[dict[str, Any]]) -> Iterator[str]:
                 f"{pair['largest_score_difference']:.2g}",
             )
         )
-    yield from _aligned(rows)
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Names to the left, figures to the right; a row of one cell is a heading and may be as long as it likes."""
-    tabled = [row for row in rows if len(row) > 1]
-    widths = [max(len(cell) for cell in column) for column in zip(*tabled, strict=True)]
-    for name, *cells in rows:
-        shown = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=False)]
-        yield "  ".join([f"{name:{widths[0]}}", *shown]).rstrip()
+    yield from aligned(rows)

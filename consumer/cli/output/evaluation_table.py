@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from consumer.cli.output.alignment import aligned
+
 _MOST_GROUPS = 20
 _HEAD = ("", "number", "AUROC", "95% interval", "right", "of viruses", "of others", "ECE")
 
@@ -52,7 +54,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
         ]
         rows += [(f"  and {more:,} smaller groups: see --report",)] if more > 0 else []
     yield ""
-    yield from _aligned(rows)
+    yield from aligned(rows)
 
 
 def _cells(figures: dict[str, Any]) -> tuple[str, ...]:
@@ -74,13 +76,3 @@ def _number(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Names to the left, figures to the right; a row of one cell is a heading and may be as long as it likes."""
-    tabled = [row for row in rows if len(row) > 1]
-    widths = [max(len(row[column]) for row in tabled if column < len(row)) for column in range(len(_HEAD))]
-    for row in rows:
-        name, *cells = row or ("",)
-        shown = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=False)]
-        yield "  ".join([f"{name:{widths[0]}}", *shown]).rstrip()
