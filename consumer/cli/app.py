@@ -25,7 +25,7 @@ from consumer.cli.commands.serve import serve
 from consumer.cli.commands.train_head import train_head
 from consumer.cli.commands.version import one_line, version
 from consumer.cli.commands.watch import watch
-from consumer.cli.error_messages import exit_code_of, known_errors, report, show_warning
+from consumer.cli.error_messages import exit_code_of, known_errors, print_error, show_warning
 from consumer.errors import ExitCode
 from virnucpro_core.errors import SequenceFileWarning
 
@@ -93,13 +93,15 @@ def run(arguments: list[str] | None = None) -> int:
             return error.exit_code
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "virnucpro"
-        report(f"{error.format_message().rstrip('.')} (see: {command} --help)")
+        print_error(f"{error.format_message().rstrip('.')} (see: {command} --help)")
         return error.exit_code
     except known_errors() as error:
-        report(str(error))
+        print_error(str(error))
         return exit_code_of(error)
     except OSError as error:
-        report(f"cannot read or write ({error.strerror or error}): check the path, its rights and the disk")
+        print_error(
+            f"cannot read or write ({error.strerror or error}): check the path, its rights and the disk"
+        )
         return ExitCode.RUNTIME
     return result if isinstance(result, int) else 0
 

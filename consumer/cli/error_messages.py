@@ -38,7 +38,7 @@ def show_warning(
     warn(f"warning: {' '.join(str(message).split())}")
 
 
-def report(message: str) -> None:
+def print_error(message: str) -> None:
     """Show an error; a message of several lines (one for each bad setting) becomes as many error lines."""
     for line in message.splitlines() or ["unknown error"]:
         warn(f"error: {line}")

@@ -70,6 +70,16 @@ def test_json_lines_hold_the_engines_own_scores(fasta, bundle, capsys):
         assert expected.tolist() == [[_float32(score) for score in pair] for pair in printed]
 
 
+def test_json_is_the_format_jsonl_and_no_other(fasta, capsys):
+    assert run(["predict", str(fasta), "--format", "jsonl"]) == 0
+    lines = capsys.readouterr().out
+    for options in (["--json"], ["--json", "--format", "jsonl"]):
+        assert run(["predict", str(fasta), *options]) == 0
+        assert capsys.readouterr().out == lines
+    assert run(["predict", str(fasta), "--json", "--format", "tsv"]) == 2
+    assert "--json asks for --format jsonl, not tsv: leave one of them out" in error_line(capsys)
+
+
 def _float32(score: float) -> float:
     return float(np.float32(score))
 

@@ -98,7 +98,7 @@ def test_the_commands_for_files_load_no_kafka_and_no_service_setting_stops_them(
         ["predict", str(one)],
         ["models", "verify", "nano"],
         ["models", "show"],
-        ["divergence"],
+        ["divergence", "--format", "json"],
         ["embed", sample, "-o", features],
         [
             "train-head",

@@ -34,7 +34,7 @@ def test_the_published_proteins_packed_together_do_not_diverge(engine):
 
 
 def test_the_command_prints_the_figures_of_the_report():
-    done = virnucpro("divergence", "--fasta", str(SAMPLE), "--format", "json")
+    done = virnucpro("divergence", "--fasta", str(SAMPLE), "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["model"] == "nano-500"

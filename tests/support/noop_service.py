@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.cli.error_messages import exit_code_of, known_errors, report
+from consumer.cli.error_messages import exit_code_of, known_errors, print_error
 from consumer.config.settings import ServiceSettings, load_settings
 from consumer.ops import logs
 from consumer.runtime import run_service
@@ -81,7 +81,7 @@ def main() -> int:
         logs.configure(settings.log_level, settings.log_format)
         return run_service(settings, announce, load_noop)
     except known_errors() as error:
-        report(str(error))
+        print_error(str(error))
         return exit_code_of(error)
 
 

@@ -47,7 +47,7 @@ class EngineInfo:
         precision: "fp32", "fp16" or "bf16".
         device: as torch names it, with its product name on a GPU.
         refusals: attention back-ends that would come first and why they do not serve, by "model: name".
-        self_test: the figures of the start-up self-test, None if it was off.
+        self_test: the result of the start-up self-test, None if it was off.
     """
 
     model_id: str
@@ -78,7 +78,7 @@ class Engine:
         BundleError: the weights do not fit the manifest.
         EngineError: this machine does not have the device, or the device cannot serve the precision.
         BackendUnavailable: no attention back-end can serve, or not the one asked for by name.
-        SelfTestFailed: with the figures.
+        SelfTestFailed: with the distances.
         OutOfMemory, DeviceLost: the device failed while loading.
     """
 
@@ -137,7 +137,7 @@ class Engine:
 
         Raises:
             OutOfMemory: the frames did not fit; fewer may.
-            DeviceLost: the device failed for good.
+            DeviceLost: this process has lost the device.
             NotFinite: a score is NaN or infinite.
             ValueError: a token id is outside its vocabulary, or a protein is empty.
         """

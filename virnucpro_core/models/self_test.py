@@ -21,7 +21,7 @@ _LENGTHS = (3, 166, 17, 98, 31, 1, 64)
 
 
 class SelfTestFailed(CoreError):
-    """The chosen path does not give fair-esm's numbers; the message has the figures."""
+    """The chosen path does not give fair-esm's numbers; the message has the distances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def run_self_test(model: ESM2WithFlashAttention, precision: Precision) -> SelfTe
     """Compare, and refuse what is over the tolerance of the precision.
 
     Raises:
-        SelfTestFailed: with the figures.
+        SelfTestFailed: with the distances.
     """
     result = compare_with_fair_esm(model, precision)
     if not result.passed:

@@ -59,7 +59,7 @@ def demo(
     from consumer.kafka.embedded import EmbeddedBroker
     from consumer.ops import logs
 
-    logs.configure("critical", "auto")  # the broker's clients here; the service has a log of its own
+    logs.configure("critical", "auto")  # the broker's clients here; the service logs separately
     console = Console(highlight=False)
     say = partial(console.print, soft_wrap=True)
     truth = sample_truth()
@@ -104,7 +104,7 @@ def _ending_in_order() -> Iterator[None]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals that come meanwhile take effect at the end: none finds a child that nobody would take down."""
+    """Signals take effect when the block ends, so that one between fork and registration cannot orphan the child."""
     held: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, lambda which, _: held.append(which)) for number in numbers}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from consumer.cli.options import Model, model_settings
+from consumer.cli.options import AsJson, Model, model_settings
 
 if TYPE_CHECKING:
     from virnucpro_core.evaluation.divergence import Divergence
@@ -37,8 +37,9 @@ def divergence(
         str | None, typer.Option("--fasta", metavar="FILE", help="Compare on this FASTA or FASTQ file too.")
     ] = None,
     model: Model = None,
+    as_json: AsJson = False,
     form: Annotated[
-        Literal["table", "json"], typer.Option("--format", help="For people or for programs.")
+        Literal["table", "json"], typer.Option("--format", hidden=True, help="The former spelling of --json.")
     ] = "table",
 ) -> None:
     """Run both attention paths over the 18 proteins of the published test, and a file of yours, and compare.
@@ -59,16 +60,16 @@ def divergence(
     if fasta is not None:
         sets[fasta] = _frames_of(fasta, engine, settings.max_sequence_bases)
     found = {name: measure(packed, v1, frames, budget) for name, frames in sets.items()}
-    if form == "json":
+    if as_json or form == "json":
         print(json.dumps(_about(packed) | {"sets": {name: d.as_dict() for name, d in found.items()}}))
         return
     about = _about(packed)
     print(
         f"{about['model']} on {about['device']}, {about['precision']}: packed ({about['packed_backend']}) against v1"
     )
-    for name, figures in found.items():
+    for name, compared in found.items():
         print(f"\n{name}")
-        _show(figures)
+        _show(compared)
 
 
 def _about(packed: Engine) -> dict[str, str]:
@@ -102,9 +103,9 @@ def _frames_of(fasta: str, engine: Engine, max_bases: int) -> list[PreparedFrame
     return frames
 
 
-def _show(figures: Divergence) -> None:
+def _show(found: Divergence) -> None:
     for name, meaning in ROWS.items():
-        value = getattr(figures, name)
+        value = getattr(found, name)
         shown = f"{value}" if isinstance(value, int) else f"{value:.6g}" if value < 0.5 else f"{value:.6f}"
         print(f"  {meaning:42} {shown}")
-    print(f"  {ADVICE[figures.advice]}")
+    print(f"  {ADVICE[found.advice]}")

@@ -29,7 +29,7 @@ def evaluate(
     fasta: Annotated[str, typer.Argument(metavar="FASTA", help="FASTA or FASTQ file, compressed or not.")],
     labels: LabelTable,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write all figures here, as JSON.")
+        Path | None, typer.Option("--report", metavar="FILE", help="Write all results here, as JSON.")
     ] = None,
     plots: Annotated[
         Path | None,
@@ -38,7 +38,7 @@ def evaluate(
     skip_unlabelled: Annotated[
         bool, typer.Option("--skip-unlabelled", help="Leave out records that have no label.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON, not a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all results as JSON, not a table.")] = False,
     model: Model = None,
     device: Device = None,
     precision: Precision = None,
@@ -55,7 +55,7 @@ def evaluate(
     """
     from consumer.cli.error_messages import warn
     from consumer.cli.files.labelled import Labelled
-    from consumer.cli.output.evaluation_table import lines
+    from consumer.cli.output.evaluation_table import evaluation_table
 
     _check_targets(report, plots, [fasta, labels])
     settings = model_settings(model, device, precision, attention_backend, v1_attention)
@@ -72,7 +72,7 @@ def evaluate(
 
     text = json.dumps(found, indent=2, allow_nan=False)
     _write(found, text, report, plots)
-    print(text if as_json else "\n".join(lines(found)))
+    print(text if as_json else "\n".join(evaluation_table(found)))
     places = [str(path) for path in (report, plots) if path is not None]
     where = f", written to {' and '.join(places)}" if places else ""
     print(f"evaluated {run.scored:,} records, {run.bases:,} bases, {run.with_what()}{where}", file=sys.stderr)
@@ -100,7 +100,7 @@ def _check_targets(report: Path | None, plots: Path | None, sources: list[str | 
 
 
 def _about(info: EngineInfo, records: Labelled) -> dict[str, Any]:
-    """Where the figures come from."""
+    """Where the results come from."""
     from virnucpro_core import __version__
 
     return {

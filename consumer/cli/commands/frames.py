@@ -17,13 +17,16 @@ def frames(
     expected_length: Annotated[
         ChunkSize, typer.Option(help="Bases in a chunk: the expected length of the model.")
     ] = ChunkSize.LONG,
+    as_json: Annotated[
+        bool, typer.Option("--json", show_default=False, help="JSON lines: what this command always prints.")
+    ] = True,
 ) -> None:
     """Show what is scored: the open reading frames of every chunk, as JSON lines, in VirNucPro's order.
 
     Each line has the keys record, chunk, frame, nucleotides (what DNABERT-S reads) and protein (what ESM-2
     reads). A chunk without an open frame has one line with `"frame": null`.
 
-    A record that can't be scored (empty, or with letters that are no nucleotide codes) is named on stderr,
+    A record that can't be scored (empty, or with letters that are not nucleotide codes) is named on stderr,
     the others go on, and the exit code is 1.
 
     Example: `virnucpro frames reads.fasta --expected-length 300 | jq .protein`

@@ -30,11 +30,15 @@ ReportFormat = Literal["tsv", "jsonl", "virnucpro"]
 def predict(
     fasta: SequenceFile,
     form: Annotated[
-        ReportFormat,
+        ReportFormat | None,
         typer.Option(
-            "--format", help="A row a record, whole results as JSON lines, or VirNucPro's two files."
+            "--format",
+            metavar="FORMAT",
+            help="tsv: a row a record; jsonl: whole results as JSON lines; virnucpro: VirNucPro's two files. "
+            "[default: tsv]",
         ),
-    ] = "tsv",
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +65,7 @@ def predict(
     from consumer.scoring.loading import load_engine
     from virnucpro_core.sequence.fasta import read_sequences
 
+    form = _format(form, as_json)
     target = _target(fasta, form, output)
     settings = model_settings(model, device, precision, attention_backend, v1_attention)
     size = count_records([fasta])
@@ -74,6 +79,16 @@ def predict(
         file=sys.stderr,
     )
     run.complain()
+
+
+def _format(form: ReportFormat | None, as_json: bool) -> ReportFormat:
+    """The one format that the two options ask for."""
+    from consumer.cli.error_messages import UserError
+    from consumer.errors import ExitCode
+
+    if as_json and form not in (None, "jsonl"):
+        raise UserError(f"--json asks for --format jsonl, not {form}: leave one of them out", ExitCode.USAGE)
+    return form or ("jsonl" if as_json else "tsv")
 
 
 def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextIO:

@@ -1,4 +1,4 @@
-"""`virnucpro train-head`: a classifier of one's own on the features of labelled records, as a new bundle."""
+"""`virnucpro train-head`: train your own classifier on the features of labelled records; makes a new bundle."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def train_head(
     ] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of the training.")] = 1,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write all figures here, as JSON.")
+        Path | None, typer.Option("--report", metavar="FILE", help="Write all results here, as JSON.")
     ] = None,
 ) -> None:
     """Train a classifier of your own on labelled records, measure it on some that are held out, make a bundle.
@@ -67,7 +67,7 @@ def train_head(
     from consumer.cli.files.targets import check_file
     from consumer.cli.heads.head_inputs import HeadInputs
     from consumer.cli.heads.head_job import given, trained, write
-    from consumer.cli.heads.head_table import lines
+    from consumer.cli.heads.head_table import head_table
     from consumer.cli.progress import epoch_bar
     from virnucpro_core.heads.training import HeadRecipe
 
@@ -87,8 +87,8 @@ def train_head(
         with epoch_bar(epochs * len(inputs.files)) as done:
             made = trained(inputs, recipe, validation_share, done)
     bundle = write(inputs, made, output, name, report)
-    print("\n".join(lines(name, made.report)))
-    where = f", its figures are in {report}" if report else ""
+    print("\n".join(head_table(name, made.report)))
+    where = f", its results are in {report}" if report else ""
     print(
         f"{bundle.path} is complete in {time.monotonic() - began_at:.1f} s{where}; use it with "
         f"--model {bundle.path}",

@@ -191,10 +191,10 @@ def _report(
 
 
 def _in_short(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures of the bundle's own head that `virnucpro models show` prints."""
+    """The metrics of the bundle's own head that `virnucpro models show` prints."""
     own = report["measured"][0]
     short = {"split": report["split"]["what"], **report["split"]["held_out"]}
     for level, name in (("chunks", "chunk"), ("records_by_verdict", "record")):
-        for figure in ("auroc", "accuracy", "sensitivity", "specificity", "ece"):
-            short[f"{name}_{figure}"] = own[level][figure]
+        for metric in ("auroc", "accuracy", "sensitivity", "specificity", "ece"):
+            short[f"{name}_{metric}"] = own[level][metric]
     return short

@@ -15,7 +15,7 @@ _LEVELS = {
 _HEAD = ("", "AUROC", "95% interval", "right", "of viruses", "of others", "ECE", "raw ECE")
 
 
-def lines(name: str, report: dict[str, Any]) -> Iterator[str]:
+def head_table(name: str, report: dict[str, Any]) -> Iterator[str]:
     """The lines of the report of `consumer.cli.heads.head_job.MadeHead`; `name` is the new bundle's id."""
     split = report["split"]
     held_out = split["held_out"]
@@ -58,16 +58,16 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for level, title in _LEVELS.items():
         yield (title,)
         for found in report["measured"]:
-            figures = found[level]
+            metrics = found[level]
             where = f", on {found['features']}" if several else ""
-            low, high = figures["interval95"]
+            low, high = metrics["interval95"]
             yield (
                 f"  {found['head']}{where}",
-                f"{figures['auroc']:.3f}",
+                f"{metrics['auroc']:.3f}",
                 f"{low:.3f} to {high:.3f}",
-                *(f"{figures[name]:.1%}" for name in ("accuracy", "sensitivity", "specificity")),
-                f"{figures['ece']:.3f}",
-                f"{figures['ece_before']:.3f}",
+                *(f"{metrics[name]:.1%}" for name in ("accuracy", "sensitivity", "specificity")),
+                f"{metrics['ece']:.3f}",
+                f"{metrics['ece_before']:.3f}",
             )
 
 

@@ -11,7 +11,7 @@ _MOST_GROUPS = 20
 _HEAD = ("", "number", "AUROC", "95% interval", "right", "of viruses", "of others", "ECE")
 
 
-def lines(report: dict[str, Any]) -> Iterator[str]:
+def evaluation_table(report: dict[str, Any]) -> Iterator[str]:
     """The lines of the table of what `Evaluation.report` gives, with its `model`, and the counts of the command."""
     model, counts = report["model"], report["counts"]
     yield (
@@ -57,16 +57,16 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     yield from aligned(rows)
 
 
-def _cells(figures: dict[str, Any]) -> tuple[str, ...]:
-    interval = figures["interval95"]
+def _cells(metrics: dict[str, Any]) -> tuple[str, ...]:
+    interval = metrics["interval95"]
     return (
-        f"{figures['count']:,}",
-        _number(figures["auroc"]),
+        f"{metrics['count']:,}",
+        _number(metrics["auroc"]),
         "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
-        _percent(figures["accuracy"]),
-        _percent(figures["sensitivity"]),
-        _percent(figures["specificity"]),
-        _number(figures["ece"]),
+        _percent(metrics["accuracy"]),
+        _percent(metrics["sensitivity"]),
+        _percent(metrics["specificity"]),
+        _number(metrics["ece"]),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from consumer.cli.app import run
-from consumer.cli.error_messages import UserError, exit_code_of, known_errors, report
+from consumer.cli.error_messages import UserError, exit_code_of, known_errors, print_error
 from consumer.config.settings import SettingsError
 from consumer.errors import KafkaFatal, ServiceError
 from virnucpro_core.errors import DeviceLost, OutOfMemory
@@ -100,5 +100,5 @@ def test_several_wrong_settings_are_a_line_each(monkeypatch, capsys):
 
 
 def test_report_never_prints_nothing(capsys):
-    report("")
+    print_error("")
     assert capsys.readouterr().err == "virnucpro: error: unknown error\n"

@@ -58,3 +58,20 @@ def test_a_choice_that_there_is_not_is_a_usage_error_that_lists_them(option, cap
     assert run(["predict", "x.fasta", option, "none"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "'auto'" in line
+
+
+@pytest.mark.parametrize(
+    "command", ["predict", "evaluate", "frames", "divergence", "models show", "models verify", "watch"]
+)
+def test_every_command_that_can_print_json_takes_the_same_switch(command, capsys):
+    assert run([*command.split(), "--help"]) == 0
+    assert re.search(r"--json\b", capsys.readouterr().out)
+
+
+def test_frames_prints_json_with_the_switch_and_without(tmp_path, capsys):
+    (tmp_path / "a.fasta").write_text(">a\n" + "ACGTTGCA" * 9 + "\n")
+    printed = []
+    for options in ([], ["--json"]):
+        assert run(["frames", str(tmp_path / "a.fasta"), *options]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
