@@ -48,14 +48,14 @@ from consumer.ops.metrics import Metrics
 from consumer.ops.monitor import Monitor
 from consumer.ops.signals import StopSignals
 from consumer.ops.watchdog import LoopWatchdog
-from consumer.scoring.model import ModelLoader, ServedModel
+from consumer.scoring.model import ModelLoader, ServedModel, provenance
 from consumer.scoring.pipeline import Pipeline, PipelineLimits
 from consumer.scoring.preparation import Preparation
 from consumer.scoring.quarantine import Quarantine
 from consumer.service import Service
 from consumer.types import Partition, Source
 from schemas import Provenance
-from schemas.codecs import AvroCodec
+from schemas.codecs import AvroCodec, Codec
 
 log = structlog.get_logger(__name__)
 
@@ -110,6 +110,8 @@ class Scoring:
     """From message to outcome.
 
     Attributes:
+        stamp: what every prediction says of the model.
+        codec: reads the messages, and writes the answers.
         max_tokens: so many may wait for the device.
         suspects: counts the records under suspicion.
         runs_alone: whether the message at a place is one of them that runs with nothing else in flight.
@@ -118,6 +120,7 @@ class Scoring:
     ledger: Ledger
     pipeline: Pipeline
     stamp: Provenance
+    codec: Codec
     max_tokens: int
     suspects: Callable[[], int]
     runs_alone: Callable[[Source], bool]
@@ -170,7 +173,7 @@ def _serve(
     listeners.happened(ModelLoading(settings.model, settings.device))
     model = load_model(settings, telemetry.metrics.diverged)
     listeners.happened(ModelLoaded(model, _token_budget(settings, model)))
-    scoring = build_scoring(settings, model, listeners, stack)
+    scoring = build_scoring(settings, model, AvroCodec(), listeners, stack)
     outlet = build_delivery(settings, clients, scoring, listeners, stack)
     service = build_service(settings, clients, scoring, outlet, telemetry)
     stop.serving()
@@ -209,7 +212,7 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
 
 
 def build_scoring(
-    settings: ServiceSettings, model: ServedModel, listeners: Listeners, stack: ExitStack
+    settings: ServiceSettings, model: ServedModel, codec: Codec, listeners: Listeners, stack: ExitStack
 ) -> Scoring:
     """The ledger, and the pipeline with its threads running.
 
@@ -223,7 +226,7 @@ def build_scoring(
     stack.callback(quarantine.close)
     pipeline = Pipeline(
         model.scorer,
-        Preparation(model.prepare, settings.max_message_bytes, settings.max_sequence_bases),
+        Preparation(codec, model.prepare, settings.max_message_bytes, settings.max_sequence_bases),
         PipelineLimits(
             token_budget=budget,
             max_tokens=max_tokens,
@@ -237,7 +240,15 @@ def build_scoring(
         model.after_batch,
     )
     stack.callback(lambda: pipeline.stop(Deadline.after(_STOP_S)))
-    return Scoring(ledger, pipeline, model.stamp, max_tokens, lambda: quarantine.count, quarantine.runs_alone)
+    return Scoring(
+        ledger,
+        pipeline,
+        provenance(model.info),
+        codec,
+        max_tokens,
+        lambda: quarantine.count,
+        quarantine.runs_alone,
+    )
 
 
 def build_delivery(
@@ -254,7 +265,7 @@ def build_delivery(
         ServiceError: librdkafka refuses an option, or the broker does not register the transactional id in time.
     """
     builder = AnswerBuilder(
-        settings.output_topic, settings.dlq_topic, settings.group_id, scoring.stamp, AvroCodec()
+        settings.output_topic, settings.dlq_topic, settings.group_id, scoring.stamp, scoring.codec
     )
     builder.set_partition_counts(clients.partition_counts)
     # It outlives the consumer, whose close still reads committed offsets.

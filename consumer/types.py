@@ -79,6 +79,16 @@ class Refused:
     attempts: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """A record that cannot be prepared while a dependency does not answer, and which: it is tried again.
+
+    It says nothing about the record, so it is never an answer; it exists inside the pipeline only.
+    """
+
+    detail: str
+
+
 Outcome = Scored | Refused
 
 

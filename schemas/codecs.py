@@ -51,6 +51,10 @@ class AnswerEncoder(Protocol):
         """The value of a message to the dead-letter topic."""
 
 
+class Codec(RecordDecoder, AnswerEncoder, Protocol):
+    """Reads the input and writes the output of one service."""
+
+
 class AvroCodec:
     """Avro in single-object encoding out; that or Confluent framing in (schemas/codec.py)."""
 

@@ -1,6 +1,6 @@
 """Who hears what the service does: the metrics, the log, the monitor, and whatever comes next.
 
-The pipeline reports to a `BatchObserver`, delivery to a `DeliveryListener`, the loop by `Event`s. A `Listener` takes
+The pipeline reports to a `PipelineListener`, delivery to a `DeliveryListener`, the loop by `Event`s. A `Listener` takes
 all of these, and picks the events that it has a use for; `Listeners` passes each report to several, in their order. A
 listener must neither block nor raise: it is called in the middle of the work, on the thread that does it (the inference
 thread for batches, the loop's for everything else).
@@ -14,7 +14,7 @@ from consumer.delivery.answers import Answer
 from consumer.delivery.listeners import CommitOutcome, DeliveryListener
 from consumer.ops.events import Event
 from consumer.scoring.batcher import Batch
-from consumer.scoring.pipeline import BatchObserver
+from consumer.scoring.pipeline import PipelineListener
 
 
 class LoopObserver(Protocol):
@@ -24,7 +24,7 @@ class LoopObserver(Protocol):
         """One event of the loop, on its thread."""
 
 
-class Listener(BatchObserver, DeliveryListener, LoopObserver, Protocol):
+class Listener(PipelineListener, DeliveryListener, LoopObserver, Protocol):
     """Takes every report."""
 
 
@@ -45,6 +45,10 @@ class Listeners:
     def batch_failed(self, kind: str) -> None:
         for listener in self._listeners:
             listener.batch_failed(kind)
+
+    def record_delayed(self) -> None:
+        for listener in self._listeners:
+            listener.record_delayed()
 
     def delivered(self, answer: Answer) -> None:
         for listener in self._listeners:

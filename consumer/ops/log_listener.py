@@ -66,6 +66,9 @@ class LogListener:
     def batch_failed(self, kind: str) -> None:
         log.warning("batch_failed", kind=kind)
 
+    def record_delayed(self) -> None:
+        """The pipeline logs when a dependency goes and comes back; its records are a gauge."""
+
     def delivered(self, answer: Answer) -> None:
         if self._each:
             reason = answer.outcome.reason.value if isinstance(answer.outcome, Refused) else None
@@ -83,18 +86,18 @@ class LogListener:
 
 def log_startup(loaded: ModelLoaded) -> None:
     """Log what computes the predictions, and which attention back-ends cannot serve here."""
-    model, stamp = loaded.model, loaded.model.stamp
-    for backend, reason in model.refusals.items():
+    info = loaded.model.info
+    for backend, reason in info.refusals.items():
         log.info("attention_backend_refused", backend=backend, reason=reason)
-    if model.self_test is None:
+    if info.self_test is None:
         log.warning("self_test_off", setting="VIRNUCPRO_SELF_TEST")
     log.info(
         "model_loaded",
-        model=stamp.model_id,
-        attention=stamp.attention,
-        attention_backend=stamp.attention_backend,
-        precision=stamp.precision,
-        device=model.device,
+        model=info.model_id,
+        attention=info.attention,
+        attention_backend=info.attention_backend,
+        precision=info.precision,
+        device=info.device,
         token_budget=loaded.token_budget,
-        self_test=None if model.self_test is None else f"{model.self_test:.1e}",
+        self_test=None if info.self_test is None else f"{info.self_test.per_token:.1e}",
     )

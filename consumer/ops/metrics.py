@@ -83,6 +83,11 @@ class Metrics:
         self.tokens = self._counter(
             "tokens_total", "Protein tokens (residues, and two for each frame) in the predictions delivered."
         )
+        self.delayed = self._counter(
+            "records_delayed_total",
+            "Times that a message could not be decoded because a dependency of the codec did not answer; it is tried "
+            "again.",
+        )
         self.record_seconds = self._histogram(
             "record_seconds", "From reading a message to its answer being in Kafka.", _SECONDS
         )
@@ -115,6 +120,9 @@ class Metrics:
             "inflight_bytes", "Bytes that the messages read and not yet answered take in memory."
         )
         self.queued_tokens = self._gauge("queued_tokens", "Protein tokens that wait for a batch.")
+        self.delayed_records = self._gauge(
+            "delayed_records", "Messages that wait for a dependency of the codec to answer."
+        )
         self.oldest_seconds = self._gauge(
             "oldest_inflight_seconds",
             "Age of the message that has been in flight longest; 0 when there is none.",
@@ -170,6 +178,7 @@ class Metrics:
         self.held_partitions.set_function(lambda: intake.waiting)
         self.breaker_open.set_function(lambda: intake.is_broken)
         self.suspects.set_function(suspects)
+        self.delayed_records.set_function(lambda: pipeline.delayed_records)
 
     def happened(self, event: Event) -> None:
         match event:
@@ -197,6 +206,9 @@ class Metrics:
 
     def batch_failed(self, kind: str) -> None:
         self.batch_failures.labels(kind).inc()
+
+    def record_delayed(self) -> None:
+        self.delayed.inc()
 
     def diverged(self, figures: Divergence | None) -> None:
         """A batch went through both attention paths; None if that failed."""
@@ -232,16 +244,16 @@ class Metrics:
 
     def _describe(self, model: ServedModel) -> None:
         """Show which model runs, and how, and which attention back-ends cannot serve here."""
-        stamp = model.stamp
+        info = model.info
         self.model_info.labels(
-            stamp.model_id,
-            stamp.model_sha256,
-            stamp.attention,
-            stamp.attention_backend,
-            stamp.precision,
-            model.device,
+            info.model_id,
+            info.model_sha256,
+            info.attention,
+            info.attention_backend,
+            info.precision,
+            info.device,
         ).set(1)
-        for backend, reason in model.refusals.items():
+        for backend, reason in info.refusals.items():
             self.backend_refused.labels(backend, reason).set(1)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

@@ -64,6 +64,8 @@ class PipelineState(Protocol):
 
     @property
     def queued_tokens(self) -> int: ...
+    @property
+    def delayed_records(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,9 @@ class Monitor:
     def batch_done(self, batch: Batch, seconds: float) -> None:
         with self._lock:
             self._window.add(self.clock(), busy_s=seconds)
+
+    def record_delayed(self) -> None:
+        """The pipeline logs when a dependency goes and comes back; its records are a gauge."""
 
     def batch_failed(self, kind: str) -> None:
         self._note("batch_failed", kind)

@@ -1,14 +1,14 @@
 """The batching policy: frames wait here until a batch is due. Exact token budget, bounded wait.
 
-The thread that owns the GPU asks for the next batch whenever it is idle, so "the GPU is idle" is simply that
-somebody waits in `next_batch`. A batch closes when
+A batch is full when the next frame does not fit into the token budget. A full batch may be taken at any time, so that
+what has to be done before it runs is done while the device computes the batch before it. One that is not full
+closes only when the device is idle, and
 
-* full      the next frame does not fit into the token budget;
 * deadline  the oldest frame's message was polled `max_wait` ago;
 * idle      nothing more is being prepared, and the oldest frame has waited `linger`;
 * drain     the service is stopping: whatever is there goes.
 
-While the GPU computes nothing closes a batch, so under load batches fill up by themselves, and latency is low
+So under load batches fill up by themselves, and latency is low
 when traffic is. A frame is never split; a record larger than the budget spreads over several batches. The
 budget holds for both models: neither the proteins' nor the nucleotides' tokens exceed it.
 The policy follows text-embeddings-inference (`core/src/queue.rs`), with an exact budget.
@@ -16,54 +16,35 @@ The policy follows text-embeddings-inference (`core/src/queue.rs`), with an exac
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.types import Source
 from virnucpro_core.scoring.packing import how_many_fit
-from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord
+from virnucpro_core.scoring.pending import PendingRecord, Slot, slots_of
 
 CloseReason = Literal["full", "deadline", "idle", "drain"]
 
 
 @dataclass(slots=True, eq=False)
-class RecordJob:
-    """A prepared record on its way through the model; `scores` fills as its frames' batches finish."""
+class RecordJob(PendingRecord):
+    """A record of the service on its way through the model: where it came from, and when it was polled."""
 
     source: Source
-    prepared: PreparedRecord
     received_at: float
-    scores: NDArray[np.float32] = field(init=False)
-    missing: int = field(init=False)
-    failure: str | None = None
-
-    def __post_init__(self) -> None:
-        self.missing = len(self.prepared.frames)
-        self.scores = np.full((self.missing, 2), np.nan, dtype=np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One frame in a batch: whose it is, and which row of the record's scores it fills."""
-
-    job: RecordJob
-    index: int
-
-    @property
-    def frame(self) -> PreparedFrame:
-        return self.job.prepared.frames[self.index]
+JobSlot = Slot[RecordJob]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    slots: tuple[Slot, ...]
+    slots: tuple[JobSlot, ...]
     tokens: int
     closed_by: CloseReason
 
@@ -77,7 +58,7 @@ class Batcher:
         linger: seconds that an idle GPU waits for company when nothing more is being prepared.
         backlog: `put` blocks while this many tokens are queued.
         preparing: is any record being prepared at this moment?
-        taken: called with each batch that is given out, while no other thread can look at the queue.
+        device_idle: does the device wait for a batch? Call `notify` when that changes.
     """
 
     def __init__(
@@ -86,14 +67,14 @@ class Batcher:
         max_wait: float,
         backlog: int,
         preparing: Callable[[], bool],
-        taken: Callable[[Batch], None] = lambda _: None,
+        device_idle: Callable[[], bool] = lambda: True,
         linger: float = 0.003,
         clock: Clock = monotonic,
     ) -> None:
         self.token_budget = token_budget
         self._max_wait, self._linger, self._backlog = max_wait, linger, backlog
-        self._preparing, self._taken, self._clock = preparing, taken, clock
-        self._queue: deque[Slot] = deque()
+        self._preparing, self._device_idle, self._clock = preparing, device_idle, clock
+        self._queue: deque[JobSlot] = deque()
         self._tokens = 0
         self._draining = self._closed = False
         self._changed = threading.Condition()
@@ -119,7 +100,7 @@ class Batcher:
             self._changed.wait_for(lambda: self._tokens < self._backlog or self._closed, timeout)
             if self._tokens >= self._backlog or self._closed:
                 return False
-            self._queue.extend(Slot(job, index) for index in range(len(job.prepared.frames)))
+            self._queue.extend(slots_of(job))
             self._tokens += job.prepared.tokens
             self._changed.notify_all()
             return True
@@ -135,23 +116,21 @@ class Batcher:
                     slots = tuple(self._queue.popleft() for _ in range(count))
                     self._tokens -= tokens
                     self._changed.notify_all()
-                    batch = Batch(slots, tokens, closed_by)
-                    self._taken(batch)
-                    return batch
+                    return Batch(slots, tokens, closed_by)
                 if deadline.expired:
                     return None
                 self._changed.wait(min(due_in, deadline.remaining()))
             return None
 
     def notify(self) -> None:
-        """Look again: something that the policy asks about (`preparing`) has changed."""
+        """Look again: something that the policy asks about (`preparing`, `device_idle`) has changed."""
         with self._changed:
             self._changed.notify_all()
 
     def discard(self, unwanted: Callable[[Source], bool]) -> None:
-        """Drop the queued frames of records that nobody wants any more and of which none has been started."""
+        """Drop the queued frames of records that are no longer wanted, unless the first of them has been taken."""
         with self._changed:
-            keep = [s for s in self._queue if self._started(s.job) or not unwanted(s.job.source)]
+            keep = [s for s in self._queue if self._taken_in_part(s.record) or not unwanted(s.record.source)]
             self._queue = deque(keep)
             self._tokens = sum(slot.frame.tokens for slot in keep)
             self._changed.notify_all()
@@ -170,18 +149,19 @@ class Batcher:
             self._tokens = 0
             self._changed.notify_all()
 
-    def _started(self, job: RecordJob) -> bool:
-        return (
-            self._queue[0].job is job and self._queue[0].index > 0
-        )  # frames leave in order, so only the head
+    def _taken_in_part(self, job: RecordJob) -> bool:
+        # Frames leave in order, so it can only be the record at the head.
+        return self._queue[0].record is job and self._queue[0].index > 0
 
     def _due(self, full: bool) -> tuple[CloseReason | None, float]:
         """Why the batch at the head is due now, or None and the seconds until it will be."""
         if full:
             return "full", 0.0
+        if not self._device_idle():
+            return None, math.inf
         if self._draining:
             return "drain", 0.0
-        age = self._clock() - self._queue[0].job.received_at
+        age = self._clock() - self._queue[0].record.received_at
         if age >= self._max_wait:
             return "deadline", 0.0
         idle = not self._preparing()

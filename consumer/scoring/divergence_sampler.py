@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from virnucpro_core.errors import CoreError, DeviceLost
-from virnucpro_core.evaluation.divergence import Divergence, Evaluator, compare
+from virnucpro_core.evaluation.divergence import Divergence, compare
+from virnucpro_core.scoring.model import Evaluator
 from virnucpro_core.sequence.prepare import PreparedFrame
 
 log = structlog.get_logger(__name__)

@@ -8,14 +8,11 @@ from consumer.config.settings import ModelSettings, ServiceSettings
 from consumer.errors import ServiceError
 from consumer.scoring.divergence_sampler import DivergenceSampler
 from consumer.scoring.model import ServedModel
-from consumer.scoring.preparation import PrepareSequence
-from schemas import Provenance
-from virnucpro_core import __version__
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.evaluation.divergence import Divergence
-from virnucpro_core.models.engine import Engine, EngineInfo
-from virnucpro_core.sequence.prepare import PreparedRecord, prepare
+from virnucpro_core.models.engine import Engine
+from virnucpro_core.scoring.model import preparer
 
 
 def load_engine(settings: ModelSettings) -> Engine:
@@ -45,12 +42,9 @@ def load_model(settings: ServiceSettings, diverged: Callable[[Divergence | None]
         sampler = DivergenceSampler(engine, other, settings.divergence_sample, diverged).saw
     return ServedModel(
         scorer=engine,
-        prepare=_preparer(engine),
-        stamp=_provenance(engine.info),
+        prepare=preparer(engine),
+        info=engine.info,
         default_token_budget=engine.default_token_budget,
-        device=engine.info.device,
-        refusals=engine.info.refusals,
-        self_test=None if engine.info.self_test is None else engine.info.self_test.per_token,
         after_batch=sampler,
     )
 
@@ -63,25 +57,3 @@ def _check_budget(token_budget: int | None, manifest: Manifest) -> None:
             f"VIRNUCPRO_TOKEN_BUDGET={token_budget} is too small for one frame of the model "
             f"{manifest.id} ({protein} protein and up to {dna} nucleotide tokens): set it to {dna} or more"
         )
-
-
-def _preparer(engine: Engine) -> PrepareSequence:
-    """Cuts and tokenises sequences for this model."""
-
-    def prepare_sequence(record_id: str, sequence: str) -> PreparedRecord:
-        return prepare(record_id, sequence, engine.expected_length, engine.tokenizer)
-
-    return prepare_sequence
-
-
-def _provenance(info: EngineInfo) -> Provenance:
-    """What every prediction says of the model; the source of the record is filled in later."""
-    return Provenance(
-        model_id=info.model_id,
-        model_sha256=info.model_sha256,
-        expected_length=info.expected_length,
-        attention=info.attention,
-        attention_backend=info.attention_backend,
-        precision=info.precision,
-        software_version=__version__,
-    )

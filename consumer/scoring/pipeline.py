@@ -1,10 +1,15 @@
-"""From a raw message to its outcome: preparation threads, the batcher, the one inference thread.
+"""From a raw message to its outcome: preparation threads, the batcher, the inference thread, assembly.
 
-    submit -> [inbox] -> preparation threads -> [batcher] -> inference thread -> [outbox] -> finished
+    submit -> [inbox] -> preparation -> [batcher] -> stage -> [1 batch] -> inference -> [done] -> assemble -> [outbox]
 
-The thread that owns Kafka only ever calls `submit` and `finished`; neither blocks on work. Every queue is
-bounded: the inbox and the outbox by the records that admission lets in, the batcher by its backlog of tokens.
-A thread that dies takes its exception to the owner, who meets it at the next call of `finished`.
+The thread that owns Kafka only ever calls `submit` and `finished`; neither blocks on work. The inference thread only
+infers: the stage thread takes the next batch and writes down its suspects before that may run, the assemble thread
+turns scores into answers. A message whose codec waits for a dependency is tried again later (`delayed.py`).
+Every queue is bounded: the inbox, `done` and the outbox by the records that admission lets in, the batcher by its
+backlog of tokens. A thread that dies takes its exception to the owner, who gets it at the next call of `finished`.
+
+A scheduler that enqueues the next batch before the last is read replaces `_inference_loop`; several devices are several
+such loops, each with its staged batch, on one batcher.
 """
 
 from __future__ import annotations
@@ -13,18 +18,23 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
-from consumer.clock import Clock, Deadline, monotonic
-from consumer.scoring.batcher import Batch, Batcher, RecordJob
-from consumer.scoring.inference import Inference, Scorer, Suspects, scored
+from consumer.clock import Deadline, monotonic
+from consumer.scoring.batcher import Batch, Batcher, JobSlot, RecordJob
+from consumer.scoring.delayed import DelayedMessages
+from consumer.scoring.inference import Inference, Suspects, finished
 from consumer.scoring.preparation import Preparation
-from consumer.types import Finished, Partition, RawMessage, Refused, Source
+from consumer.types import Finished, NotNow, Partition, RawMessage, Refused, Source
+from virnucpro_core.scoring.model import Scorer
+from virnucpro_core.scoring.pending import by_record
 from virnucpro_core.sequence.prepare import PreparedFrame
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _LOOK_UP_S = 0.5  # how often an idle thread looks whether it should stop
 
@@ -40,14 +50,17 @@ class PipelineLimits:
     max_records: int
 
 
-class BatchObserver(Protocol):
-    """What the pipeline reports about its batches, on the inference thread."""
+class PipelineListener(Protocol):
+    """What the pipeline reports; called on its threads, so a listener must be safe from any of them."""
 
     def batch_done(self, batch: Batch, seconds: float) -> None:
         """A batch has been scored."""
 
     def batch_failed(self, kind: str) -> None:
         """One run of the model failed: "out_of_memory" or "error"."""
+
+    def record_delayed(self) -> None:
+        """A record cannot be prepared now and will be tried again."""
 
 
 class Pipeline:
@@ -56,9 +69,9 @@ class Pipeline:
     Args:
         scorer: the model; used by the inference thread alone.
         preparation: message -> frames; used by every preparation thread.
-        is_wanted: is a message still worth starting? Asked from any thread.
+        is_wanted: is a message still worth starting? Asked from any thread; once False it stays False.
         suspects: told what goes to the device, before it does.
-        after_batch: called on the inference thread with the frames of a batch whose answers are handed over.
+        after_batch: called on the inference thread with the frames of a batch that has run.
     """
 
     def __init__(
@@ -67,18 +80,21 @@ class Pipeline:
         preparation: Preparation,
         limits: PipelineLimits,
         is_wanted: Callable[[Source], bool],
-        observer: BatchObserver,
+        listener: PipelineListener,
         suspects: Suspects,
         after_batch: Callable[[Sequence[PreparedFrame]], None] | None = None,
-        clock: Clock = monotonic,
     ) -> None:
-        self._after_batch = after_batch
         self._preparation, self._is_wanted = preparation, is_wanted
-        self._observer, self._clock = observer, clock
+        self._listener, self._suspects, self._after_batch = listener, suspects, after_batch
         self._inbox: queue.Queue[RawMessage] = queue.Queue(limits.max_records)
+        self._delayed = DelayedMessages()
+        self._staged: queue.Queue[Batch] = queue.Queue(1)
+        self._done: queue.Queue[tuple[RecordJob, Refused | None]] = queue.Queue(2 * limits.max_records)
         self._outbox: queue.Queue[Finished] = queue.Queue(2 * limits.max_records)
         self._lock = threading.Lock()
         self._preparing = 0
+        self._device_idle = False
+        self._may_stage = threading.Semaphore(1)
         self._started: set[Source] = set()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -87,13 +103,16 @@ class Pipeline:
             limits.max_wait_s,
             backlog=limits.max_tokens,
             preparing=self._is_preparing,
-            taken=self._mark_started,
-            clock=clock,
+            device_idle=lambda: self._device_idle,
         )
-        self._inference = Inference(scorer, self._finish, observer.batch_failed, suspects)
-        names = [f"prepare-{number}" for number in range(limits.prepare_threads)]
-        self._threads = [self._thread(name, self._prepare_loop) for name in names]
-        self._threads.append(self._thread("inference", self._inference_loop))
+        self._inference = Inference(scorer, self._hand_over, listener.batch_failed, suspects)
+        loops = {f"prepare-{number}": self._prepare_loop for number in range(limits.prepare_threads)}
+        loops |= {
+            "stage": self._stage_loop,
+            "inference": self._inference_loop,
+            "assemble": self._assemble_loop,
+        }
+        self._threads = [self._thread(name, loop) for name, loop in loops.items()]
         for thread in self._threads:
             thread.start()
 
@@ -101,6 +120,11 @@ class Pipeline:
     def queued_tokens(self) -> int:
         """Protein tokens that wait for a batch."""
         return self._batcher.queued_tokens
+
+    @property
+    def delayed_records(self) -> int:
+        """Records that wait for a dependency to answer."""
+        return len(self._delayed)
 
     def submit(self, message: RawMessage) -> None:
         """Take a message; raises queue.Full when more than `max_records` are submitted and not prepared."""
@@ -135,6 +159,7 @@ class Pipeline:
             else:
                 with self._lock:
                     self._preparing -= 1
+        self._delayed.discard(lambda source: not self._is_wanted(source))
         self._batcher.discard(lambda source: not self._is_wanted(source))
 
     def has_started(self, partitions: Collection[Partition]) -> bool:
@@ -161,62 +186,123 @@ class Pipeline:
             try:
                 loop()
             except BaseException as error:  # noqa: BLE001
-                log.error("a pipeline thread ended", thread=name, error=str(error))
+                log.error("pipeline_thread_ended", thread=name, error=str(error))
                 self._failure = error  # raised again in `finished`, on the thread that owns the service
 
         return threading.Thread(target=run, name=name, daemon=True)
 
     def _prepare_loop(self) -> None:
         while not self._stopping.is_set():
+            # One of each kind in turn: neither keeps the other waiting.
+            if (due := self._delayed.take_due()) is not None:
+                with self._lock:
+                    self._preparing += 1
+                self._prepare(*due)
             try:
-                message = self._inbox.get(timeout=_LOOK_UP_S)
+                message = self._inbox.get(timeout=self._delayed.due_in(_LOOK_UP_S))
             except queue.Empty:
                 continue
-            try:
-                if self._is_wanted(message.source):
-                    self._prepare(message)
-            finally:
-                with self._lock:
-                    self._preparing -= 1
-                self._batcher.notify()
+            self._prepare(message, 0)
 
-    def _prepare(self, message: RawMessage) -> None:
+    def _prepare(self, message: RawMessage, tries: int) -> None:
+        """Prepare a message, which counts as being prepared until this returns."""
+        try:
+            if self._is_wanted(message.source):
+                self._prepare_wanted(message, tries)
+        finally:
+            with self._lock:
+                self._preparing -= 1
+            self._batcher.notify()
+
+    def _prepare_wanted(self, message: RawMessage, tries: int) -> None:
         prepared = self._preparation(message)
+        if isinstance(prepared, NotNow):
+            self._delayed.add(message, tries + 1, prepared.detail)
+            self._listener.record_delayed()
+            return
+        if tries:
+            self._delayed.prepared()
         if isinstance(prepared, Refused):
             self._finish(Finished(message.source, prepared))
             return
-        job = RecordJob(message.source, prepared, message.received_at)
+        job = RecordJob(prepared, message.source, message.received_at)
         if not prepared.frames:
-            self._finish(Finished(message.source, scored(job)))
+            self._finish(finished(job))
             return
         while not self._stopping.is_set() and self._is_wanted(message.source):
             if self._batcher.put(job, _LOOK_UP_S):
                 return
 
+    def _stage_loop(self) -> None:
+        """Take the next batch and write down its suspects while the device computes the batch before it."""
+        while not self._stopping.is_set():
+            if not self._may_stage.acquire(timeout=_LOOK_UP_S):
+                continue
+            batch = None
+            while batch is None and not self._stopping.is_set():
+                batch = self._batcher.next_batch(_LOOK_UP_S)
+            if batch is not None:
+                self._suspects.announced([record[0].record for record in by_record(batch.slots)])
+                self._staged.put(batch)  # there is room: one batch is staged at a time
+
     def _inference_loop(self) -> None:
         while not self._stopping.is_set():
-            batch = self._batcher.next_batch(_LOOK_UP_S)
-            if batch is None:
+            self._device_idle = True
+            self._batcher.notify()
+            try:
+                batch = self._staged.get(timeout=_LOOK_UP_S)
+            except queue.Empty:
                 continue
-            begun = self._clock()
-            self._inference.run(batch.slots)
-            self._observer.batch_done(batch, self._clock() - begun)
-            if self._after_batch is not None:
-                self._after_batch([slot.frame for slot in batch.slots])
+            self._device_idle = False
+            self._suspects.begins()
+            self._may_stage.release()
+            slots = self._start(batch)
+            begun = monotonic()
+            self._inference.run(slots)
+            if slots:
+                self._listener.batch_done(batch, monotonic() - begun)
+                if self._after_batch is not None:
+                    self._after_batch([slot.frame for slot in slots])
 
-    def _mark_started(self, batch: Batch) -> None:
+    def _start(self, batch: Batch) -> list[JobSlot]:
+        """The frames of a batch that go to the device, without those of records dropped since it was taken.
+
+        Together with `discard` and `has_started`, which are called in this order after a record is no longer
+        wanted: a record is either dropped here, or seen as started there.
+        """
         with self._lock:
-            self._started.update(slot.job.source for slot in batch.slots if slot.job.failure is None)
+            slots = [
+                slot
+                for slot in batch.slots
+                if slot.record.failure is None
+                and (slot.record.source in self._started or self._is_wanted(slot.record.source))
+            ]
+            self._started.update(slot.record.source for slot in slots)
+        return slots
 
-    def _finish(self, finished: Finished) -> None:
+    def _hand_over(self, job: RecordJob, refused: Refused | None) -> None:
+        self._put(self._done, (job, refused))
+
+    def _assemble_loop(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._outbox.put(finished, timeout=_LOOK_UP_S)
-                break
+                job, refused = self._done.get(timeout=_LOOK_UP_S)
+            except queue.Empty:
+                continue
+            self._finish(finished(job, refused))
+
+    def _finish(self, done: Finished) -> None:
+        self._put(self._outbox, done)
+        with self._lock:
+            self._started.discard(done.source)
+
+    def _put(self, room: queue.Queue[T], item: T) -> None:
+        while not self._stopping.is_set():
+            try:
+                room.put(item, timeout=_LOOK_UP_S)
+                return
             except queue.Full:
                 continue
-        with self._lock:
-            self._started.discard(finished.source)
 
     def _is_preparing(self) -> bool:
         return self._preparing > 0

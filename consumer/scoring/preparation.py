@@ -1,42 +1,50 @@
-"""One message from its raw bytes to tokenised frames, or to the reason why it can have no prediction."""
+"""One message from its raw bytes to tokenised frames, or to the reason why it has no prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from consumer.types import RawMessage, Refused
-from schemas import MalformedMessage, Reason, decode_record
+from consumer.types import NotNow, RawMessage, Refused
+from schemas import MalformedMessage, Reason
+from schemas.codecs import DependencyUnavailable, RecordDecoder
+from virnucpro_core.scoring.model import PrepareSequence
 from virnucpro_core.sequence.prepare import PreparedRecord
 from virnucpro_core.sequence.validation import InvalidSequence, validate
-
-PrepareSequence = Callable[[str, str], PreparedRecord]
-"""(record id, sequence) -> frames: `virnucpro_core.sequence.prepare.prepare` with the model's chunk size and
-tokenizer."""
 
 
 class Preparation:
     """Decode, check, cut, translate, tokenise. Without state: safe from any thread.
 
     Args:
+        decoder: reads the value of a message.
         prepare: cuts and tokenises a valid sequence.
         max_message_bytes: a larger value is refused undecoded.
         max_sequence_bases: a longer sequence is refused.
     """
 
-    def __init__(self, prepare: PrepareSequence, max_message_bytes: int, max_sequence_bases: int) -> None:
-        self._prepare = prepare
+    def __init__(
+        self,
+        decoder: RecordDecoder,
+        prepare: PrepareSequence,
+        max_message_bytes: int,
+        max_sequence_bases: int,
+    ) -> None:
+        self._decoder, self._prepare = decoder, prepare
         self._max_message_bytes, self._max_sequence_bases = max_message_bytes, max_sequence_bases
 
-    def __call__(self, message: RawMessage) -> PreparedRecord | Refused:
-        """The frames of one message, or why it is refused; it never raises for what the message holds."""
+    def __call__(self, message: RawMessage) -> PreparedRecord | Refused | NotNow:
+        """The frames of one message, why it is refused, or why it has to wait.
+
+        It never raises for what the message holds, nor for a dependency that does not answer.
+        """
         size = len(message.value or b"")
         if size > self._max_message_bytes:
             limit = f"the value has {size} bytes, over VIRNUCPRO_MAX_MESSAGE_BYTES={self._max_message_bytes}"
             return Refused(Reason.MESSAGE_TOO_LARGE, "decode", limit)
         try:
-            record = decode_record(message.value)
+            record = self._decoder.decode_record(message.value, message.headers)
         except MalformedMessage as error:
             return Refused(error.reason, "decode", error.detail)
+        except DependencyUnavailable as error:
+            return NotNow(" ".join(str(error).split()))
         try:
             validate(record.id, record.sequence, self._max_sequence_bases)
         except InvalidSequence as error:

@@ -16,6 +16,8 @@ import pytest
 from consumer.cli.app import run
 from tests.support.models_fixture import random_bundle
 from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.errors import OutOfMemory
+from virnucpro_core.heads.feature_reader import read_features
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.sequence.prepare import prepare
 
@@ -187,3 +189,34 @@ def test_damage_in_a_pipe_leaves_no_output(tmp_path, capsys):
     writer.join()
     assert "truncated" in error_line(capsys)
     assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.parametrize("memory", [600, 200])
+@pytest.mark.parametrize(("command", "computes"), [("predict", "score"), ("embed", "features")])
+def test_a_frame_too_large_for_memory_costs_only_its_record(
+    command, computes, memory, tmp_path, capsys, monkeypatch
+):
+    """The chunks of 500 bases have frames of 168 tokens, those of the other records fewer."""
+    compute = getattr(Engine, computes)
+
+    def within_memory(engine, frames):
+        if sum(frame.tokens for frame in frames) > memory or any(frame.tokens > 150 for frame in frames):
+            raise OutOfMemory("the device has no memory left")
+        return compute(engine, frames)
+
+    fasta = tmp_path / "reads.fasta"
+    fasta.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in SEQUENCES.items()))
+    outputs = [tmp_path / name for name in ("all", "small")]
+    assert run([command, str(fasta), "-o", str(outputs[0])]) == 0
+    monkeypatch.setattr(Engine, computes, within_memory)
+    capsys.readouterr()
+    assert run([command, str(fasta), "-o", str(outputs[1])]) == 1
+    err = capsys.readouterr().err
+    assert "record 'long' is left out: one frame of this record does not fit into the device's memory" in err
+    assert "1 records were left out" in err
+    if command == "predict":
+        everything, rest = (path.read_text().splitlines() for path in outputs)
+        assert rest == [row for row in everything if not row.startswith("long")]
+    else:
+        found = read_features(outputs[1])
+        assert list(found.record_ids) == ["no_frame", "lower", "iupac"]

@@ -12,7 +12,7 @@ from consumer.types import Partition
 from schemas import SequenceRecord, decode_prediction, encode_record
 from tests.simulation.member import INPUT, LETTERS, OUTPUT, PARTITIONS, Member
 from tests.simulation.memory_kafka import MemoryKafka
-from tests.support.factories import STAMP, ConstantScorer, FakeClock, prepared_record
+from tests.support.factories import INFO, ConstantScorer, FakeClock, prepared_record
 
 RECORDS, FITS = 12, 3
 
@@ -39,9 +39,7 @@ def life(state_dir: str, begin: int) -> tuple[list[str], bool]:
     kafka.write(first, [encode_record(SequenceRecord(str(n), "ACGT")) for n in range(RECORDS)])
     kafka.group.committed[first] = begin
     scorer = Greedy()
-    model = ServedModel(
-        scorer, lambda record_id, _: prepared_record(10, record_id=record_id), STAMP, 20, "cpu"
-    )
+    model = ServedModel(scorer, lambda record_id, _: prepared_record(10, record_id=record_id), INFO, 20)
     options = {"max_inflight_records": 100, "max_wait_ms": 10, "commit_interval_ms": 0}
     member = Member(kafka, 0, False, model=model, state_dir=state_dir, instance_id="n", **options)
     scorer.ledger = member.ledger

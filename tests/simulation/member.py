@@ -34,6 +34,7 @@ from consumer.scoring.batcher import Batch
 from consumer.scoring.model import ServedModel
 from consumer.scoring.pipeline import Pipeline
 from consumer.types import Finished, Outcome, Partition, RawMessage, Scored, Source
+from schemas.codecs import AvroCodec, Codec
 from tests.simulation.memory_clients import Link, MemoryAdmin, MemoryConsumer, MemoryProducer
 from tests.simulation.memory_kafka import MemoryKafka
 from tests.support.factories import STAMP, AtOnce, FakeClock, refused, scored
@@ -82,6 +83,10 @@ class StepPipeline:
     @property
     def queued_tokens(self) -> int:
         return 10 * len(self._waiting)
+
+    @property
+    def delayed_records(self) -> int:
+        return 0
 
     def submit(self, message: RawMessage) -> None:
         self._waiting.append(message)
@@ -138,6 +143,8 @@ class EpochCheck:
 
     def batch_failed(self, kind: str) -> None: ...
 
+    def record_delayed(self) -> None: ...
+
     def committed(self, outcome: CommitOutcome) -> None: ...
 
 
@@ -163,6 +170,7 @@ class Member:
 
     Args:
         model: with one it has a real pipeline, with its threads, in place of `StepPipeline`.
+        codec: of the messages.
     """
 
     def __init__(
@@ -173,6 +181,7 @@ class Member:
         max_tokens: int = 1_000_000,
         runs_alone: Callable[[Source], bool] = lambda _: False,
         model: ServedModel | None = None,
+        codec: Codec | None = None,
         **changes: Any,
     ) -> None:
         self.slot, self.alive = slot, True
@@ -195,11 +204,12 @@ class Member:
             partition_counts=dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS),
         )
         self._stack, self._settings = ExitStack(), chosen
+        codec = codec or AvroCodec()
         if model is None:
             pipeline = cast(Pipeline, self.pipeline)
-            self._scoring = Scoring(self.ledger, pipeline, STAMP, max_tokens, lambda: 0, runs_alone)
+            self._scoring = Scoring(self.ledger, pipeline, STAMP, codec, max_tokens, lambda: 0, runs_alone)
         else:
-            self._scoring = build_scoring(chosen, model, self.telemetry.listeners, self._stack)
+            self._scoring = build_scoring(chosen, model, codec, self.telemetry.listeners, self._stack)
             self.ledger = self._scoring.ledger
 
     def _new_consumer(self, reports: CommitReports) -> Consumer:

@@ -11,13 +11,17 @@ import numpy as np
 from confluent_kafka import KafkaException
 from numpy.typing import NDArray
 
+from consumer.scoring.batcher import RecordJob
+from consumer.scoring.inference import Isolation
 from consumer.types import Finished, Outcome, Partition, RawMessage, Refused, Scored, Source
 from schemas import Provenance, Reason, SequenceRecord, encode_record
+from virnucpro_core.scoring.model import EngineInfo
 from virnucpro_core.scoring.results import assemble
 from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord
 
 T = TypeVar("T")
 TOPIC = "sequences"
+INFO = EngineInfo("nano", "ab" * 32, 500, "packed", "sdpa", "sdpa", "fp32", "cpu")
 STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
 
 
@@ -72,8 +76,8 @@ def message(
     return RawMessage(source(offset, number, epoch), key, value, headers, timestamp_ms, received_at)
 
 
-def record_message(offset: int, sequence: str, record_id: str = "r") -> RawMessage:
-    return message(offset, value=encode_record(SequenceRecord(record_id, sequence)))
+def record_message(offset: int, sequence: str, record_id: str = "r", number: int = 0) -> RawMessage:
+    return message(offset, number, value=encode_record(SequenceRecord(record_id, sequence)))
 
 
 def prepared_frame(
@@ -106,6 +110,23 @@ def refused(detail: str = "no") -> Refused:
 
 def finished(offset: int, number: int = 0, epoch: int = 1, outcome: Outcome | None = None) -> Finished:
     return Finished(source(offset, number, epoch), outcome or refused())
+
+
+class NoSuspects:
+    """The suspects of a process that remembers none."""
+
+    def announced(self, jobs: Sequence[RecordJob]) -> None: ...
+
+    def begins(self) -> None: ...
+
+    def isolation(self, job: RecordJob) -> Isolation:
+        return "run"
+
+    def entering(self, jobs: Sequence[RecordJob]) -> None: ...
+
+    def left(self) -> None: ...
+
+    def cleared(self, job: RecordJob) -> None: ...
 
 
 class ConstantScorer:

@@ -29,8 +29,8 @@ from consumer.config.settings import ServiceSettings, load_settings
 from consumer.ops import logs
 from consumer.runtime import run_service
 from consumer.scoring.model import ServedModel
-from schemas import Provenance
 from virnucpro_core.evaluation.divergence import Divergence
+from virnucpro_core.scoring.model import EngineInfo
 from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord
 
 TOKENS = 100
@@ -65,9 +65,8 @@ def load_noop(_: ServiceSettings, _diverged: Callable[[Divergence | None], None]
     return ServedModel(
         scorer=NoopScorer(float(os.environ.get("NOOP_TOKENS_PER_S", "inf"))),
         prepare=prepare,
-        stamp=Provenance("noop", "00" * 32, 500, "packed", "noop", "fp32", "0"),
+        info=EngineInfo("noop", "00" * 32, 500, "packed", "noop", "noop", "fp32", "none"),
         default_token_budget=16_384,
-        device="none",
     )
 
 

@@ -16,7 +16,8 @@ from training.data.make_tables import evaluated_part
 from training.reports.baseline import WORDS, Baseline, drawn, shares, table
 from training.reports.dev_metrics import dev_figures, dev_temperature, piece_auroc
 from training.reports.evaluate import Judge, headline
-from virnucpro_core.evaluation.metrics import auroc, figures, temperature, verdict_margins
+from virnucpro_core.evaluation.metrics import auroc, figures, temperature
+from virnucpro_core.scoring.verdicts import verdict_margins
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -20,8 +20,9 @@ from training.reports import model_card as card
 from training.reports.evaluate import engine_margins
 from training.runs import pipeline
 from virnucpro_core.bundle.bundle import Bundle
-from virnucpro_core.evaluation.metrics import figures, verdict_margins
+from virnucpro_core.evaluation.metrics import figures
 from virnucpro_core.models.engine import Engine
+from virnucpro_core.scoring.verdicts import verdict_margins
 from virnucpro_core.sequence.prepare import prepare
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from training.data.corpus import DOMAINS, Corpus
 from training.data.frame_table import Frames
-from virnucpro_core.evaluation.metrics import auroc, mean_margins, temperature, verdict_margins
+from virnucpro_core.evaluation.metrics import auroc, mean_margins, temperature
+from virnucpro_core.scoring.verdicts import verdict_margins
 
 Margins = npt.NDArray[np.float32]
 

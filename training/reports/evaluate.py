@@ -32,10 +32,10 @@ from virnucpro_core.evaluation.metrics import (
     curves,
     figures,
     mean_margins,
-    verdict_margins,
 )
 from virnucpro_core.models.engine import Engine
-from virnucpro_core.scoring.packing import how_many_fit
+from virnucpro_core.scoring.packing import batches
+from virnucpro_core.scoring.verdicts import verdict_margins
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import ESM2_PAD
 
@@ -49,14 +49,11 @@ def engine_margins(engine: Engine, frames: Frames) -> FloatArray:
         for p, d in zip(frames.protein, frames.dna, strict=True)
     ]
     parts = [np.zeros((0, 2), dtype=np.float32)]
-    first = 0
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("scoring", total=len(prepared))
-        while first < len(prepared):
-            count, _, _ = how_many_fit(prepared[first:], engine.default_token_budget)
-            parts.append(engine.score(prepared[first : first + count]))
-            first += count
-            progress.update(task, completed=first)
+        for batch in batches(prepared, engine.default_token_budget):
+            parts.append(engine.score(batch))
+            progress.advance(task, len(batch))
     scores = np.clip(np.concatenate(parts).astype(np.float64), 1e-9, 1.0)
     margins: FloatArray = np.log(scores[:, 1]) - np.log(scores[:, 0])
     return margins

@@ -7,20 +7,20 @@ prediction, and embeddings, and ends in a rule by the share of equal labels. Its
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro_core.scoring.packing import how_many_fit
+from virnucpro_core.scoring.model import Evaluator, FloatArray
+from virnucpro_core.scoring.packing import batches
+from virnucpro_core.scoring.verdicts import VIRUS, calls
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import DnaTokenizer, esm2_token_ids
 
-FloatArray = NDArray[np.float32]
 Advice = Literal["accept", "validate", "use v1"]
 
 ACCEPT_OVER, VALIDATE_FROM = 0.99, 0.95
@@ -69,13 +69,6 @@ class Divergence:
         return asdict(self) | {"advice": self.advice}
 
 
-class Evaluator(Protocol):
-    """An engine on one path: `virnucpro_core.models.engine.Engine`."""
-
-    def features_and_scores(self, frames: Sequence[PreparedFrame]) -> tuple[FloatArray, FloatArray]:
-        """Features [frames, dim] and softmax scores [frames, 2], float32."""
-
-
 def compare(
     features: FloatArray, scores: FloatArray, other_features: FloatArray, other_scores: FloatArray
 ) -> Divergence:
@@ -90,9 +83,9 @@ def compare(
     cosine = _cosine(features.astype(np.float64), other_features.astype(np.float64))
     return Divergence(
         frames=len(features),
-        label_agreement=float((_labels(scores) == _labels(other_scores)).mean()),
+        label_agreement=float((calls(scores) == calls(other_scores)).mean()),
         confidence_correlation=_correlation(scores.max(axis=1), other_scores.max(axis=1)),
-        score_difference=float(np.abs(scores[:, 1].astype(np.float64) - other_scores[:, 1]).max()),
+        score_difference=float(np.abs(scores[:, VIRUS].astype(np.float64) - other_scores[:, VIRUS]).max()),
         cosine_min=float(cosine.min()),
         cosine_mean=float(cosine.mean()),
         mean_absolute_difference=float(difference.mean()),
@@ -110,14 +103,10 @@ def measure(
         ValueError: there are no frames, or one is over the budget.
         CoreError: an engine failed.
     """
-    parts = []
-    rest = deque(frames)
-    while rest:
-        count, _, _ = how_many_fit(rest, token_budget)
-        if not count:
-            raise ValueError(f"a frame of {rest[0].tokens} tokens is over the token budget of {token_budget}")
-        batch = [rest.popleft() for _ in range(count)]
-        parts.append((*ours.features_and_scores(batch), *theirs.features_and_scores(batch)))
+    parts = [
+        (*ours.features_and_scores(batch), *theirs.features_and_scores(batch))
+        for batch in batches(frames, token_budget)
+    ]
     if not parts:
         raise ValueError("nothing to compare: there are no frames")
     return compare(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -144,11 +133,6 @@ def frames_of_proteins(proteins: dict[str, str], tokenizer: DnaTokenizer) -> lis
         PreparedFrame(chunk=index, label="F1", protein_ids=esm2_token_ids(protein), dna_ids=ids)
         for index, (protein, ids) in enumerate(zip(proteins.values(), dna, strict=True))
     ]
-
-
-def _labels(scores: FloatArray) -> NDArray[np.bool_]:
-    is_virus: NDArray[np.bool_] = scores[:, 1] >= scores[:, 0]
-    return is_virus
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

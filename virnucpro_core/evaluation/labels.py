@@ -6,8 +6,10 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-LABELS = ("others", "virus")
-"""In the order of the classifier's scores."""
+from virnucpro_core.scoring.verdicts import CLASSES, VIRUS
+
+LABELS = CLASSES
+"""The words of a table's column `label`: the names of the classes."""
 
 
 class LabelFileError(ValueError):
@@ -55,7 +57,7 @@ def read_labels(path: Path) -> dict[str, Label]:
             raise LabelFileError(f"{where}: the id is empty")
         if record_id in found:
             raise LabelFileError(f"{where}: {record_id} is there a second time; keep one of the two")
-        found[record_id] = Label(label == LABELS[1], (row.get("group") or "").strip())
+        found[record_id] = Label(label == LABELS[VIRUS], (row.get("group") or "").strip())
     if not found:
         raise LabelFileError(f"{path} has no row under its header")
     return found

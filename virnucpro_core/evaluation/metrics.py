@@ -92,19 +92,6 @@ def sigmoid(x: FloatArray) -> FloatArray:
     return half
 
 
-def verdict_margins(margins: FloatArray, owner: IntArray) -> FloatArray:
-    """The margin behind VirNucPro's verdict on each chunk or record.
-
-    It is a virus if its highest virus score is at least its highest others score. With margins
-    m = logit(virus) - logit(others) of its frames that is max(m) + min(m) >= 0: the frame surest of a virus against
-    the frame surest of the opposite. The half keeps what has one frame at that frame's own margin.
-
-    margins [frames]; owner int [frames], sorted and without gaps.
-    """
-    starts = np.searchsorted(owner, np.arange(owner[-1] + 1 if len(owner) else 0))
-    return (np.maximum.reduceat(margins, starts) + np.minimum.reduceat(margins, starts)) / 2
-
-
 def mean_margins(margins: FloatArray, owner: IntArray) -> FloatArray:
     """Mean margin of each owner; owner int [members], without gaps."""
     return np.bincount(owner, margins) / np.bincount(owner)

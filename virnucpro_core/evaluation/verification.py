@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.errors import CoreError
 from virnucpro_core.models.precision import Tolerance
+from virnucpro_core.scoring.model import FloatArray, VerifiableModel
 from virnucpro_core.scoring.results import Verdict
+from virnucpro_core.scoring.results import verdict as verdict_of
 from virnucpro_core.sequence.chunks import chunk_name
 from virnucpro_core.sequence.prepare import PreparedFrame, prepare
 from virnucpro_core.sequence.tokens import DnaTokenizer, esm2_token_ids
@@ -27,19 +29,6 @@ from virnucpro_core.sequence.tokens import DnaTokenizer, esm2_token_ids
 DNA_DIM, PROTEIN_DIM = 768, 2560
 """Dimensions of the published DNABERT-S and ESM-2 3B; a feature vector is the one and then the other."""
 CHUNK_SIZE = 500
-
-FloatArray = NDArray[np.float32]
-
-
-class Scorer(Protocol):
-    """What is verified: `virnucpro_core.models.engine.Engine`."""
-
-    @property
-    def tokenizer(self) -> DnaTokenizer: ...
-
-    def features(self, frames: list[PreparedFrame]) -> FloatArray: ...
-
-    def score(self, frames: list[PreparedFrame]) -> FloatArray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +120,7 @@ def not_comparable(manifest: Manifest) -> str | None:
     )
 
 
-def compare_with_original(engine: Scorer, manifest: Manifest, tolerance: Tolerance) -> Comparison:
+def compare_with_original(engine: VerifiableModel, manifest: Manifest, tolerance: Tolerance) -> Comparison:
     """Compute the frames of the reference and compare.
 
     Args:
@@ -162,7 +151,7 @@ def compare(features: FloatArray, scores: FloatArray | None, tolerance: Toleranc
         ours, theirs = features[index].astype(np.float64), original[index].astype(np.float64)
         verdict: Verdict | None = None
         if scores is not None:
-            verdict = "virus" if scores[index, 1] >= scores[index, 0] else "others"
+            verdict = verdict_of(*scores[index].tolist())
         compared.append(
             FrameComparison(
                 frame=frame["id"],

@@ -49,7 +49,7 @@ class FeatureInfo:
         model_id, model_sha256: the bundle's id, and the sha256 of its manifest.
         expected_length: bases in a full chunk.
         attention, attention_backend, dna_attention_backend, precision, device: as in
-            `virnucpro_core.models.engine.EngineInfo`.
+            `virnucpro_core.scoring.model.EngineInfo`.
         software_version: of this package.
         dnabert_s_dim, esm2_dim: the two parts of a row.
         source: name of the sequence file.

@@ -14,9 +14,9 @@ from virnucpro_core.evaluation.metrics import (
     mean_margins,
     sigmoid,
     temperature,
-    verdict_margins,
 )
 from virnucpro_core.heads.splits import Part
+from virnucpro_core.scoring.verdicts import verdict_margins
 
 LEVELS = ("chunks", "records_by_mean_margin", "records_by_verdict")
 """Chunks by VirNucPro's verdict; whole records by the mean margin of their chunks, and by VirNucPro's verdict."""

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from virnucpro_core.models.classifier import CLASSES, Head
+from virnucpro_core.models.classifier import Head
+from virnucpro_core.scoring.verdicts import CLASSES
 
 _PIECE = 2048
 """Frames that are read together where all are."""

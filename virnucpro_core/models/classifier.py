@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CLASSES = ("others", "virus")
+from virnucpro_core.scoring.verdicts import CLASSES
+
 _TILE = 64
 """Rows of one evaluation, always as many: with another number a library may take other kernels."""
 

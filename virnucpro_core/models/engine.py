@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,16 +15,18 @@ from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.weights import fill
 from virnucpro_core.errors import NotFinite
 from virnucpro_core.models.attention import BackendUnavailable
-from virnucpro_core.models.classifier import CLASSES, Head
+from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.device import Placement, device_errors
 from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.esm2_weights import build_esm2
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
-from virnucpro_core.models.self_test import SelfTestResult, run_self_test
+from virnucpro_core.models.self_test import run_self_test
 from virnucpro_core.options import AUTO
+from virnucpro_core.scoring.model import EngineInfo
 from virnucpro_core.scoring.packing import PackedTokens, pack_frames
+from virnucpro_core.scoring.verdicts import CLASSES
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import DnaTokenizer
 
@@ -33,33 +34,6 @@ _TOKEN_BUDGET_CPU = 4096
 _TOKEN_BUDGET_GPU = 16384
 _STANDARD = "fair-esm"
 """Stamped as ESM-2's attention back-end when its own forward computes."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What computes the predictions; stamped on each of them.
-
-    Attributes:
-        model_id, model_sha256: of the bundle.
-        expected_length: bases in a chunk.
-        attention: "v1" on the standard path, else "packed".
-        attention_backend, dna_attention_backend: what serves ESM-2 and DNABERT-S.
-        precision: "fp32", "fp16" or "bf16".
-        device: as torch names it, with its product name on a GPU.
-        refusals: attention back-ends that would come first and why they do not serve, by "model: name".
-        self_test: the result of the start-up self-test, None if it was off.
-    """
-
-    model_id: str
-    model_sha256: str
-    expected_length: int
-    attention: Literal["packed", "v1"]
-    attention_backend: str
-    dna_attention_backend: str
-    precision: str
-    device: str
-    refusals: dict[str, str] = field(default_factory=dict)
-    self_test: SelfTestResult | None = None
 
 
 class Engine:

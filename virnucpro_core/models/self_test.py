@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import mean_of_residues
 from virnucpro_core.models.precision import Precision
+from virnucpro_core.scoring.model import SelfTestResult
 from virnucpro_core.scoring.packing import pack
 from virnucpro_core.sequence.tokens import esm2_token_ids
 
@@ -22,20 +21,6 @@ _LENGTHS = (3, 166, 17, 98, 31, 1, 64)
 
 class SelfTestFailed(CoreError):
     """The chosen path does not give fair-esm's numbers; the message has the distances."""
-
-
-@dataclass(frozen=True, slots=True)
-class SelfTestResult:
-    """Largest relative L2 distance of a token, and of a protein's pooled vector; the limit of both."""
-
-    per_token: float
-    pooled: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Written so that NaN fails."""
-        return self.per_token <= self.tolerance and self.pooled <= self.tolerance
 
 
 def probe_proteins() -> list[str]:

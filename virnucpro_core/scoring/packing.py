@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro_core.sequence.prepare import PreparedFrame
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +51,58 @@ def pack_frames(frames: Sequence[PreparedFrame]) -> PackedBatch:
     return PackedBatch(
         protein=pack([frame.protein_ids for frame in frames]), dna=pack([frame.dna_ids for frame in frames])
     )
+
+
+class Packer(Generic[Item]):
+    """Collects frames, each with what belongs to it, until they fill a token budget.
+
+    Args:
+        token_budget: most tokens of a batch, for either model.
+    """
+
+    def __init__(self, token_budget: int) -> None:
+        self._token_budget = token_budget
+        self._waiting: list[Item] = []
+        self._protein_tokens = self._dna_tokens = 0
+
+    def add(self, item: Item, frame: PreparedFrame) -> list[Item]:
+        """Add a frame; gives the batch that it no longer fits into, or nothing.
+
+        Raises:
+            ValueError: the frame alone is over the budget.
+        """
+        tokens, dna_tokens = frame.tokens, len(frame.dna_ids)
+        if max(tokens, dna_tokens) > self._token_budget:
+            raise ValueError(
+                f"a frame of {tokens} protein and {dna_tokens} nucleotide tokens is over the token budget of "
+                f"{self._token_budget}: raise the budget"
+            )
+        full = max(self._protein_tokens + tokens, self._dna_tokens + dna_tokens) > self._token_budget
+        batch = self.take() if full else []
+        self._waiting.append(item)
+        self._protein_tokens += tokens
+        self._dna_tokens += dna_tokens
+        return batch
+
+    def take(self) -> list[Item]:
+        """The frames that wait, as a batch that need not be full."""
+        batch, self._waiting = self._waiting, []
+        self._protein_tokens = self._dna_tokens = 0
+        return batch
+
+
+def batches(frames: Iterable[PreparedFrame], token_budget: int) -> Iterator[list[PreparedFrame]]:
+    """Frames in their order, in batches that are as full as the budget allows. Holds one batch at a time.
+
+    Raises:
+        ValueError: a frame alone is over the budget.
+    """
+    packer = Packer[PreparedFrame](token_budget)
+    for frame in frames:
+        if batch := packer.add(frame, frame):
+            yield batch
+    if batch := packer.take():
+        yield batch
 
 
 def how_many_fit(frames: Iterable[PreparedFrame], token_budget: int) -> tuple[int, int, bool]:

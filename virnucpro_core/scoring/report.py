@@ -16,6 +16,7 @@ import numpy as np
 
 from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.scoring.results import RecordResult
+from virnucpro_core.scoring.verdicts import is_virus
 
 Format = Literal["tsv", "jsonl", "virnucpro"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -139,7 +140,7 @@ def _virnucpro(frames: TextIO, chunks: TextIO) -> Iterator[Write]:
     rows.writerow(("Modified_ID", "Is_Virus"))
     for name in sorted(highest):  # as pandas' groupby leaves them
         others, virus = highest[name]
-        rows.writerow((name, virus >= others))  # ... and "virus" for a chunk
+        rows.writerow((name, is_virus(others, virus)))  # ... and "virus" for a chunk
 
 
 @contextmanager

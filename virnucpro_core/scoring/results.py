@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro_core.errors import NotFinite
+from virnucpro_core.scoring.verdicts import is_virus
 from virnucpro_core.sequence.chunks import chunk_name
 from virnucpro_core.sequence.prepare import PreparedRecord
 
@@ -57,11 +58,16 @@ class RecordResult:
     chunks: tuple[ChunkResult, ...]
 
 
+def verdict(others: float, virus: float) -> Verdict:
+    """The word for the highest others score and the highest virus score."""
+    return "virus" if is_virus(others, virus) else "others"
+
+
 def verdict_over(frames: Sequence[FrameResult]) -> Verdict:
     """VirNucPro's rule: virus if the highest virus score is at least the highest others score."""
     if not frames:
         return "no_open_frame"
-    return "virus" if max(f.virus for f in frames) >= max(f.others for f in frames) else "others"
+    return verdict(max(f.others for f in frames), max(f.virus for f in frames))
 
 
 def assemble(prepared: PreparedRecord, scores: NDArray[np.float32]) -> RecordResult:

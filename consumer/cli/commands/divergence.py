@@ -85,10 +85,11 @@ def _about(packed: Engine) -> dict[str, str]:
 def _frames_of(fasta: str, engine: Engine, max_bases: int) -> list[PreparedFrame]:
     """All open frames of a file; raises UserError for a record that can't be scored, or if there is no frame."""
     from consumer.cli.error_messages import UserError
+    from virnucpro_core.scoring.model import preparer
     from virnucpro_core.sequence.fasta import read_sequences
-    from virnucpro_core.sequence.prepare import prepare
     from virnucpro_core.sequence.validation import InvalidSequence, validate
 
+    prepare = preparer(engine)
     frames: list[PreparedFrame] = []
     for record_id, _, sequence in read_sequences(fasta):
         try:
@@ -97,7 +98,7 @@ def _frames_of(fasta: str, engine: Engine, max_bases: int) -> list[PreparedFrame
             raise UserError(
                 f"record {record_id!r} of {fasta}: {error.detail}; correct or remove it"
             ) from error
-        frames += prepare(record_id, sequence, engine.expected_length, engine.tokenizer).frames
+        frames += prepare(record_id, sequence).frames
     if not frames:
         raise UserError(f"{fasta} has no open reading frame: take another file")
     return frames

@@ -22,7 +22,7 @@ from consumer.cli.options import (
 
 if TYPE_CHECKING:
     from consumer.cli.files.labelled import Labelled
-    from virnucpro_core.models.engine import EngineInfo
+    from virnucpro_core.scoring.model import EngineInfo
 
 
 def evaluate(
@@ -105,13 +105,9 @@ def _about(info: EngineInfo, records: Labelled) -> dict[str, Any]:
 
     return {
         "model": {
-            "id": info.model_id,
-            "sha256": info.model_sha256,
-            "expected_length": info.expected_length,
-            "attention": info.attention,
-            "attention_backend": info.attention_backend,
-            "precision": info.precision,
-            "device": info.device,
+            name.removeprefix("model_"): value
+            for name, value in info.as_dict().items()
+            if name != "dna_attention_backend"
         },
         "software_version": __version__,
         "inputs": {

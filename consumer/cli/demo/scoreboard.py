@@ -12,6 +12,7 @@ from consumer.cli.demo.sample import Truth
 from consumer.cli.error_messages import UserError
 from consumer.cli.output.table import Column, Rows, prediction_cells
 from schemas import DeadLetter, Prediction, Verdict
+from virnucpro_core.scoring.verdicts import CLASSES
 
 COLUMNS: tuple[Column, ...] = (
     ("record", 29, "left"),
@@ -22,7 +23,6 @@ COLUMNS: tuple[Column, ...] = (
     ("known truth", 15, "left"),
     ("organism", 20, "left"),
 )
-LABELS = ("virus", "others")
 
 
 class Scoreboard:
@@ -72,7 +72,9 @@ class Scoreboard:
 
     def summary(self) -> list[str]:
         """`Right: 36 of 39 (virus 18 of 19, others 18 of 20).`, and what the other records are."""
-        each = ", ".join(f"{label} {self._right[label]} of {self._called[label]}" for label in LABELS)
+        each = ", ".join(
+            f"{label} {self._right[label]} of {self._called[label]}" for label in reversed(CLASSES)
+        )
         lines = [f"Right: {self._right.total()} of {self._called.total()} ({each})."]
         if unseen := len(self._answered) - self._called.total():
             lines.append(

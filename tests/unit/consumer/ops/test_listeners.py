@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 from confluent_kafka import KafkaError
@@ -29,7 +30,7 @@ from consumer.scoring.batcher import Batch
 from consumer.scoring.model import ServedModel
 from consumer.types import InFlight
 from tests.support.factories import (
-    STAMP,
+    INFO,
     ConstantScorer,
     message,
     partition,
@@ -43,10 +44,8 @@ FIELDS = {"records": 3, "bytes": 400, "tokens": 50}
 MODEL = ServedModel(
     ConstantScorer(),
     lambda record_id, _: prepared_record(10),
-    STAMP,
+    replace(INFO, refusals={"varlen": "needs a GPU"}),
     1000,
-    "cpu",
-    refusals={"varlen": "needs a GPU"},
 )
 
 
@@ -61,6 +60,9 @@ class Recorder:
 
     def batch_done(self, batch, seconds) -> None:
         self.heard.append(("batch_done", batch, seconds))
+
+    def record_delayed(self) -> None:
+        self.heard.append(("record_delayed",))
 
     def batch_failed(self, kind) -> None:
         self.heard.append(("batch_failed", kind))
@@ -79,6 +81,7 @@ def test_every_report_reaches_every_listener():
     listeners.happened(event)
     listeners.batch_done(batch, 0.5)
     listeners.batch_failed("error")
+    listeners.record_delayed()
     listeners.delivered(entry)
     listeners.committed("ok")
     assert first.heard == second.heard
@@ -86,6 +89,7 @@ def test_every_report_reaches_every_listener():
         ("happened", event),
         ("batch_done", batch, 0.5),
         ("batch_failed", "error"),
+        ("record_delayed",),
         ("delivered", entry),
         ("committed", "ok"),
     ]

@@ -24,7 +24,7 @@ from consumer.scoring.model import ServedModel
 from consumer.types import InFlight, Refused
 from schemas import Reason
 from tests.support.factories import (
-    STAMP,
+    INFO,
     ConstantScorer,
     FakeClock,
     message,
@@ -35,7 +35,7 @@ from tests.support.factories import (
 )
 
 NOTHING = InFlight(0, 0, 0)
-MODEL = ServedModel(ConstantScorer(), lambda record_id, _: prepared_record(10), STAMP, 1000, "cpu")
+MODEL = ServedModel(ConstantScorer(), lambda record_id, _: prepared_record(10), INFO, 1000)
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ def batcher(clock, preparing) -> Batcher:
 
 
 def job(offset: int, *tokens: int, received_at: float = 100.0) -> RecordJob:
-    return RecordJob(source(offset), prepared_record(*tokens), received_at)
+    return RecordJob(prepared_record(*tokens), source(offset), received_at)
 
 
 def taken(batch) -> list[tuple[int, int]]:
-    return [(slot.job.source.offset, slot.index) for slot in batch.slots]
+    return [(slot.record.source.offset, slot.index) for slot in batch.slots]
 
 
 def test_a_batch_is_full_when_the_next_frame_does_not_fit(batcher):
@@ -50,7 +50,7 @@ def test_a_batch_may_fill_the_budget_to_the_last_token(batcher):
 def test_the_nucleotides_keep_to_the_budget_too(batcher):
     frames = tuple(prepared_frame(10, dna_tokens=60, chunk=index) for index in range(2))
     prepared = PreparedRecord("r", 1000, ((0, 500), (500, 1000)), frames)
-    batcher.put(RecordJob(source(1), prepared, 100.0), 0)
+    batcher.put(RecordJob(prepared, source(1), 100.0), 0)
     assert len(batcher.next_batch(0).slots) == 1
 
 
@@ -126,21 +126,34 @@ def test_a_closed_batcher_gives_nothing_and_takes_nothing(batcher):
     assert not batcher.put(job(2, 10), 5)
 
 
-def test_a_batch_is_announced_while_nobody_can_look_at_the_queue():
-    """Whoever discards what waits sees a record either in the queue or announced: never in neither."""
-    announced = []
+@pytest.fixture
+def busy_batcher(clock) -> Batcher:
+    """Of a device that computes."""
+    return Batcher(100, 0.05, 1000, preparing=lambda: False, device_idle=lambda: False, clock=clock)
 
-    def announce(batch):
-        other = threading.Thread(target=batcher.discard, args=(lambda source: True,))
-        other.start()
-        other.join(0.05)
-        assert other.is_alive(), "the queue is locked"
-        announced.append(batch)
-        waiting.append(other)
 
-    waiting = []
-    batcher = Batcher(100, 0.0, 400, lambda: False, announce)
-    batcher.put(job(0, 10), 0)
-    batch = batcher.next_batch(5)
-    waiting[0].join(5)
-    assert announced == [batch]
+def test_a_batch_that_is_not_full_waits_for_the_device(busy_batcher, clock):
+    busy_batcher.put(job(1, 60), 0)
+    clock.advance(10)
+    assert busy_batcher.next_batch(0) is None
+    busy_batcher.drain()
+    assert busy_batcher.next_batch(0) is None
+
+
+def test_a_full_batch_is_there_before_the_device_is_idle(busy_batcher):
+    busy_batcher.put(job(1, 60, 60), 0)
+    assert busy_batcher.next_batch(0).closed_by == "full"
+    assert busy_batcher.next_batch(0) is None
+
+
+def test_who_waits_gets_a_batch_when_the_device_turns_idle():
+    idle = [False]
+    batcher = Batcher(100, 0.0, 1000, preparing=lambda: False, device_idle=lambda: idle[0])
+    batcher.put(job(1, 60), 0)
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(batcher.next_batch(10)))
+    waiting.start()
+    idle[0] = True
+    batcher.notify()
+    waiting.join(10)
+    assert taken(found[0]) == [(1, 0)]

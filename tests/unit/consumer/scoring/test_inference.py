@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from consumer.scoring.batcher import RecordJob, Slot
-from consumer.scoring.inference import Inference, Suspects
+from consumer.scoring.batcher import RecordJob
+from consumer.scoring.inference import Inference, Suspects, finished
 from consumer.types import Finished, Refused, Scored
 from schemas import Reason
-from tests.support.factories import ConstantScorer, prepared_record, source
+from tests.support.factories import ConstantScorer, NoSuspects, prepared_record, source
 from virnucpro_core.errors import DeviceLost, NotFinite, OutOfMemory
+from virnucpro_core.scoring.pending import Slot, slots_of
 
 POISON = 13
 
@@ -38,7 +39,12 @@ class Run:
     def __init__(self, scorer, suspects: Suspects | None = None) -> None:
         self.done: list[Finished] = []
         self.failures: list[str] = []
-        self.inference = Inference(scorer, self.done.append, self.failures.append, suspects or Suspects())
+        self.inference = Inference(
+            scorer,
+            lambda job, refused: self.done.append(finished(job, refused)),
+            self.failures.append,
+            suspects or NoSuspects(),
+        )
 
     def outcome(self, offset: int):
         (outcome,) = [f.outcome for f in self.done if f.source.offset == offset]
@@ -46,11 +52,11 @@ class Run:
 
 
 def jobs(*records: tuple[int, ...]) -> list[RecordJob]:
-    return [RecordJob(source(offset), prepared_record(*tokens), 0.0) for offset, tokens in enumerate(records)]
+    return [RecordJob(prepared_record(*tokens), source(offset), 0.0) for offset, tokens in enumerate(records)]
 
 
 def slots(all_jobs) -> list[Slot]:
-    return [Slot(job, index) for job in all_jobs for index in range(len(job.prepared.frames))]
+    return [slot for job in all_jobs for slot in slots_of(job)]
 
 
 def test_every_record_is_finished_once_with_its_own_scores():

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from consumer.clock import Deadline
-from consumer.ops.metrics import Metrics
-from consumer.scoring.inference import Suspects
+from consumer.scoring import inference
+from consumer.scoring.delayed import DelayedMessages
 from consumer.scoring.pipeline import Pipeline, PipelineLimits
 from consumer.scoring.preparation import Preparation
 from consumer.types import Refused, Scored
-from tests.support.factories import ConstantScorer, message, prepared_record, record_message, source
+from schemas.codecs import AvroCodec, DependencyUnavailable
+from tests.support.factories import (
+    ConstantScorer,
+    FakeClock,
+    NoSuspects,
+    message,
+    prepared_record,
+    record_message,
+    source,
+)
 from virnucpro_core.errors import DeviceLost
 
 LIMITS = PipelineLimits(token_budget=100, max_tokens=400, max_wait_s=0.02, prepare_threads=2, max_records=50)
@@ -37,23 +48,64 @@ class Gate(ConstantScorer):
         return super().score(frames)
 
 
+class Listener:
+    """Counts."""
+
+    def __init__(self) -> None:
+        self.batches = self.failures = self.delays = 0
+
+    def batch_done(self, batch, seconds):
+        self.batches += 1
+
+    def batch_failed(self, kind):
+        self.failures += 1
+
+    def record_delayed(self):
+        self.delays += 1
+
+
+class Registry(AvroCodec):
+    """A codec that needs another service for the records of some offsets, and that service may be down."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.asked = 0
+
+    def decode_record(self, value, headers):
+        if headers:
+            self.asked += 1
+            if self.down:
+                raise DependencyUnavailable("the registry does not answer")
+        return super().decode_record(value, headers)
+
+
+@pytest.fixture
+def codec() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
 @pytest.fixture
 def wanted() -> list:
     return [lambda source: True]
 
 
 @pytest.fixture
-def make(wanted):
+def make(wanted, codec, listener):
     made = []
 
-    def build(scorer) -> Pipeline:
+    def build(scorer, suspects=None) -> Pipeline:
         pipeline = Pipeline(
             scorer,
-            Preparation(prepare, 10_000, 1000),
+            Preparation(codec, prepare, 10_000, 1000),
             LIMITS,
             lambda s: wanted[0](s),
-            Metrics(),
-            Suspects(),
+            listener,
+            suspects or NoSuspects(),
         )
         made.append(pipeline)
         return pipeline
@@ -136,3 +188,174 @@ def test_stopping_is_prompt_with_work_left(make):
     begun = time.monotonic()
     assert pipeline.stop(Deadline.after(10))
     assert time.monotonic() - begun < 5
+
+
+def needing_the_registry(offset, sequence="C"):
+    return replace(record_message(offset, sequence, f"r{offset}"), headers=(("schema", b"7"),))
+
+
+class TestADependencyThatIsDown:
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch):
+        monkeypatch.setattr("consumer.scoring.delayed.FIRST_RETRY_S", 0.02)
+        monkeypatch.setattr("consumer.scoring.delayed.LONGEST_RETRY_S", 0.05)
+
+    def test_it_delays_the_records_that_need_it_and_no_others(self, make, codec, listener):
+        codec.down = True
+        pipeline = make(ConstantScorer())
+        for offset in range(20):
+            pipeline.submit(
+                needing_the_registry(offset) if offset % 2 else record_message(offset, "C", f"r{offset}")
+            )
+        assert sorted(f.source.offset for f in collect(pipeline, 10)) == list(range(0, 20, 2))
+        assert collect(pipeline, 1, seconds=0.2) == [], "delayed, and not refused"
+        assert pipeline.delayed_records + 1 >= 10
+        assert listener.delays >= 10
+        codec.down = False
+        done = {f.source.offset: f.outcome for f in collect(pipeline, 10)}
+        assert sorted(done) == list(range(1, 20, 2))
+        assert all(isinstance(outcome, Scored) for outcome in done.values())
+        assert pipeline.delayed_records == 0
+
+    def test_an_outage_is_logged_once_and_so_is_its_end(self, make, codec):
+        codec.down = True
+        with capture_logs() as lines:
+            pipeline = make(ConstantScorer())
+            for offset in range(5):
+                pipeline.submit(needing_the_registry(offset))
+            assert collect(pipeline, 1, seconds=0.3) == []
+            codec.down = False
+            assert len(collect(pipeline, 5)) == 5
+        assert [line["event"] for line in lines] == ["dependency_unavailable", "dependency_available"]
+
+    def test_a_record_whose_partition_goes_away_is_not_tried_again(self, make, codec, wanted):
+        codec.down = True
+        pipeline = make(ConstantScorer())
+        pipeline.submit(needing_the_registry(0))
+        assert collect(pipeline, 1, seconds=0.1) == []
+        assert not pipeline.has_started([source(0).partition])
+        wanted[0] = lambda source: False
+        pipeline.discard()
+        codec.down = False
+        assert collect(pipeline, 1, seconds=0.3) == []
+        assert pipeline.delayed_records == 0
+
+    def test_it_may_still_be_down_at_the_end(self, make, codec):
+        codec.down = True
+        pipeline = make(ConstantScorer())
+        pipeline.submit(needing_the_registry(0))
+        assert collect(pipeline, 1, seconds=0.1) == []
+        pipeline.drain()
+        assert pipeline.stop(Deadline.after(10))
+
+
+def test_a_record_that_stays_delayed_is_tried_less_and_less_often():
+    clock = FakeClock()
+    delayed = DelayedMessages(clock)
+    waits = [delayed.add(message(0), tries, "down") for tries in range(1, 10)]
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert delayed.take_due() is None
+    clock.advance(0.5)
+    assert delayed.take_due() == (message(0), 1)
+    assert delayed.take_due() is None
+    assert delayed.due_in(10.0) == 0.5
+
+
+class TestTheNextBatchIsStaged:
+    def test_its_suspects_are_written_while_the_device_computes(self, make):
+        announced = threading.Event()
+
+        class Slow(NoSuspects):
+            batches = 0
+
+            def announced(self, jobs):
+                self.batches += 1
+                if self.batches == 2:
+                    announced.set()
+
+        scorer = Gate()
+        pipeline = make(scorer, Slow())
+        pipeline.submit(record_message(0, "C" * 35))
+        assert scorer.entered.wait(10)
+        assert announced.wait(10), "before the first batch has ended"
+        assert scorer.batches == []
+        scorer.open.set()
+        assert len(collect(pipeline, 1)) == 1
+
+    def test_every_batch_is_announced_before_it_begins_and_begins_before_it_enters(self, make):
+        events = []
+
+        class Noting(NoSuspects):
+            def announced(self, jobs):
+                events.append(("announced", [job.source.offset for job in jobs]))
+
+            def begins(self):
+                events.append(("begins", None))
+
+            def entering(self, jobs):
+                events.append(("entering", [job.source.offset for job in jobs]))
+
+        pipeline = make(ConstantScorer(), Noting())
+        for offset in range(40):
+            pipeline.submit(record_message(offset, "C" * 7))
+        assert len(collect(pipeline, 40)) == 40
+        entered = [jobs for kind, jobs in events if kind == "entering"]
+        assert [jobs for kind, jobs in events if kind == "announced"] == entered
+        assert sum(kind == "begins" for kind, _ in events) == len(entered) > 20
+        ahead = begun = 0
+        for kind, _ in events:
+            ahead += (kind == "announced") - (kind == "begins")
+            begun += (kind == "begins") - (kind == "entering")
+            assert ahead in (0, 1), "one batch is staged at a time"
+            assert begun in (0, 1)
+
+    def test_a_staged_record_has_not_started_and_is_dropped_with_its_partition(self, make, wanted):
+        staged = threading.Event()
+
+        class Noting(NoSuspects):
+            def announced(self, jobs):
+                if jobs[0].source.offset:
+                    staged.set()
+
+        scorer = Gate()
+        pipeline = make(scorer, Noting())
+        pipeline.submit(record_message(0, "C" * 10))
+        assert scorer.entered.wait(10)
+        for offset in (1, 2, 3):
+            pipeline.submit(record_message(offset, "C" * 9, number=1))
+        assert staged.wait(10)
+        assert not pipeline.has_started([source(0, number=1).partition])
+        wanted[0] = lambda source: source.partition.number == 0
+        pipeline.discard()
+        scorer.open.set()
+        assert [f.source for f in collect(pipeline, 2, seconds=0.5)] == [source(0)]
+        assert scorer.batches == [10]
+
+    def test_a_record_that_has_started_is_finished_though_its_rest_is_staged(self, make, wanted):
+        scorer = Gate()
+        pipeline = make(scorer)
+        pipeline.submit(record_message(0, "C" * 35))
+        assert scorer.entered.wait(10)
+        wanted[0] = lambda source: False
+        pipeline.discard()
+        assert pipeline.has_started([source(0).partition])
+        scorer.open.set()
+        (done,) = collect(pipeline, 1)
+        assert done.outcome.tokens == 350
+        assert not pipeline.has_started([source(0).partition])
+
+
+def test_answers_are_not_assembled_on_the_inference_thread(make, monkeypatch):
+    threads = set()
+    assemble = inference.assemble
+
+    def noting(*arguments):
+        threads.add(threading.current_thread().name)
+        return assemble(*arguments)
+
+    monkeypatch.setattr(inference, "assemble", noting)
+    pipeline = make(ConstantScorer())
+    for offset in range(10):
+        pipeline.submit(record_message(offset, "CC"))
+    assert len(collect(pipeline, 10)) == 10
+    assert threads == {"assemble"}

@@ -5,16 +5,22 @@ from __future__ import annotations
 import pytest
 
 from consumer.scoring.preparation import Preparation
-from consumer.types import Refused
+from consumer.types import NotNow, Refused
 from schemas import Reason, SequenceRecord, encode_record
+from schemas.codecs import AvroCodec, DependencyUnavailable
 from tests.support.factories import message, prepared_record
+
+
+def prepare(record_id, sequence):
+    return prepared_record(10, record_id=record_id)
+
 
 GOOD = encode_record(SequenceRecord("r", "ACGT"))
 
 
 @pytest.fixture
 def preparation() -> Preparation:
-    return Preparation(lambda record_id, sequence: prepared_record(10, record_id=record_id), 1000, 100)
+    return Preparation(AvroCodec(), prepare, 1000, 100)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +54,24 @@ def test_iupac_letters_are_fine(preparation, sequence):
 
 def test_confluent_framing_is_read_too(preparation):
     assert preparation(message(1, value=b"\x00\x00\x00\x00\x07" + GOOD[10:])).record_id == "r"
+
+
+def test_a_dependency_that_does_not_answer_is_no_verdict_on_the_record():
+    class Down:
+        def decode_record(self, value, headers):
+            raise DependencyUnavailable("the registry does not answer:\n503")
+
+    outcome = Preparation(Down(), prepare, 1000, 100)(message(1, value=GOOD))
+    assert outcome == NotNow("the registry does not answer: 503")
+
+
+def test_the_decoder_sees_the_headers():
+    seen = []
+
+    class Noting(AvroCodec):
+        def decode_record(self, value, headers):
+            seen.append(headers)
+            return super().decode_record(value, headers)
+
+    Preparation(Noting(), prepare, 1000, 100)(message(1, value=GOOD, headers=(("schema", b"7"),)))
+    assert seen == [(("schema", b"7"),)]

@@ -53,11 +53,11 @@ class Process:
 
 
 def good(offset: int) -> RecordJob:
-    return RecordJob(source(offset), prepared_record(10, record_id=f"good{offset}"), 0.0)
+    return RecordJob(prepared_record(10, record_id=f"good{offset}"), source(offset), 0.0)
 
 
 def deadly(record_id: str = "deadly") -> RecordJob:
-    return RecordJob(source(7), prepared_record(10, 13, record_id=record_id), 0.0)
+    return RecordJob(prepared_record(10, 13, record_id=record_id), source(7), 0.0)
 
 
 def test_a_record_that_kills_three_times_is_set_aside_and_its_neighbours_are_scored(tmp_path):
@@ -81,8 +81,8 @@ def test_who_runs_to_the_end_is_cleared(tmp_path):
     for _ in range(2):
         assert not Process(tmp_path).lives(good(0), deadly())
     assert Process(tmp_path).lives(good(0))
-    assert Process(tmp_path).quarantine.verdict(good(0)) == "free"
-    assert Process(tmp_path).quarantine.verdict(deadly()) == "alone"
+    assert Process(tmp_path).quarantine.isolation(good(0)) == "run"
+    assert Process(tmp_path).quarantine.isolation(deadly()) == "run_alone"
 
 
 def test_only_a_whole_record_is_cleared_not_its_first_batch(tmp_path):
@@ -93,7 +93,7 @@ def test_only_a_whole_record_is_cleared_not_its_first_batch(tmp_path):
         life.run.inference.run([first])
         with pytest.raises(Died):
             life.run.inference.run([second])
-    assert Process(tmp_path).quarantine.verdict(deadly()) == "alone"
+    assert Process(tmp_path).quarantine.isolation(deadly()) == "run_alone"
 
 
 def test_a_batch_that_ended_leaves_no_suspects(tmp_path):
@@ -108,7 +108,9 @@ def test_an_error_of_the_model_makes_no_suspects(tmp_path):
 
     quarantine = Quarantine(tmp_path, "n")
     done = []
-    Inference(Failing(), done.append, lambda kind: None, quarantine).run(slots([good(0), good(1)]))
+    Inference(Failing(), lambda job, refused: done.append(job), lambda kind: None, quarantine).run(
+        slots([good(0), good(1)])
+    )
     assert len(done) == 2
     assert Quarantine(tmp_path, "n").count == 0
 
@@ -116,7 +118,7 @@ def test_an_error_of_the_model_makes_no_suspects(tmp_path):
 def test_another_record_at_the_same_place_meets_no_old_suspicion(tmp_path):
     for _ in range(2):
         assert not Process(tmp_path).lives(deadly())
-    assert Process(tmp_path).quarantine.verdict(deadly("another")) == "free"
+    assert Process(tmp_path).quarantine.isolation(deadly("another")) == "run"
 
 
 def test_suspicions_end_after_a_week(tmp_path):
@@ -144,8 +146,8 @@ def test_instances_do_not_share_suspicions(tmp_path):
         b"null",
         b'{"x": 1}',
         b"[1, 2]",
-        b'{"x": {"deaths": 1, "alone": false, "at": 0.0, "another": 1}}',
-        b'{"x": {"deaths": "1", "alone": false, "at": 0.0}}',
+        b'{"x": {"deaths": 1, "run_alone": false, "at": 0.0, "another": 1}}',
+        b'{"x": {"deaths": "1", "run_alone": false, "at": 0.0}}',
         b'[["x"]]',
     ],
 )
@@ -196,7 +198,7 @@ def test_a_disk_that_takes_nothing_any_more_stops_nothing(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", full)
     with capture_logs() as lines:
         assert life.lives(good(0), good(1))
-    assert any("see the disk" in line["event"] for line in lines)
+    assert any(line["event"] == "suspects_not_written" for line in lines)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -214,7 +216,7 @@ def test_a_disk_that_is_full_at_the_start_stops_nothing(tmp_path, monkeypatch, c
         patch.setattr(os, call, full)
         life = Process(folder)
         assert life.lives(good(0), good(1))
-    assert any("see the disk" in line["event"] for line in lines)
+    assert any(line["event"] == "suspects_not_written" for line in lines)
     assert not life.lives(good(0), deadly()), "there is room again"
     assert Process(folder).quarantine.count == 2, "and the safety net is back"
 
@@ -228,7 +230,7 @@ def test_a_disk_that_is_full_at_the_start_forgets_no_suspicion(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", full)
     life = Process(tmp_path)
-    assert life.quarantine.verdict(deadly()) == "alone"
+    assert life.quarantine.isolation(deadly()) == "run_alone"
 
 
 def test_scores_of_one_run_alone_are_its_own(tmp_path):
@@ -244,7 +246,7 @@ def test_however_often_it_was_on_the_device_with_others_it_is_not_set_aside(tmp_
     for _ in range(20):
         Quarantine(tmp_path, "n").entering([good(0), good(1), good(2)])
     quarantine = Quarantine(tmp_path, "n")
-    assert [quarantine.verdict(good(offset)) for offset in range(3)] == ["alone"] * 3
+    assert [quarantine.isolation(good(offset)) for offset in range(3)] == ["run_alone"] * 3
     assert all(quarantine.runs_alone(good(offset).source) for offset in range(3))
     assert not quarantine.runs_alone(good(3).source)
 
@@ -253,22 +255,92 @@ def test_deaths_on_the_device_alone_count_as_such_only_once_it_was_told_to_run_a
     verdicts = []
     for _ in range(3):
         quarantine = Quarantine(tmp_path, "n")
-        verdicts.append((quarantine.verdict(good(0)), quarantine.runs_alone(good(0).source)))
+        verdicts.append((quarantine.isolation(good(0)), quarantine.runs_alone(good(0).source)))
         quarantine.entering([good(0)])
-    assert verdicts == [("free", False), ("free", False), ("alone", True)]
-    assert Quarantine(tmp_path, "n").verdict(good(0)) == "condemned"
+    assert verdicts == [("run", False), ("run", False), ("run_alone", True)]
+    assert Quarantine(tmp_path, "n").isolation(good(0)) == "reject"
 
 
 def test_a_suspect_that_died_in_company_after_it_ran_alone_is_not_set_aside(tmp_path):
     for jobs in ([good(0)], [good(0)], [good(0), good(1)]):
         Quarantine(tmp_path, "n").entering(jobs)
-    assert Quarantine(tmp_path, "n").verdict(good(0)) == "alone"
+    assert Quarantine(tmp_path, "n").isolation(good(0)) == "run_alone"
 
 
 def test_a_topic_and_an_id_with_odd_letters_are_told_apart(tmp_path):
-    job = RecordJob(source(7), prepared_record(10, record_id="a/b//c/7"), 0.0)
+    job = RecordJob(prepared_record(10, record_id="a/b//c/7"), source(7), 0.0)
     for _ in range(2):
         Quarantine(tmp_path, "n").entering([job])
     quarantine = Quarantine(tmp_path, "n")
     assert quarantine.runs_alone(source(7))
     assert not quarantine.runs_alone(source(7, number=1))
+
+
+def staged(life: Process, *jobs: RecordJob) -> None:
+    """What the stage thread does with the batch to come."""
+    life.quarantine.announced(jobs)
+
+
+class TestTheNextBatchIsWrittenDownEarly:
+    def test_a_batch_that_was_announced_is_not_written_again(self, tmp_path, monkeypatch):
+        life, synced = Process(tmp_path), []
+        monkeypatch.setattr(os, "fdatasync", synced.append)
+        staged(life, good(0), good(1))
+        assert len(synced) == 1
+        life.quarantine.begins()
+        assert life.lives(good(0), good(1))
+        assert len(synced) == 1
+
+    def test_it_is_known_after_a_death_though_nothing_is_written_as_it_enters(self, tmp_path):
+        life = Process(tmp_path)
+        staged(life, good(0), deadly())
+        life.quarantine.begins()
+        assert not life.lives(good(0), deadly())
+        assert Process(tmp_path).quarantine.count == 2
+
+    def test_other_records_than_the_announced_ones_are_written_as_they_enter(self, tmp_path):
+        """Of the batch some were dropped, or it is run in parts."""
+        life = Process(tmp_path)
+        staged(life, good(0), deadly(), good(1))
+        life.quarantine.begins()
+        assert not life.lives(deadly())
+        assert Process(tmp_path).quarantine.count == 1
+
+    def test_announcing_the_next_batch_leaves_the_one_on_the_device_alone(self, tmp_path):
+        life = Process(tmp_path)
+        staged(life, deadly(), good(0))
+        life.quarantine.begins()
+        staged(life, good(1), good(2))
+        assert not life.lives(deadly(), good(0))
+        assert Process(tmp_path).quarantine.count == 4, "which of the two batches it was is not known"
+
+    def test_a_batch_of_which_all_was_dropped_leaves_no_suspects(self, tmp_path):
+        life = Process(tmp_path)
+        staged(life, good(0))
+        life.quarantine.begins()
+        assert life.lives()
+        assert Process(tmp_path).quarantine.count == 0
+
+    def test_the_killer_is_set_aside_and_its_neighbour_in_the_next_batch_never(self, tmp_path):
+        """However often it waits alone behind the record that kills."""
+        for _ in range(2):
+            life = Process(tmp_path)
+            staged(life, deadly())
+            life.quarantine.begins()
+            staged(life, good(0))
+            assert not life.lives(deadly())
+        for _ in range(2):
+            third = Process(tmp_path)
+            assert third.quarantine.isolation(good(0)) == "run_alone"
+            staged(third, deadly())
+            third.quarantine.begins()
+            staged(third, good(0))
+            if third.quarantine.isolation(deadly()) == "reject":
+                break
+            assert not third.lives(deadly())
+        assert third.lives(deadly())
+        assert third.run.outcome(7).reason is Reason.QUARANTINED
+        third.quarantine.begins()
+        assert third.lives(good(0))
+        assert isinstance(third.run.outcome(0), Scored)
+        assert Process(tmp_path).quarantine.isolation(good(0)) == "run"

@@ -14,7 +14,7 @@ from consumer.scoring.quarantine import Quarantine
 from consumer.scoring.state_folder import StateFolder
 
 OTHER_USER = 65534
-FILES = ("n.running", "n.suspects")
+FILES = ("n.running", "n.running.next", "n.suspects")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
 

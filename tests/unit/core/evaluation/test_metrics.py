@@ -20,8 +20,8 @@ from virnucpro_core.evaluation.metrics import (
     mean_margins,
     sigmoid,
     temperature,
-    verdict_margins,
 )
+from virnucpro_core.scoring.verdicts import verdict_margins
 
 
 def pairwise_auroc(scores: list[float], positive: list[bool], weights: list[float]) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro_core.scoring.packing import how_many_fit, pack, pack_frames
+from virnucpro_core.scoring.packing import batches, how_many_fit, pack, pack_frames
 from virnucpro_core.sequence.prepare import PreparedFrame
 
 
@@ -67,3 +68,19 @@ def test_nucleotides_count_too() -> None:
 def test_a_first_frame_over_the_budget() -> None:
     assert how_many_fit([frame(21, 5)], 20) == (0, 0, True)
     assert how_many_fit([], 20) == (0, 0, False)
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), max_size=40), st.integers(20, 60))
+def test_batches_keep_order_and_budget_and_are_as_full_as_it_allows(sizes, budget) -> None:
+    frames = [frame(*size) for size in sizes]
+    found = list(batches(frames, budget))
+    assert [id(f) for batch in found for f in batch] == [id(f) for f in frames]
+    rest = frames
+    for batch in found:
+        assert how_many_fit(rest, budget)[0] == len(batch)
+        rest = rest[len(batch) :]
+
+
+def test_a_frame_over_the_budget_has_no_batch() -> None:
+    with pytest.raises(ValueError, match="a frame of 21 protein and 5 nucleotide tokens is over"):
+        list(batches([frame(5, 5), frame(21, 5)], 20))

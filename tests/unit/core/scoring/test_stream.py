@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 
 from tests.support import reference_impl
 from tests.support.small_tokenizer import small_tokenizer
+from virnucpro_core.errors import DeviceLost, NotFinite, OutOfMemory
 from virnucpro_core.scoring import stream as predict
 from virnucpro_core.scoring.results import RecordResult
-from virnucpro_core.scoring.stream import score_records
-from virnucpro_core.sequence.prepare import PreparedFrame
+from virnucpro_core.scoring.robust import Failure
+from virnucpro_core.scoring.stream import rows_of_records, score_records
+from virnucpro_core.sequence.prepare import PreparedFrame, prepare
 from virnucpro_core.sequence.tokens import DnaTokenizer
 from virnucpro_core.sequence.validation import InvalidSequence
 
@@ -44,7 +47,7 @@ class HashEngine:
         return np.array([frame_score(f.protein_ids, f.dna_ids) for f in frames], dtype=np.float32)
 
 
-def fail(record_id: str, error: InvalidSequence) -> None:
+def fail(record_id: str, error: InvalidSequence | Failure) -> None:
     raise AssertionError(f"{record_id}: {error}")
 
 
@@ -193,10 +196,103 @@ def test_a_frame_over_the_budget_is_refused_with_the_figures() -> None:
         run([("a", None, "GCC" * 20)], 21)
 
 
-def test_what_the_model_raises_passes_through() -> None:
+@pytest.mark.parametrize("error", [DeviceLost("no device"), TypeError("a bug")])
+def test_a_lost_device_and_a_bug_pass_through(error: Exception) -> None:
     class Broken(HashEngine):
         def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
-            raise RuntimeError("no device")
+            raise error
 
-    with pytest.raises(RuntimeError, match="no device"):
+    with pytest.raises(type(error), match=str(error)):
         list(score_records(records(3), Broken(), 100, 1000, fail))
+
+
+class Small(HashEngine):
+    """Runs out of memory above so many protein tokens, and fails on any batch with the protein `poison`."""
+
+    def __init__(self, memory: int, poison: bytes = b"") -> None:
+        super().__init__()
+        self.memory, self.poison = memory, poison
+
+    def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
+        if sum(frame.tokens for frame in frames) > self.memory:
+            raise OutOfMemory("the device has no memory left")
+        if any(frame.protein_ids.tobytes() == self.poison for frame in frames):
+            raise NotFinite("a score is NaN")
+        return super().score(frames)
+
+
+LONGEST = CHUNK // 3 + 2
+"""Protein tokens of the longest frame."""
+
+
+@pytest.mark.parametrize("memory", [LONGEST, 40, 75, 200])
+def test_a_batch_too_large_for_memory_is_scored_in_parts(memory: int) -> None:
+    source = records(30)
+    expected, _ = run(source, 333)
+    assert list(score_records(source, Small(memory), 333, 1000, fail)) == expected
+
+
+@pytest.mark.parametrize("memory", [10_000, 60])
+@pytest.mark.parametrize("budget", [70, 1000])
+def test_a_record_that_cannot_be_computed_is_named_and_the_others_are_scored(
+    memory: int, budget: int
+) -> None:
+    source = records(40)
+    others, _ = run(source, 10_000)
+    bad = ("poison", None, "GCC" * 10)
+    poison = prepare(*bad[::2], CHUNK, small_tokenizer()).frames[0].protein_ids.tobytes()
+    source.insert(7, bad)
+    told: list[tuple[str, str]] = []
+    engine = Small(memory, poison)
+    results = list(
+        score_records(source, engine, budget, 1000, lambda name, why: told.append((name, why.detail)))
+    )
+    assert results == others
+    (left_out,) = told
+    assert left_out[0] == "poison"
+    assert "NotFinite: a score is NaN" in left_out[1]
+
+
+def test_a_record_with_a_frame_too_large_for_memory_is_named_and_the_others_are_scored() -> None:
+    source = [(f"r{n}", None, "GCC" * 10) for n in range(6)] + [("large", None, "GCC" * 20)]
+    source += [(f"s{n}", None, "GCC" * 10) for n in range(6)]
+    told: list[tuple[str, str]] = []
+    results = list(
+        score_records(
+            source, Small(LONGEST - 1), 500, 1000, lambda name, why: told.append((name, why.detail))
+        )
+    )
+    assert [result.record_id for result in results] == [name for name, _, _ in source if name != "large"]
+    (left_out,) = told
+    assert left_out[0] == "large"
+    assert "does not fit into the device's memory" in left_out[1]
+
+
+def test_rows_of_any_compute_go_the_same_way() -> None:
+    """`embed` asks for features: a record that has none is left out there too."""
+    source = [("a", None, "GCC" * 10), ("large", None, "GCC" * 20), ("b", None, "GCC" * 10)]
+    engine, told = Small(LONGEST - 1), []
+    found = rows_of_records(source, engine, engine.score, 200, 1000, lambda name, why: told.append(name))
+    assert [(record.record_id, len(rows)) for record, rows in found] == [("a", 6), ("b", 6)]
+    assert told == ["large"]
+
+
+def test_what_failed_is_not_kept_alive_while_its_parts_run() -> None:
+    """The exception of a run holds the frames of its calls, and they hold the tensors that filled the memory."""
+    alive: list[weakref.ref[Activations]] = []
+
+    class Activations:
+        pass
+
+    class Hungry(HashEngine):
+        def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
+            activations = Activations()
+            assert not any(ref() for ref in alive), "the activations of a failed run are still there"
+            alive.append(weakref.ref(activations))
+            if len(frames) > 1:
+                raise OutOfMemory("the device has no memory left")
+            return super().score(frames)
+
+    source = [(f"r{n}", None, "GCC" * 10) for n in range(3)]
+    assert len(list(score_records(source, Hungry(), 10_000, 1000, fail))) == 3
+    assert len(alive) > 18

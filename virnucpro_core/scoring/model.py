@@ -1,0 +1,134 @@
+"""What scoring asks of a model, as protocols, and what a model says of itself. No torch.
+
+`virnucpro_core.models.engine.Engine` has all of it; the tests and the benchmarks bring stand-ins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord, prepare
+from virnucpro_core.sequence.tokens import DnaTokenizer
+
+FloatArray = NDArray[np.float32]
+
+Compute = Callable[[Sequence[PreparedFrame]], FloatArray]
+"""A batch of frames -> float32 [frames, columns]: `Scorer.score` or `Embedder.features`."""
+
+PrepareSequence = Callable[[str, str], PreparedRecord]
+"""(record id, valid sequence) -> its frames, cut and tokenised for one model; safe from any thread."""
+
+
+class Preparer(Protocol):
+    """What a model says about the preparation of its frames."""
+
+    @property
+    def expected_length(self) -> int:
+        """Bases in a full chunk."""
+
+    @property
+    def tokenizer(self) -> DnaTokenizer:
+        """The nucleotide tokenizer that belongs to the weights."""
+
+
+class Scorer(Protocol):
+    """The classifier's answer."""
+
+    def score(self, frames: Sequence[PreparedFrame]) -> FloatArray:
+        """Softmax scores, float32 [frames, 2]: others, virus.
+
+        Raises:
+            OutOfMemory: the frames did not fit; fewer may.
+            DeviceLost: only a restart of the process helps.
+            NotFinite: a score is NaN or infinite.
+        """
+
+
+class Embedder(Protocol):
+    """The classifier's input."""
+
+    def features(self, frames: Sequence[PreparedFrame]) -> FloatArray:
+        """Features, float32 [frames, dim]; raises as `Scorer.score`."""
+
+
+class Evaluator(Protocol):
+    """Both, from one forward."""
+
+    def features_and_scores(self, frames: Sequence[PreparedFrame]) -> tuple[FloatArray, FloatArray]:
+        """Features [frames, dim] and scores [frames, 2], float32, of at least one frame; raises as `Scorer.score`."""
+
+
+class PreparingScorer(Preparer, Scorer, Protocol):
+    """A model that records can be scored with from their sequence on."""
+
+
+class VerifiableModel(Preparer, Scorer, Embedder, Protocol):
+    """A model that can be compared with the original."""
+
+
+def preparer(model: Preparer) -> PrepareSequence:
+    """Cuts and tokenises sequences for this model."""
+
+    def prepare_sequence(record_id: str, sequence: str) -> PreparedRecord:
+        return prepare(record_id, sequence, model.expected_length, model.tokenizer)
+
+    return prepare_sequence
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestResult:
+    """Largest relative L2 distance of a token, and of a protein's pooled vector; the limit of both."""
+
+    per_token: float
+    pooled: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Written so that NaN fails."""
+        return self.per_token <= self.tolerance and self.pooled <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What computes the predictions; stamped on each of them.
+
+    Attributes:
+        model_id, model_sha256: of the bundle.
+        expected_length: bases in a chunk.
+        attention: "v1" on the standard path, else "packed".
+        attention_backend, dna_attention_backend: what serves ESM-2 and DNABERT-S.
+        precision: "fp32", "fp16" or "bf16".
+        device: as torch names it, with its product name on a GPU.
+        refusals: attention back-ends that would come first and why they do not serve, by "model: name".
+        self_test: the figures of the start-up self-test, None if it was off.
+    """
+
+    model_id: str
+    model_sha256: str
+    expected_length: int
+    attention: Literal["packed", "v1"]
+    attention_backend: str
+    dna_attention_backend: str
+    precision: str
+    device: str
+    refusals: dict[str, str] = field(default_factory=dict)
+    self_test: SelfTestResult | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What identifies the computation, by attribute: all but `refusals` and `self_test`."""
+        return {
+            "model_id": self.model_id,
+            "model_sha256": self.model_sha256,
+            "expected_length": self.expected_length,
+            "attention": self.attention,
+            "attention_backend": self.attention_backend,
+            "dna_attention_backend": self.dna_attention_backend,
+            "precision": self.precision,
+            "device": self.device,
+        }
