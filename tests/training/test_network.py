@@ -138,6 +138,26 @@ def test_hidden_residues_act_as_in_fair_esm(network: Network, frames: Frames) ->
     assert relative_l2(found[there], expected[there]) < 1e-4
 
 
+def test_gradients_of_esm2_are_fair_esms(network: Network, frames: Frames) -> None:
+    ids = torch.from_numpy(frames.protein[:6].astype(np.int64))
+    there = (ids != ESM2_PAD)[..., None]
+    ours, theirs = copy.deepcopy(network.encoders), copy.deepcopy(network.encoders.esm2)
+    weights = torch.randn((*ids.shape, theirs.embed_dim), generator=torch.Generator().manual_seed(2)) * there
+    (ours.of_protein(ids) * weights).sum().backward()
+    (
+        theirs(ids, repr_layers=[theirs.num_layers])["representations"][theirs.num_layers] * weights
+    ).sum().backward()
+    compared = 0
+    for (name, found), expected in zip(ours.esm2.named_parameters(), theirs.parameters(), strict=True):
+        if expected.grad is None:
+            assert found.grad is None, name
+        elif not name.endswith("k_proj.bias"):  # softmax does not see it: its gradient is rounding noise
+            assert found.grad is not None, name
+            assert relative_l2(found.grad.flatten(), expected.grad.flatten()) < 1e-4, name
+            compared += 1
+    assert compared > 14 * theirs.num_layers
+
+
 def test_hidden_tokens_are_predicted_from_their_own_places(network: Network, frames: Frames) -> None:
     protein, dna = (torch.from_numpy(part.astype(np.int64)) for part in (frames.protein, frames.dna))
     places = torch.tensor([1, 5, protein.shape[1] + 2])

@@ -1,11 +1,13 @@
 """The three models as one network that trains: the service's modules over padded rows of equal length.
 
 The service packs frames end to end; training has rows of one width, so that one compiled graph serves every
-step. That both compute the same is tested.
+step. The layers are the service's; what differs is the attention over padded frames. That both compute the same is
+tested.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import esm
@@ -18,14 +20,17 @@ from torch import Tensor, nn
 from training.data.frame_table import DNA_PAD, Frames
 from training.recipe import Shape
 from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig
+from virnucpro_core.models.attention import Attention, compute_dtype
 from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.dnabert_s import DnabertS, alibi_slopes
+from virnucpro_core.models.esm2_flash import Products, esm2_layer, layer_norm, token_dropout
 from virnucpro_core.models.pooling import frame_features
+from virnucpro_core.models.projections import concatenated
+from virnucpro_core.models.rotary import angles
 from virnucpro_core.sequence.tokens import ESM2_MASK, ESM2_PAD
 
 CODONS, RESIDUES = 64, 20
 SCORED_TOGETHER = 1024  # frames of one evaluation batch
-_KEPT_IN_TRAINING = 1 - 0.15 * 0.8  # of ESM-2's token dropout, which acts at inference too
 
 
 class Encoders(nn.Module):
@@ -50,20 +55,21 @@ class Encoders(nn.Module):
         return self.of_protein(protein), self.of_dna(dna)
 
     def of_protein(self, ids: Tensor) -> Tensor:
-        """ESM-2 as fair-esm computes it, with the residual stream in fp32."""
-        model = self.esm2
-        present = ids != ESM2_PAD
-        masked = ids == ESM2_MASK
+        """ESM-2's own layers and token dropout, as the service computes them, with padding that nothing attends to."""
+        model, (frames, tokens) = self.esm2, ids.shape
+        present, masked = ids != ESM2_PAD, ids == ESM2_MASK
         share = masked.sum(1) / present.sum(1)
-        x = model.embed_tokens(ids).masked_fill((masked | ~present)[..., None], 0.0)
-        x = x * (_KEPT_IN_TRAINING / (1 - share))[:, None, None]
-        inverse = model.layers[0].self_attn.rot_emb.inv_freq
-        angles = torch.outer(torch.arange(ids.shape[1], device=ids.device, dtype=inverse.dtype), inverse)
-        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-        keys = present[:, None, None]
-        for layer in model.layers:
-            x = _esm2_layer(layer, x, keys, cos, sin, model.attention_heads)
-        return _norm(x, model.emb_layer_norm_after)
+        x = token_dropout(model.embed_tokens(ids), masked | ~present, share[:, None, None]).flatten(0, 1)
+        dtype = compute_dtype(model.embed_tokens.weight)
+        of_position = angles(tokens, model.layers[0].self_attn.rot_emb.inv_freq)
+        cos, sin = (
+            table.to(dtype).repeat(frames, 1)[:, None, None]
+            for table in (of_position.cos(), of_position.sin())
+        )
+        attend = _padded_attention(frames, tokens, present[:, None, None])
+        for module in model.layers:
+            x = esm2_layer(x, module, _products(module), attend, cos, sin)
+        return layer_norm(x, model.emb_layer_norm_after).view(frames, tokens, -1)
 
     def of_dna(self, ids: Tensor) -> Tensor:
         """DNABERT-S: its own layers, with ALiBi and the padding as one additive mask."""
@@ -71,16 +77,8 @@ class Encoders(nn.Module):
         places = torch.arange(tokens, device=ids.device)
         distance = (places[:, None] - places).abs()
         bias = -self.slopes[:, None, None] * distance
-        bias = (
-            bias[None]
-            + torch.zeros(ids.shape, device=ids.device).masked_fill(ids == DNA_PAD, -torch.inf)[:, None, None]
-        )
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (part.view(frames, tokens, *part.shape[1:]).transpose(1, 2) for part in (q, k, v))
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-            return out.transpose(1, 2).flatten(0, 1)
-
+        padding = torch.zeros(ids.shape, device=ids.device).masked_fill(ids == DNA_PAD, -torch.inf)
+        attend = _padded_attention(frames, tokens, bias[None] + padding[:, None, None])
         x = self.dnabert_s.embeddings(ids.flatten())
         out: Tensor = self.dnabert_s.encoder(x, attend)
         return out.view(frames, tokens, -1)
@@ -175,31 +173,28 @@ def _training(*modules: nn.Module) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def _esm2_layer(layer: Any, x: Tensor, keys: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """One pre-norm transformer layer: x [frames, tokens, dim], keys bool [frames, 1, 1, tokens]."""
-    attention = layer.self_attn
-    normed = _norm(x, layer.self_attn_layer_norm)
-    q, k, v = (
-        part(normed).unflatten(-1, (heads, -1))
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    q, k = (_rotate(part, cos, sin) for part in (q, k))
-    mixed = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=keys
-    )
-    x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    out: Tensor = x + layer.fc2(F.gelu(layer.fc1(_norm(x, layer.final_layer_norm))))
-    return out
+def _padded_attention(frames: int, tokens: int, mask: Tensor) -> Attention:
+    """Attention over rows that are `frames` padded frames of `tokens` tokens, one after the other.
+
+    mask: bool, whether a key is there, or float, what is added to its score; [frames, 1 or heads, 1 or tokens,
+    tokens].
+    """
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # [frames * tokens, heads, head size] -> [frames, heads, tokens, head size]
+        q, k, v = (part.unflatten(0, (frames, tokens)).transpose(1, 2) for part in (q, k, v))
+        of_type = mask.to(q.dtype) if mask.is_floating_point() else mask
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=of_type)
+        return out.transpose(1, 2).flatten(0, 1)
+
+    return attend
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-def _norm(x: Tensor, norm: Any) -> Tensor:
-    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+def _products(module: Any) -> Products:
+    """The matrix products of fair-esm's layer; each weight gets its gradient."""
+    attention = module.self_attn
+    weight, bias = concatenated((attention.q_proj, attention.k_proj, attention.v_proj))
+    return Products(partial(F.linear, weight=weight, bias=bias), attention.out_proj, module.fc1, module.fc2)
 
 
 def _mean(hidden: Tensor, weights: Tensor) -> Tensor:

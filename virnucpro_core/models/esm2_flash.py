@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import esm
 import torch
@@ -34,14 +33,70 @@ from virnucpro_core.options import AUTO
 _KEPT_IN_TRAINING = 1 - 0.15 * 0.8
 """ESM-2 was trained with masked tokens zeroed; without masks the embeddings are scaled down to match."""
 
+Product = Callable[[Tensor], Tensor]
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Products:
-    """A layer's products on the packed path, but for q, k and v."""
 
-    out: nn.Module
-    fc1: nn.Module
-    fc2: nn.Module
+class Products(NamedTuple):
+    """What computes the matrix products of one layer, each [rows, in] -> [rows, out].
+
+    `qkv` gives the query, key and value of all heads beside each other, [rows, 3 dim]; `out` is of the attended
+    values; `fc1` and `fc2` are of the feed-forward.
+    """
+
+    qkv: Product
+    out: Product
+    fc1: Product
+    fc2: Product
+
+
+def esm2_layer(
+    x: Tensor, module: Any, products: Products, attend: Attention, cos: Tensor, sin: Tensor
+) -> Tensor:
+    """One pre-norm transformer layer of ESM-2, over packed rows or, with an `attend` that unfolds them, padded ones.
+
+    Args:
+        x: the residual stream, fp32 [rows, dim].
+        module: fair-esm's layer, for its two norms and its number of heads.
+        products: the layer's matrix products.
+        attend: [rows, heads, head size] of q, k and v -> [rows, heads, head size].
+        cos, sin: [rows, 1, 1, head size / 2] of each row's position, in the type in which `products` compute.
+
+    Returns:
+        the residual stream after the layer, fp32 [rows, dim].
+    """
+    rows, dim = x.shape
+    normed = layer_norm(x, module.self_attn_layer_norm).to(cos.dtype)
+    # [rows, 3, heads, head size]: q, k, v
+    qkv = products.qkv(normed).view(rows, 3, module.self_attn.num_heads, -1)
+    # q and k, each half of a head: [rows, 2, heads, head size / 2]
+    first, second = qkv[:, :2].chunk(2, dim=-1)
+    # q and k, rotated: [rows, 2, heads, head size]
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    # [rows, heads, head size]
+    attended = attend(rotated[:, 0], rotated[:, 1], qkv[:, 2])
+    x = x + products.out(attended.reshape(rows, dim))
+    # [rows, dim] -> [rows, 4 dim] -> [rows, dim]
+    normed = layer_norm(x, module.final_layer_norm).to(cos.dtype)
+    return x + products.fc2(F.gelu(products.fc1(normed)))
+
+
+def token_dropout(x: Tensor, hidden: Tensor, share: Tensor) -> Tensor:
+    """ESM-2's token dropout, which acts at inference too.
+
+    Args:
+        x: token embeddings, fp32 [..., dim].
+        hidden: bool [...], the tokens whose embedding is zeroed: `<mask>`, and padding where there is any.
+        share: fp32 [..., 1], the share of masked tokens in each token's protein.
+
+    Returns:
+        fp32 [..., dim], scaled so that a protein has the size that it had in ESM-2's training.
+    """
+    return x.masked_fill(hidden[..., None], 0.0) * _KEPT_IN_TRAINING / (1 - share)
+
+
+def layer_norm(x: Tensor, norm: Any) -> Tensor:
+    """A LayerNorm of fp32 values in fp32, whatever the type of its weights."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
 
 
 class ESM2WithFlashAttention(nn.Module):
@@ -167,12 +222,12 @@ class ESM2WithFlashAttention(nn.Module):
         cos, sin = self._rotary.packed(layout, dtype)
         x = self._embed(ids, layout)
         kept = {0: x} if 0 in layers else {}
-        for number in range(1, self.num_layers + 1):
-            x = self._layer(x, number - 1, attend, cos, sin, dtype)
+        for number, module in enumerate(self.model.layers, start=1):
+            x = esm2_layer(x, module, self._layer_products(number - 1), attend, cos, sin)
             if number in layers:
                 kept[number] = x
         if self.num_layers in layers:
-            kept[self.num_layers] = _norm(x, self.model.emb_layer_norm_after)
+            kept[self.num_layers] = layer_norm(x, self.model.emb_layer_norm_after)
         weight_dtype = self.model.embed_tokens.weight.dtype
         return {"representations": {layer: kept[layer][: layout.total].to(weight_dtype) for layer in layers}}
 
@@ -195,7 +250,7 @@ class ESM2WithFlashAttention(nn.Module):
         return {"representations": {layer: plan.repack(parts) for layer, parts in outputs.items()}}
 
     def _embed(self, ids: Tensor, layout: PackedLayout) -> Tensor:
-        """Token embeddings, fp32 [rows, dim], with ESM-2's token dropout, which acts at inference too."""
+        """Token embeddings, fp32 [rows, dim], after token dropout."""
         x: Tensor = self.model.embed_scale * self.model.embed_tokens(ids).float()
         if not self.model.token_dropout:
             return x
@@ -204,37 +259,16 @@ class ESM2WithFlashAttention(nn.Module):
         counts = torch.zeros(len(layout.cu_seqlens) - 1, device=ids.device)
         counts = counts.index_add(0, layout.segment_ids, masked.to(counts.dtype))
         share = (counts / layout.cu_seqlens.diff())[layout.segment_ids, None]
-        return x.masked_fill(masked[:, None], 0.0) * _KEPT_IN_TRAINING / (1 - share)
+        return token_dropout(x, masked, share)
 
-    def _layer(
-        self,
-        x: Tensor,
-        index: int,
-        attend: Attention,
-        cos: Tensor,
-        sin: Tensor,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        """One pre-norm transformer layer, fp32 [rows, dim] -> fp32 [rows, dim], its products in `dtype`.
+    def _layer_products(self, index: int) -> Products:
+        """Of layer `index`, from 0."""
+        return Products(self._projections.of_layer(index), *self._products[index])
 
-        index: of the layer, from 0. cos, sin: [rows, 1, 1, head size / 2].
-        """
-        layer, products = self.model.layers[index], self._products[index]
-        project = self._projections.of_layer(index)
-        # [rows, q k v, heads, head size]
-        qkv = project(_norm(x, layer.self_attn_layer_norm).to(dtype)).view(len(x), 3, self.heads, -1)
-        first, second = qkv[:, :2].chunk(2, dim=-1)
-        # q and k: [rows, 2, heads, head size]
-        rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-        # [rows, heads, head size]
-        attended = attend(rotated[:, 0], rotated[:, 1], qkv[:, 2])
-        x = x + products.out(attended.reshape(len(x), self.dim))
-        out: Tensor = x + products.fc2(F.gelu(products.fc1(_norm(x, layer.final_layer_norm).to(dtype))))
-        return out
-
-    def _make_products(self) -> list[_Products]:
+    def _make_products(self) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
+        """What the precision puts in place of each layer's `out_proj`, `fc1` and `fc2`."""
         return [
-            _Products(*map(self._linear, (layer.self_attn.out_proj, layer.fc1, layer.fc2)))
+            (self._linear(layer.self_attn.out_proj), self._linear(layer.fc1), self._linear(layer.fc2))
             for layer in self.model.layers
         ]
 
@@ -249,8 +283,3 @@ class ESM2WithFlashAttention(nn.Module):
         self._projections.merge()
         self._products = self._make_products()
         return self
-
-
-def _norm(x: Tensor, norm: Any) -> Tensor:
-    """A LayerNorm of fp32 values in fp32, whatever the type of its weights."""
-    return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)

@@ -43,15 +43,18 @@ class MergedProjections:
         """The product x [rows, dim] -> [rows, 3 dim] of a layer (from 0): q, k and v beside each other."""
         parts = self._parts[index]
         if torch.is_grad_enabled() and any(part.weight.requires_grad for part in parts):
-            weight, bias = (
-                torch.cat([part.weight for part in parts]),
-                torch.cat([part.bias for part in parts]),
-            )
+            weight, bias = concatenated(parts)
             return lambda x: F.linear(x, weight, bias)
         if not _is_merged(parts, self._merged[index]):
             self._merged[index] = _merge(parts)
             self._products[index] = self._linear(self._merged[index])
         return self._products[index]
+
+
+def concatenated(parts: Iterable[nn.Linear]) -> tuple[Tensor, Tensor]:
+    """Weight [n out, in] and bias [n out] of n linear layers as one; gradients reach each of them."""
+    parts = tuple(parts)
+    return torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
 
 
 def _merge(parts: tuple[nn.Linear, ...]) -> nn.Linear:

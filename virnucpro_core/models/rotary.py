@@ -35,17 +35,17 @@ class RotaryTables:
 
     def packed(self, layout: PackedLayout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin [rows, 1, 1, head size / 2] of each row's position in its segment."""
-        angles = self._angles(-(-layout.max_seqlen // WIDTH_STEP) * WIDTH_STEP)
+        turned = self._angles(-(-layout.max_seqlen // WIDTH_STEP) * WIDTH_STEP)
         cos, sin = (
-            table.to(dtype).index_select(0, layout.positions) for table in (angles.cos(), angles.sin())
+            table.to(dtype).index_select(0, layout.positions) for table in (turned.cos(), turned.sin())
         )
         return cos[:, None, None], sin[:, None, None]
 
     @contextmanager
     def lent_to_fair_esm(self, length: int, dtype: torch.dtype) -> Iterator[None]:
         """Within this context fair-esm's own forward uses these tables for inputs of `length` tokens."""
-        angles = self._angles(length)
-        both_halves = torch.cat((angles, angles), dim=-1)
+        half = self._angles(length)
+        both_halves = torch.cat((half, half), dim=-1)
         cos, sin = both_halves.cos().to(dtype)[None], both_halves.sin().to(dtype)[None]
         for module in self._rotary:
             module._seq_len_cached, module._cos_cached, module._sin_cached = length, cos, sin
@@ -66,14 +66,21 @@ class RotaryTables:
         return [module.inv_freq for module in self._rotary]
 
     def _angles(self, length: int) -> Tensor:
-        """float32 [length, head size / 2]: position times inverse frequency, computed as fair-esm does."""
+        """As `angles`, of this model."""
         inverse = self._rotary[0].inv_freq
         if inverse.dtype != torch.float32:
             raise ValueError(_cast(inverse))
-        with torch.autocast(inverse.device.type, enabled=False):
-            return torch.einsum(
-                "i,j->ij", torch.arange(length, device=inverse.device).type_as(inverse), inverse
-            )
+        return angles(length, inverse)
+
+
+def angles(length: int, inv_freq: Tensor) -> Tensor:
+    """float32 [length, head size / 2]: position times inverse frequency, computed as fair-esm does.
+
+    inv_freq: float32 [head size / 2].
+    """
+    with torch.autocast(inv_freq.device.type, enabled=False):
+        places = torch.arange(length, device=inv_freq.device).type_as(inv_freq)
+        return torch.einsum("i,j->ij", places, inv_freq)
 
 
 def _cast(inv_freq: Tensor) -> str:
