@@ -22,11 +22,9 @@ from training.model.optim import (
     adamw,
     learning_rate,
     mean_of,
-    recalibrate,
     take_step,
 )
 from training.runs.train_head import looks_now
-from virnucpro_core.models.classifier import Head
 
 RECIPE = tiny_recipe()
 OPTIMISER = replace(RECIPE.head.optimiser, steps=100, rate=2.0, warm_up=10, decay=0.1, average=0.9)
@@ -120,22 +118,6 @@ def test_the_moving_average_follows_and_never_trains() -> None:
     assert torch.allclose(average.network.head.output.weight, moved, atol=1e-5)
     assert not average.network.training
     assert not any(parameter.requires_grad for parameter in average.network.parameters())
-
-
-def test_recalibrated_statistics_are_the_mean_over_the_batches() -> None:
-    torch.manual_seed(1)
-    head = Head(6, 5, dropout=0.5)
-    momentum = head.norm.momentum
-    features = [torch.randn(200, 6) * 3 + 1 for _ in range(3)]
-    recalibrate(head, features[:1])
-    recalibrate(head, iter(features))
-    hidden = [head.hidden(batch) for batch in features]
-    mean = torch.stack([values.mean(0) for values in hidden]).mean(0)
-    variance = torch.stack([values.var(0) for values in hidden]).mean(0)
-    assert torch.allclose(head.norm.running_mean, mean, atol=1e-5)
-    assert torch.allclose(head.norm.running_var, variance, rtol=1e-4)
-    assert not any(module.training for module in head.modules())
-    assert head.norm.momentum == momentum
 
 
 def test_the_mean_of_networks_is_of_all_their_weights() -> None:

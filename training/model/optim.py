@@ -1,4 +1,4 @@
-"""Parts of the training loops: learning rate, moving average, BatchNorm's statistics, checkpoints."""
+"""Parts of the training loops: learning rate, optimiser, averages of weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from training.model.network import Network
 from training.recipe import Optimiser
-from virnucpro_core.models.classifier import Head
 
 BETAS = (0.9, 0.98)
 CLIP = 1.0
@@ -76,23 +75,6 @@ def mean_of(members: Sequence[Network]) -> Network:
     for target, *parameters in zip(network.parameters(), *of_members, strict=True):
         target.copy_(torch.stack(parameters).mean(0))
     return network
-
-
-@torch.no_grad()
-def recalibrate(head: Head, features: Iterable[Tensor]) -> None:
-    """Set BatchNorm's statistics to their mean over batches of training features [frames, dim].
-
-    The statistics gathered in training belong to other weights (those of the steps before, not the average's)
-    and to disturbed input. No dropout acts here.
-    """
-    momentum = head.norm.momentum
-    head.norm.reset_running_stats()
-    head.norm.momentum = None  # the plain mean over all batches
-    head.norm.train()
-    for batch in features:
-        head.norm(head.hidden(batch))
-    head.norm.momentum = momentum
-    head.eval()
 
 
 class Checkpoint:

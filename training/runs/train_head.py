@@ -34,7 +34,6 @@ from training.model.optim import (
     adamw,
     learning_rate,
     mean_of,
-    recalibrate,
     restore,
     take_step,
     training_state,
@@ -43,6 +42,7 @@ from training.progress import bar, log
 from training.reports.dev_metrics import dev_figures, dev_temperature, piece_auroc
 from training.runs.pretrain import encoders_file, random_of
 from training.runs.workspace import PHASES, TRIAL, Workspace, options, workspace
+from virnucpro_core.models.classifier import recalibrate
 
 UNMASKED_BATCHES = 16  # that BatchNorm's statistics are taken of
 LOG_EVERY = 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from virnucpro_core.models.classifier import Head
+from virnucpro_core.models.classifier import Head, recalibrate
 from virnucpro_core.scoring.verdicts import CLASSES
 
 _PIECE = 2048
@@ -110,7 +110,7 @@ def train_head(
                 schedule.step()
                 total += loss.item() * len(members)
             epoch_done(epoch + 1, total / len(rows))
-        _settle(head, (inputs(members) for members in shuffled()))
+        recalibrate(head, (inputs(members) for members in shuffled()))
     return _for_raw_features(head, mean, deviation)
 
 
@@ -137,15 +137,6 @@ def _moments(features: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[Te
     deviation = np.maximum(deviation, _LEAST_DEVIATION * np.median(deviation))
     deviation[deviation == 0] = 1  # all frames are the same
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
-
-
-@torch.no_grad()
-def _settle(head: Head, batches: Iterable[Tensor]) -> None:
-    """Give BatchNorm the statistics of exactly these weights: after few steps the running ones lag behind."""
-    head.norm.reset_running_stats()
-    head.norm.momentum = None  # the plain mean over batches
-    for inputs in batches:
-        head.norm(head.hidden(inputs))
 
 
 @torch.no_grad()

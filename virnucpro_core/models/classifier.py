@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,3 +43,20 @@ class Head(nn.Module):
     def _logits(self, features: Tensor) -> Tensor:
         out: Tensor = self.output(self.dropout(F.relu(self.norm(self.hidden(features)))))
         return out / self.temperature
+
+
+@torch.no_grad()
+def recalibrate(head: Head, features: Iterable[Tensor]) -> None:
+    """Set BatchNorm's statistics to their mean over batches of training features [frames, in_dim].
+
+    Those gathered in training belong to other weights (of the steps before, not of an average), to disturbed input,
+    and lag behind after few steps. No dropout acts here. Leaves the head in evaluation mode.
+    """
+    momentum = head.norm.momentum
+    head.norm.reset_running_stats()
+    head.norm.momentum = None  # the plain mean over all batches
+    head.norm.train()
+    for batch in features:
+        head.norm(head.hidden(batch))
+    head.norm.momentum = momentum
+    head.eval()

@@ -22,7 +22,7 @@ from virnucpro_core.heads.feature_file import FeatureFile
 from virnucpro_core.heads.head_metrics import LEVELS, compare, fitted_temperature, measure
 from virnucpro_core.heads.splits import LabelledRecords, Part
 from virnucpro_core.heads.training import HeadRecipe, head_margins, train_head
-from virnucpro_core.models.classifier import Head
+from virnucpro_core.models.classifier import Head, recalibrate
 from virnucpro_core.models.engine import Engine
 
 DIM = 12
@@ -182,6 +182,22 @@ class TestLearning:
     def test_one_label_is_refused(self) -> None:
         with pytest.raises(ValueError, match="at least one frame of each label"):
             train_head(np.zeros((3, 2), np.float32), np.arange(3), np.ones(3, bool), QUICK)
+
+
+def test_recalibrated_statistics_are_the_mean_over_the_batches() -> None:
+    torch.manual_seed(1)
+    head = Head(6, 5, dropout=0.5)
+    momentum = head.norm.momentum
+    features = [torch.randn(200, 6) * 3 + 1 for _ in range(3)]
+    recalibrate(head, features[:1])
+    recalibrate(head, iter(features))
+    hidden = [head.hidden(batch) for batch in features]
+    mean = torch.stack([values.mean(0) for values in hidden]).mean(0)
+    variance = torch.stack([values.var(0) for values in hidden]).mean(0)
+    assert torch.allclose(head.norm.running_mean, mean, atol=1e-5)
+    assert torch.allclose(head.norm.running_var, variance, rtol=1e-4)
+    assert not any(module.training for module in head.modules())
+    assert head.norm.momentum == momentum
 
 
 class TestDeterminism:
