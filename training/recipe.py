@@ -69,7 +69,7 @@ class Optimiser:
 @dataclass(frozen=True, slots=True)
 class Pretrain:
     """What the encoders learn first: share of the tokens hidden, of each model; hidden, pairs: weights of the
-    losses of hidden tokens and of pairs, see training.model.objectives; dna_rate: the learning rate of DNABERT-S, as a
+    losses of hidden tokens and of pairs, see training.model.losses; dna_rate: the learning rate of DNABERT-S, as a
     share of ESM-2's."""
 
     optimiser: Optimiser

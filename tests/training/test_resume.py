@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.training_fixture import data, tiny_recipe
-from training.model import objectives
+from training.model import losses
 from training.model.optim import Checkpoint, take_step
 from training.runs import pretrain, train_head
 from training.runs.train_head import HeadTraining, member_file, model_file, report_file
@@ -177,6 +177,6 @@ def test_the_final_phase_trains_on_dev_and_measures_nothing_there(uninterrupted:
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "LOG_EVERY", 1)
-    monkeypatch.setattr(objectives, "hidden_token_loss", lambda logits, targets: logits.sum() * torch.nan)
+    monkeypatch.setattr(losses, "hidden_token_loss", lambda logits, targets: logits.sum() * torch.nan)
     with pytest.raises(ValueError, match="not JSON compliant"):
         pretrain.pretrain(work(tmp_path))

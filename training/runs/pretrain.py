@@ -1,4 +1,4 @@
-"""Teaches both encoders what can be learned without labels (training.model.objectives) of the training genomes' frames.
+"""Teaches both encoders what can be learned without labels (training.model.losses) of the training genomes' frames.
 
     python -m training.runs.pretrain --data DATA --out OUT
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from training.data.batches import Table
+from training.model.losses import Losses, Unlabelled
 from training.model.network import Network
-from training.model.objectives import Losses, Unlabelled
 from training.model.optim import (
     Checkpoint,
     MovingAverage,

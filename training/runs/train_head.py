@@ -26,8 +26,8 @@ from training.data.batches import Table
 from training.data.corpus import VALIDATION
 from training.data.frame_table import Frames
 from training.model.loss import classification_loss
+from training.model.losses import Unlabelled
 from training.model.network import Network
-from training.model.objectives import Unlabelled
 from training.model.optim import (
     Checkpoint,
     MovingAverage,

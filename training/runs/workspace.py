@@ -14,8 +14,8 @@ import torch
 from training.data.corpus import DEV, TRAIN, Corpus
 from training.data.frame_table import Frames
 from training.data.make_tables import evaluation_table, training_table
+from training.model.losses import codons_of
 from training.model.network import Network
-from training.model.objectives import codons_of
 from training.recipe import DEFAULT, Recipe
 from virnucpro_core.sequence.tokens import DnaTokenizer
 

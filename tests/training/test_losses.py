@@ -15,8 +15,8 @@ from tests.support.training_fixture import data, tiny_recipe
 from training.data.batches import AMINO_ACIDS, Table
 from training.data.corpus import VALIDATION
 from training.data.make_tables import evaluated_part
+from training.model.losses import Unlabelled, codons_of, hidden_token_loss, pair_loss
 from training.model.network import CODONS, RESIDUES, Network
-from training.model.objectives import Unlabelled, codons_of, hidden_token_loss, pair_loss
 
 CPU = torch.device("cpu")
 rows = st.lists(st.lists(st.integers(-1, 4), min_size=6, max_size=6), min_size=1, max_size=4)
