@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT = Path(__file__).with_name("recipe.toml")
+LENGTHS = (500, 300)
+"""Bases of a chunk: a bundle is made for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,11 @@ class Pretrain:
 class Head:
     """Training of the classifier, with the encoders.
 
-    encoder_rate: the encoders' learning rate, as a share of the head's; dropout: of features and of the
-    head's hidden values; smoothing: see loss.targets; masked: share of the tokens hidden; masked_frames: share
-    of the frames with hidden tokens; hidden, pairs: weights of the losses without labels; members: how many models are
-    trained from the same start, each in an order of its own, for their weights to be averaged; looks: how often
-    the dev split is measured.
+    encoder_rate: the encoders' learning rate, as a share of the head's; dropout: of features and of the head's
+    hidden values; smoothing: see training.model.losses.targets; masked: share of the tokens hidden; masked_frames:
+    share of the frames with hidden tokens; hidden, pairs: weights of the losses without labels; members: how many
+    models are trained from the same start, each in an order of its own, for their weights to be averaged; looks:
+    how often the dev split is measured.
     """
 
     optimiser: Optimiser

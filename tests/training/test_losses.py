@@ -1,4 +1,4 @@
-"""What the encoders learn without labels."""
+"""What training minimises, with labels and without."""
 
 from __future__ import annotations
 
@@ -10,16 +10,55 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from tests.support.training_fixture import data, tiny_recipe
 from training.data.batches import AMINO_ACIDS, Table
 from training.data.corpus import VALIDATION
 from training.data.make_tables import evaluated_part
-from training.model.losses import Unlabelled, codons_of, hidden_token_loss, pair_loss
+from training.model.losses import (
+    Unlabelled,
+    chunk_margins,
+    classification_loss,
+    codons_of,
+    hidden_token_loss,
+    pair_loss,
+    targets,
+)
 from training.model.network import CODONS, RESIDUES, Network
+from virnucpro_core.evaluation.metrics import verdict_margins
 
 CPU = torch.device("cpu")
 rows = st.lists(st.lists(st.integers(-1, 4), min_size=6, max_size=6), min_size=1, max_size=4)
+
+
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_a_chunk_s_margin_has_the_sign_of_virnucpro_s_verdict(chunks: list[list[float]]) -> None:
+    margins = torch.tensor([margin for chunk in chunks for margin in chunk], dtype=torch.float64)
+    frame_chunk = torch.tensor([number for number, chunk in enumerate(chunks) for _ in chunk])
+    found = chunk_margins(margins, frame_chunk, len(chunks) + 1).tolist()
+    assert found.pop() == 0  # of a number that no frame has
+    assert found == pytest.approx(verdict_margins(margins.numpy(), frame_chunk.numpy()).tolist(), abs=1e-12)
+    for margin, chunk in zip(found, chunks, strict=True):
+        assert margin == pytest.approx((max(chunk) + min(chunk)) / 2, abs=1e-12)
+        virus = [1 / (1 + math.exp(-m)) for m in chunk]
+        highest_virus, highest_others = max(virus), max(1 - score for score in virus)
+        assert (margin >= 0) == (highest_virus >= highest_others) or abs(
+            highest_virus - highest_others
+        ) < 1e-9
+
+
+def test_targets_are_smoothed() -> None:
+    assert targets(torch.tensor([1.0, 0.0]), 0.2).tolist() == pytest.approx([0.9, 0.1])
+
+
+def test_the_loss_is_half_of_frames_and_half_of_chunks() -> None:
+    margins, label = torch.tensor([2.0, -1.0, -0.5]), torch.tensor([1.0, 1.0, 0.0])
+    frame_chunk = torch.tensor([0, 0, 1])
+    frames = F.binary_cross_entropy_with_logits(margins, targets(label, 0.2))
+    chunks = F.binary_cross_entropy_with_logits(torch.tensor([0.5, -0.5]), targets(label[1:], 0.2))
+    found = classification_loss(margins, frame_chunk, label, 0.2)
+    assert found.item() == pytest.approx((frames + chunks).item() / 2)
 
 
 def test_hidden_tokens_below_zero_do_not_count() -> None:

@@ -1,20 +1,15 @@
-"""What training minimises, and the parts of its loops."""
+"""The parts of the training loops."""
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from tests.support.training_fixture import tiny_recipe
-from training.model.loss import chunk_margins, classification_loss, targets
 from training.model.network import Network
 from training.model.optim import (
     Checkpoint,
@@ -28,34 +23,6 @@ from training.runs.train_head import looks_now
 
 RECIPE = tiny_recipe()
 OPTIMISER = replace(RECIPE.head.optimiser, steps=100, rate=2.0, warm_up=10, decay=0.1, average=0.9)
-
-
-@given(st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=4), min_size=1, max_size=5))
-def test_a_chunk_s_margin_has_the_sign_of_virnucpro_s_verdict(chunks: list[list[float]]) -> None:
-    margins = torch.tensor([margin for chunk in chunks for margin in chunk], dtype=torch.float64)
-    frame_chunk = torch.tensor([number for number, chunk in enumerate(chunks) for _ in chunk])
-    found = chunk_margins(margins, frame_chunk, len(chunks) + 1).tolist()
-    assert found.pop() == 0  # of a number that no frame has
-    for margin, chunk in zip(found, chunks, strict=True):
-        assert margin == pytest.approx((max(chunk) + min(chunk)) / 2, abs=1e-12)
-        virus = [1 / (1 + math.exp(-m)) for m in chunk]
-        highest_virus, highest_others = max(virus), max(1 - score for score in virus)
-        assert (margin >= 0) == (highest_virus >= highest_others) or abs(
-            highest_virus - highest_others
-        ) < 1e-9
-
-
-def test_targets_are_smoothed() -> None:
-    assert targets(torch.tensor([1.0, 0.0]), 0.2).tolist() == pytest.approx([0.9, 0.1])
-
-
-def test_the_loss_is_half_of_frames_and_half_of_chunks() -> None:
-    margins, label = torch.tensor([2.0, -1.0, -0.5]), torch.tensor([1.0, 1.0, 0.0])
-    frame_chunk = torch.tensor([0, 0, 1])
-    frames = F.binary_cross_entropy_with_logits(margins, targets(label, 0.2))
-    chunks = F.binary_cross_entropy_with_logits(torch.tensor([0.5, -0.5]), targets(label[1:], 0.2))
-    found = classification_loss(margins, frame_chunk, label, 0.2)
-    assert found.item() == pytest.approx((frames + chunks).item() / 2)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:

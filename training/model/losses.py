@@ -1,9 +1,10 @@
-"""What the encoders learn without labels: hidden tokens, and which pairs stand side by side.
+"""What training minimises: the classification of frames and chunks, and the losses that need no labels.
 
-Hidden tokens teach context. They alone make the mean over a frame, which is all that the classifier sees, poorer:
-encoders that are good at them move what sets a frame apart out of it. So each mean also has to tell which pairs
-of neighbouring codons, or residues, its frame holds: the bag of words of PV-DBOW (Le and Mikolov 2014,
-arXiv:1405.4053) with pairs as words. Codon pairs differ between viruses and hosts that share no protein.
+Without labels the encoders learn hidden tokens, and which pairs stand side by side. Hidden tokens teach context. They
+alone make the mean over a frame, which is all that the classifier sees, poorer: encoders that are good at them move
+what sets a frame apart out of it. So each mean also has to tell which pairs of neighbouring codons, or residues, its
+frame holds: the bag of words of PV-DBOW (Le and Mikolov 2014, arXiv:1405.4053) with pairs as words. Codon pairs differ
+between viruses and hosts that share no protein.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from training.data.batches import AMINO_ACIDS, PROTEIN, Batch, Table, dna_alphab
 from training.model.network import CODONS, RESIDUES, Network
 from virnucpro_core.sequence.tokens import ESM2_ALPHABET_SIZE
 
+FRAME, CHUNK = 0.5, 0.5  # how much the two ways to look at a verdict count
 _CODONS = {"".join(bases): number for number, bases in enumerate(product("ACGT", repeat=3))}
 
 
@@ -101,3 +103,41 @@ def pair_loss(logits: Tensor, symbols: Tensor, count: int) -> Tensor:
     pairs = (left * count + right).masked_fill(~counts, 0)
     of_pair = logits.log_softmax(1).gather(1, pairs)
     return -(of_pair * counts).sum() / counts.sum().clamp(min=1)
+
+
+def chunk_margins(margins: Tensor, frame_chunk: Tensor, chunks: int) -> Tensor:
+    """The margin behind a chunk's verdict, float [chunks]; 0 for a number that no frame has.
+
+    VirNucPro calls a chunk a virus if its highest virus score is at least its highest others score. With
+    margins m = logit(virus) - logit(others) [frames] that is max(m) + min(m) >= 0: the frame surest of a
+    virus against the frame surest of the opposite. The half keeps a chunk of one frame at its own margin.
+    """
+    zeros = margins.new_zeros(chunks)
+    highest = zeros.scatter_reduce(0, frame_chunk, margins, "amax", include_self=False)
+    lowest = zeros.scatter_reduce(0, frame_chunk, margins, "amin", include_self=False)
+    return (highest + lowest) / 2
+
+
+def targets(label: Tensor, smoothing: float) -> Tensor:
+    """What margins are trained towards, as probabilities of a virus, float [n]: label float [n], 1 for a virus,
+    moved towards one half by `smoothing`."""
+    return label * (1 - smoothing) + smoothing / 2
+
+
+def classification_loss(
+    margins: Tensor, frame_chunk: Tensor, frame_label: Tensor, smoothing: float
+) -> Tensor:
+    """Weighted sum of the frames' and the chunks' cross-entropy.
+
+    margins float [frames]; frame_chunk int64 [frames], below the number of frames; frame_label float [frames],
+    the same for all frames of a chunk; smoothing: see `targets`.
+    """
+    # As many places as frames, whatever the number of chunks: shapes stay the same from step to step.
+    places = len(margins)
+    chunk_label = torch.zeros_like(margins).scatter(0, frame_chunk, frame_label)
+    there = torch.zeros_like(margins).scatter(0, frame_chunk, 1.0)
+    frames = F.binary_cross_entropy_with_logits(margins, targets(frame_label, smoothing))
+    chunks = F.binary_cross_entropy_with_logits(
+        chunk_margins(margins, frame_chunk, places), targets(chunk_label, smoothing), reduction="none"
+    )
+    return FRAME * frames + CHUNK * (chunks * there).sum() / there.sum()

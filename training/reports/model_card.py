@@ -20,6 +20,7 @@ from typing import Any
 
 from training.data.corpus import SPLITS
 from training.data.prepare_data import read_manifest as read_rows
+from training.recipe import LENGTHS
 from training.reports.evaluate import headline
 from training.reports.model_card_text import (
     HEAD,
@@ -31,7 +32,6 @@ from training.reports.model_card_text import (
     data_section,
     training_section,
 )
-from training.runs.pipeline import LENGTHS
 from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.bundle.bundle import read_manifest
 from virnucpro_core.evaluation.labels import LABELS

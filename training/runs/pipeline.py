@@ -20,6 +20,7 @@ import torch
 from training.data.corpus import VALIDATION
 from training.model.network import Network
 from training.progress import log
+from training.recipe import LENGTHS
 from training.reports.baseline import CHUNKS
 from training.reports.evaluate import evaluate, headline
 from training.runs.export import data_list, export
@@ -27,8 +28,6 @@ from training.runs.pretrain import pretrain
 from training.runs.train_head import key_of, train_head
 from training.runs.workspace import FINAL, PHASES, TRIAL, Workspace, options, workspace
 from virnucpro_core.bundle.bundle import read_manifest
-
-LENGTHS = (500, 300)
 
 
 def facts(work: Workspace, length: int, trial: dict[str, Any]) -> dict[str, Any]:

@@ -25,8 +25,7 @@ from torch import Tensor
 from training.data.batches import Table
 from training.data.corpus import VALIDATION
 from training.data.frame_table import Frames
-from training.model.loss import classification_loss
-from training.model.losses import Unlabelled
+from training.model.losses import Unlabelled, classification_loss
 from training.model.network import Network
 from training.model.optim import (
     Checkpoint,
