@@ -31,13 +31,13 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """How training chunks are drawn and disturbed.
+class Data:
+    """How training chunks are drawn and augmented.
 
     chunks: how many; full: the share that has the model's full length, while the others have `shortest` (a
     share of the length) or more; balance: see BalancedSampler; stitched: the share of eukaryotes and their
     viruses that is put together from open pieces of one record, as exons are; recoded: the share of their
-    frames whose codons are drawn anew among their synonyms, with the codon usage of no organism;
+    frames whose codons are drawn again among their synonyms, with the codon usage of no organism;
     recoded_prokaryotes: the same for the others; mutated, mutation: the share of frames with other
     bases, and the highest rate of codons hit.
     """
@@ -56,53 +56,56 @@ class Draws:
 
 @dataclass(frozen=True, slots=True)
 class Optimiser:
-    """AdamW: steps of `frames` frames; the learning rate rises over `warm_up` steps to `rate`, then falls as a
-    cosine to zero; decay: of the weights; average: of the moving average of the weights."""
+    """AdamW: steps of `frames` frames; the learning rate rises over `warmup_steps` to `lr`, then falls as a cosine
+    to zero; ema_decay: of the exponential moving average of the weights."""
 
     seed: int
     steps: int
     frames: int
-    rate: float
-    warm_up: int
-    decay: float
-    average: float
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    ema_decay: float
 
 
 @dataclass(frozen=True, slots=True)
 class Pretrain:
-    """What the encoders learn first: share of the tokens hidden, of each model; hidden, pairs: weights of the
-    losses of hidden tokens and of pairs, see training.model.losses; dna_rate: the learning rate of DNABERT-S, as a
-    share of ESM-2's."""
+    """What the encoders learn first.
+
+    protein_masked, dna_masked: share of the tokens hidden, of each model; lm_weight, pairs_weight: weights of the
+    losses of hidden tokens and of pairs, see training.model.losses; dna_lr_ratio: DNABERT-S's learning rate, as a
+    share of ESM-2's.
+    """
 
     optimiser: Optimiser
     protein_masked: float
     dna_masked: float
-    hidden: float
-    pairs: float
-    dna_rate: float
+    lm_weight: float
+    pairs_weight: float
+    dna_lr_ratio: float
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """Training of the classifier, with the encoders.
 
-    encoder_rate: the encoders' learning rate, as a share of the head's; dropout: of features and of the head's
+    encoder_lr_ratio: the encoders' learning rate, as a share of the head's; dropout: of features and of the head's
     hidden values; smoothing: see training.model.losses.targets; masked: share of the tokens hidden; masked_frames:
-    share of the frames with hidden tokens; hidden, pairs: weights of the losses without labels; members: how many
-    models are trained from the same start, each in an order of its own, for their weights to be averaged; looks:
-    how often the dev split is measured.
+    share of the frames with hidden tokens; lm_weight, pairs_weight: as in Pretrain; ensemble: how many models are
+    trained from the same start, each on the chunks in another order, for their weights to be averaged; evals: how
+    often the dev split is measured.
     """
 
     optimiser: Optimiser
-    encoder_rate: float
+    encoder_lr_ratio: float
     dropout: float
     smoothing: float
     masked: float
     masked_frames: float
-    hidden: float
-    pairs: float
-    members: int
-    looks: int
+    lm_weight: float
+    pairs_weight: float
+    ensemble: int
+    evals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class Recipe:
     """All of it."""
 
     shape: Shape
-    draws: Draws
+    data: Data
     pretrain: Pretrain
     head: Head
 
@@ -134,9 +137,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_SECTIONS = {
-    "Shape": Shape, "Draws": Draws, "Optimiser": Optimiser, "Pretrain": Pretrain, "Head": Head,
-}  # fmt: skip
+_SECTIONS = {kind.__name__: kind for kind in (Shape, Data, Optimiser, Pretrain, Head)}
 _PLAIN: dict[str, tuple[type[int] | type[float], ...]] = {"int": (int,), "float": (int, float)}
 
 
@@ -173,3 +174,29 @@ def _build(kind: Any, content: Any, where: str) -> Any:
     if unknown := set(content) - set(values):
         raise ValueError(f"{where} has no setting {', '.join(sorted(unknown))}")
     return kind(**values)
+
+
+_FORMER_NAMES = {
+    "draws": "data",
+    "rate": "lr",
+    "warm_up": "warmup_steps",
+    "decay": "weight_decay",
+    "average": "ema_decay",
+    "hidden": "lm_weight",
+    "pairs": "pairs_weight",
+    "dna_rate": "dna_lr_ratio",
+    "encoder_rate": "encoder_lr_ratio",
+    "members": "ensemble",
+    "looks": "evals",
+}
+
+
+def current_names(content: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as a bundle's manifest has it, sections and settings by the names that they have today.
+
+    The manifests of nano-500 and nano-300 have the former ones; a manifest is never rewritten.
+    """
+    return {
+        _FORMER_NAMES.get(name, name): current_names(value) if isinstance(value, dict) else value
+        for name, value in content.items()
+    }

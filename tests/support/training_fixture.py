@@ -22,10 +22,10 @@ DEV_SHARE = 0.55
 TINY = (
     *("shape.esm2_layers=1", "shape.esm2_dim=32", "shape.esm2_heads=2"),
     *("shape.dna_layers=2", "shape.dna_dim=32", "shape.dna_heads=2", "shape.dna_intermediate=48"),
-    *("shape.head_hidden=16", "draws.chunks=60"),
-    *("pretrain.optimiser.steps=4", "pretrain.optimiser.frames=16", "pretrain.optimiser.warm_up=2"),
-    *("head.optimiser.steps=4", "head.optimiser.frames=16", "head.optimiser.warm_up=2"),
-    *("head.members=2", "head.looks=2"),
+    *("shape.head_hidden=16", "data.chunks=60"),
+    *("pretrain.optimiser.steps=4", "pretrain.optimiser.frames=16", "pretrain.optimiser.warmup_steps=2"),
+    *("head.optimiser.steps=4", "head.optimiser.frames=16", "head.optimiser.warmup_steps=2"),
+    *("head.ensemble=2", "head.evals=2"),
 )
 """Changes to the recipe that make a run of seconds, of no use but to see that it runs."""
 _STOPS = ("TAA", "TAG", "TGA")

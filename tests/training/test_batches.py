@@ -25,7 +25,7 @@ SIZE = 16
 def frames() -> Frames:
     corpus = data().corpus
     sampler = BalancedSampler(corpus, corpus.records_of(TRAIN))
-    return drawn_part(corpus, sampler, data().tokenizer, tiny_recipe().draws, 300, 0, 60)
+    return drawn_part(corpus, sampler, data().tokenizer, tiny_recipe().data, 300, 0, 60)
 
 
 def epoch(table: Table, number: int = 0) -> list[Batch]:

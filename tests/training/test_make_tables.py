@@ -19,7 +19,7 @@ from virnucpro_core.sequence.prepare import prepare
 from virnucpro_core.sequence.tokens import ESM2_CLS, ESM2_EOS, ESM2_PAD, esm2_token_ids
 
 REPOSITORY = Path(__file__).parents[2]
-DRAWS = tiny_recipe().draws
+DATA = tiny_recipe().data
 
 
 def equal(one: Frames, other: Frames) -> bool:
@@ -29,13 +29,13 @@ def equal(one: Frames, other: Frames) -> bool:
 def drawn(number: int = 0, **changes: float) -> Frames:
     corpus = data().corpus
     sampler = BalancedSampler(corpus, corpus.records_of(TRAIN))
-    return drawn_part(corpus, sampler, data().tokenizer, replace(DRAWS, **changes), 500, number, 30)
+    return drawn_part(corpus, sampler, data().tokenizer, replace(DATA, **changes), 500, number, 30)
 
 
 class TestTrainingTable:
     def test_it_does_not_depend_on_the_number_of_processes(self) -> None:
-        draws = replace(DRAWS, chunks=700)  # two parts
-        given = (data().genomes, data().tokenizer_file, (TRAIN,), draws, 300)
+        recipe = replace(DATA, chunks=700)  # two parts
+        given = (data().genomes, data().tokenizer_file, (TRAIN,), recipe, 300)
         one, two = (training_table(*given, processes) for processes in (1, 2))
         assert equal(one, two)
         assert len(one.chunk_record) == 700
@@ -43,8 +43,8 @@ class TestTrainingTable:
     def test_it_is_of_the_splits_that_were_asked_for(self) -> None:
         corpus = data().corpus
         for splits in ((TRAIN,), (TRAIN, DEV)):
-            draws = replace(DRAWS, chunks=150)
-            table = training_table(data().genomes, data().tokenizer_file, splits, draws, 500, 1)
+            recipe = replace(DATA, chunks=150)
+            table = training_table(data().genomes, data().tokenizer_file, splits, recipe, 500, 1)
             assert set(corpus.splits[table.chunk_record]) == set(splits)
             assert corpus.labels[table.chunk_record].mean() == pytest.approx(0.5, abs=0.15)
 

@@ -227,10 +227,10 @@ def test_what_was_run_and_how(run: Run, text: str) -> None:
     assert training["command"] in section
     assert f"| nano-300 | {training['finished']} | CPU | 0.530 | `{training['key']}` |" in section
     assert "`head.optimiser.steps=4`" in section  # unlike recipe.toml
-    assert "`draws.seed" not in section  # as in recipe.toml
+    assert "`data.seed" not in section  # as in recipe.toml
     recipe = dataclasses.asdict(tiny_recipe())
-    assert f"draws: seed {recipe['draws']['seed']}, chunks 60, full {recipe['draws']['full']}, " in section
-    assert f"optimiser.rate {recipe['head']['optimiser']['rate']}, optimiser.warm_up 2," in section
+    assert f"data: seed {recipe['data']['seed']}, chunks 60, full {recipe['data']['full']}, " in section
+    assert f"optimiser.lr {recipe['head']['optimiser']['lr']}, optimiser.warmup_steps 2," in section
 
 
 def test_the_splits_are_counted(text: str) -> None:

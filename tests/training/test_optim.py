@@ -19,10 +19,12 @@ from training.model.optim import (
     mean_of,
     take_step,
 )
-from training.runs.train_head import looks_now
+from training.runs.train_head import is_eval_step
 
 RECIPE = tiny_recipe()
-OPTIMISER = replace(RECIPE.head.optimiser, steps=100, rate=2.0, warm_up=10, decay=0.1, average=0.9)
+OPTIMISER = replace(
+    RECIPE.head.optimiser, steps=100, lr=2.0, warmup_steps=10, weight_decay=0.1, ema_decay=0.9
+)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
@@ -30,20 +32,20 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     assert learning_rate(OPTIMISER, 50) == pytest.approx(1.0)
     assert learning_rate(OPTIMISER, 100) == 0
     assert learning_rate(replace(OPTIMISER, steps=10**9), 9) == pytest.approx(2.0)
-    assert learning_rate(replace(OPTIMISER, warm_up=0), 0) == pytest.approx(2.0)
+    assert learning_rate(replace(OPTIMISER, warmup_steps=0), 0) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(("steps", "looks"), [(800, 4), (3, 2), (5, 5), (2, 4), (7, 0)])
-def test_dev_is_looked_at_in_even_steps_and_at_the_end(steps: int, looks: int) -> None:
-    found = [step for step in range(steps) if looks_now(step, steps, looks)]
-    assert len(found) == min(looks, steps)
-    assert not looks or found[-1] == steps - 1
+@pytest.mark.parametrize(("steps", "evals"), [(800, 4), (3, 2), (5, 5), (2, 4), (7, 0)])
+def test_dev_is_measured_in_even_steps_and_at_the_end(steps: int, evals: int) -> None:
+    found = [step for step in range(steps) if is_eval_step(step, steps, evals)]
+    assert len(found) == min(evals, steps)
+    assert not evals or found[-1] == steps - 1
 
 
 def test_every_weight_of_a_bundle_learns_matrices_decay_and_parts_have_rates_of_their_own() -> None:
     network = Network(RECIPE.shape, 64)
     optimiser = adamw(network, OPTIMISER, (0.3, 0.5, 1.0))
-    groups = {(g["share"], g["weight_decay"]): {id(p) for p in g["params"]} for g in optimiser.param_groups}
+    groups = {(g["lr_ratio"], g["weight_decay"]): {id(p) for p in g["params"]} for g in optimiser.param_groups}
     assert len(groups) == 6
     for name, parameter in network.named_parameters():
         place = [key for key, members in groups.items() if id(parameter) in members]

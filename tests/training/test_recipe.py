@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from training.recipe import DEFAULT, Recipe
+from training.recipe import DEFAULT, Recipe, current_names
 from training.runs.workspace import TRIAL, options, workspace
+from virnucpro_core.bundle.bundle import bundled, find_bundle, read_manifest
 
 
 def test_the_recipe_reads_and_changes_by_name() -> None:
     recipe = Recipe.load()
-    changed = Recipe.load(changes=["head.optimiser.steps=7", "draws.full=1", "pretrain.dna_masked=0.5"])
+    changed = Recipe.load(changes=["head.optimiser.steps=7", "data.full=1", "pretrain.dna_masked=0.5"])
     assert changed.head.optimiser.steps == 7 != recipe.head.optimiser.steps
-    assert changed.draws.full == 1.0
-    assert isinstance(changed.draws.full, float)
+    assert changed.data.full == 1.0
+    assert isinstance(changed.data.full, float)
     assert changed.pretrain.dna_masked == 0.5
     assert changed.shape == recipe.shape
 
 
 def test_a_digest_names_its_sections_only() -> None:
     recipe, changed = Recipe.load(), Recipe.load(changes=["head.dropout=0.125"])
-    assert recipe.digest("shape", "draws") == changed.digest("shape", "draws")
+    assert recipe.digest("shape", "data") == changed.digest("shape", "data")
     assert recipe.digest("head") != changed.digest("head")
-    assert recipe.digest("shape") != recipe.digest("draws")
+    assert recipe.digest("shape") != recipe.digest("data")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +42,8 @@ def test_a_digest_names_its_sections_only() -> None:
         ("head.dropout", "head.dropout cannot be ''"),
         ("head.dropout=much", "head.dropout cannot be 'much'"),
         ("head.dropout='much'", "recipe.head.dropout must be float, not 'much'"),
-        ("head.looks=1.5", "recipe.head.looks must be int, not 1.5"),
-        ("head.looks=true", "recipe.head.looks must be int, not True"),
+        ("head.evals=1.5", "recipe.head.evals must be int, not 1.5"),
+        ("head.evals=true", "recipe.head.evals must be int, not True"),
     ],
 )
 def test_a_wrong_change_is_named(change: str, message: str) -> None:
@@ -57,7 +59,7 @@ def test_a_wrong_change_is_named(change: str, message: str) -> None:
         (r"^\[pretrain.optimiser\]$", "[pretrain.optimizer]", "recipe.pretrain.optimiser is missing"),
         (r"^\[shape\]$", "[sizes]", "recipe.shape is missing"),
         (r"^\[shape\]$", "extra = 1\n[shape]", "recipe has no setting extra"),
-        (r"^looks = .*$", 'looks = "4"', "recipe.head.looks must be int, not '4'"),
+        (r"^evals = .*$", 'evals = "4"', "recipe.head.evals must be int, not '4'"),
         (r"(?s).*", "shape = 3", "recipe.shape must be a section, not 3"),
     ],
 )
@@ -68,6 +70,22 @@ def test_a_wrong_file_is_named(tmp_path: Path, before: str, after: str, message:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=f"^{message}$"):
         Recipe.load(path)
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_the_recipe_of_a_bundled_model_reads_as_a_recipe_of_today(name: str) -> None:
+    """A manifest keeps the names that settings had when it was written."""
+    stored = read_manifest(find_bundle(name))[0].training["recipe"]
+    today = asdict(Recipe.load())
+    found = current_names(stored)
+    assert {section: set(content) for section, content in found.items()} == {
+        section: set(content) for section, content in today.items()
+    }
+    for section in ("pretrain", "head"):
+        assert set(found[section]["optimiser"]) == set(today[section]["optimiser"])
+    assert found["head"]["encoder_lr_ratio"] == stored["head"]["encoder_rate"]
+    assert found["data"]["chunks"] == stored["draws"]["chunks"]
+    assert current_names(today) == today
 
 
 class TestCommandLine:
@@ -82,10 +100,12 @@ class TestCommandLine:
 
     def test_data_that_are_not_there_are_named_with_the_command_that_makes_them(self, tmp_path: Path) -> None:
         given = options(None).parse_args(self.given(tmp_path))
-        with pytest.raises(SystemExit, match=r"genomes\.npz is not there: .* training\.prepare_data"):
+        with pytest.raises(SystemExit, match=r"genomes\.npz is not there: .* training\.data\.prepare_data"):
             workspace(given, TRIAL)
         (tmp_path / "genomes.npz").touch()
-        with pytest.raises(SystemExit, match=r"tokenizer\.json is not there: .* training\.train_tokenizer"):
+        with pytest.raises(
+            SystemExit, match=r"tokenizer\.json is not there: .* training\.data\.train_tokenizer"
+        ):
             workspace(given, TRIAL)
 
     def test_other_data_have_another_key(self, tmp_path: Path) -> None:
@@ -93,6 +113,6 @@ class TestCommandLine:
             (tmp_path / name).write_text("one")
         given = options(None).parse_args(self.given(tmp_path))
         key = workspace(given, TRIAL).key("shape")
-        assert workspace(given, TRIAL).key("shape") == key != workspace(given, TRIAL).key("draws")
+        assert workspace(given, TRIAL).key("shape") == key != workspace(given, TRIAL).key("data")
         (tmp_path / "genomes.npz").write_text("other")
         assert workspace(given, TRIAL).key("shape") != key

@@ -18,7 +18,7 @@ from training.runs.train_head import HeadTraining, member_file, model_file, repo
 from training.runs.workspace import FINAL, TRIAL, Workspace
 
 LENGTH = 500
-RECIPE = tiny_recipe("head.members=2")
+RECIPE = tiny_recipe("head.ensemble=2")
 STEPS = 4 + 2 * 4  # of the encoders, two members
 
 

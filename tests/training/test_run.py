@@ -77,7 +77,7 @@ def test_the_bundle_scores_and_its_manifest_says_how_it_was_made(run) -> None:
 
     trial = json.loads((folder / "out" / "trial" / "model-500.json").read_text())
     assert manifest.temperature == trial["temperature"] == manifest.training["trial_on_dev"]["temperature"]
-    assert [look["step"] for look in trial["curves"]["member 1"]] == [2, 4]
+    assert [point["step"] for point in trial["curves"]["member 1"]] == [2, 4]
     final = json.loads((folder / "out" / "final" / "model-500.json").read_text())
     assert "temperature" not in final  # the dev split has been trained on
     assert manifest.training["trained_on"] == ["train", "dev"]

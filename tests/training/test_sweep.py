@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.training_fixture import TINY, data
-from training.runs import sweep as attempts
-from training.runs.sweep import TOO_LATE, Attempt, Runner, command, markdown, read
+from training.runs import sweep
+from training.runs.sweep import TOO_LATE, Runner, Trial, command, markdown, read
 
 FILE = """
 [plain]
@@ -34,49 +34,49 @@ set = ["head.optimiser.frames=100000"]
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "attempts.toml"
+    path = tmp_path / "sweep.toml"
     path.write_text(FILE)
     return path
 
 
 def given(file: Path, out: Path, *more: str) -> list[str]:
-    options = ["--data", str(data().folder), "--out", str(out), "--attempts", str(file), "--processes", "1"]
+    options = ["--data", str(data().folder), "--out", str(out), "--sweep", str(file), "--processes", "1"]
     return [*options, "--devices", "cpu", "cpu", *(word for one in TINY for word in ("--set", one)), *more]
 
 
-def test_attempts_share_what_they_have_in_common_and_one_that_fails_stops_no_other(
+def test_trials_share_what_they_have_in_common_and_one_that_fails_stops_no_other(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "out"
-    assert attempts.main(given(file, out)) == 1
-    rows = {row["name"]: row for row in json.loads((out / "attempts.json").read_text())}
+    assert sweep.main(given(file, out)) == 1
+    rows = {row["name"]: row for row in json.loads((out / "sweep.json").read_text())}
     assert list(rows)[-1] == "broken"
     assert "cannot fill a batch of 100000" in rows["broken"]["failed"]
     for name in ("plain", "longer", "other-encoders"):
-        report = json.loads((out / "attempts" / name / "trial" / "model-500.json").read_text())
+        report = json.loads((out / "sweep" / name / "trial" / "model-500.json").read_text())
         assert rows[name]["dev"] == report["model"]["dev"]
         assert rows[name]["temperature"] == report["temperature"]
         assert 0 <= rows[name]["validation"] <= 1
         assert (report["curves"]["member 2"][-1]["step"] == 5) == (name == "longer")
     assert len(list(out.rglob("encoders-*.pt"))) == 2, "plain and longer share theirs"
     assert len(list(out.rglob("table-500-*.npz"))) == 1
-    assert "cannot fill" in (out / "attempts.md").read_text()
+    assert "cannot fill" in (out / "sweep.md").read_text()
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")}
-    assert attempts.main(given(file, out, "--only", "plain", "longer")) == 0
+    assert sweep.main(given(file, out, "--only", "plain", "longer")) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")} == before, "done already"
 
 
-def test_no_attempt_begins_after_the_deadline(file: Path, tmp_path: Path) -> None:
-    assert attempts.main(given(file, tmp_path / "out", "--minutes", "0", "--only", "plain")) == 1
-    [row] = json.loads((tmp_path / "out" / "attempts.json").read_text())
+def test_no_trial_begins_after_the_deadline(file: Path, tmp_path: Path) -> None:
+    assert sweep.main(given(file, tmp_path / "out", "--minutes", "0", "--only", "plain")) == 1
+    [row] = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert row["failed"] == TOO_LATE
 
 
 def test_one_that_runs_is_ended_at_the_deadline(tmp_path: Path) -> None:
     started = time.monotonic()
-    assert command("attempts", ["--help"], tmp_path / "log", "cpu", 0.05) == TOO_LATE
+    assert command("runs.sweep", ["--help"], tmp_path / "log", "cpu", 0.05) == TOO_LATE
     assert time.monotonic() - started < 30
 
 
@@ -106,27 +106,27 @@ def test_a_device_has_one_job_at_a_time_all_are_used_and_a_job_waits_for_the_one
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[a]\nwhy = "x"\n', "a: an attempt has `why` and `set`"),
-        ('a = "x"\n', "a: an attempt has `why` and `set`"),
+        ('[a]\nwhy = "x"\n', "a: a trial has `why` and `set`"),
+        ('a = "x"\n', "a: a trial has `why` and `set`"),
         ('[a]\nwhy = "x"\nset = ["head.softer=1"]\n', "there is no setting head.softer"),
     ],
 )
 def test_a_wrong_file_is_named(file: Path, tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(SystemExit, match=message) as ended:
-        attempts.main(given(file, tmp_path / "out"))
+        sweep.main(given(file, tmp_path / "out"))
     assert str(file) in str(ended.value)
 
 
 def test_an_unknown_name_is_named(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="has no attempt nobody"):
-        attempts.main(given(file, tmp_path / "out", "--only", "plain", "nobody"))
+    with pytest.raises(SystemExit, match="has no trial nobody"):
+        sweep.main(given(file, tmp_path / "out", "--only", "plain", "nobody"))
 
 
-def test_the_attempts_of_the_bundled_model_are_recipes() -> None:
-    found = read(attempts.ATTEMPTS)
+def test_the_trials_of_the_bundled_model_are_recipes() -> None:
+    found = read(sweep.SWEEP)
     assert len(found) >= 8
-    assert found[0] == Attempt("recipe", "as it stands", ())
+    assert found[0] == Trial("recipe", "as it stands", ())
 
 
 def test_the_table() -> None:

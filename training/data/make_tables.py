@@ -20,7 +20,7 @@ from training.data.augment import mutate, recode, stitch
 from training.data.corpus import DOMAINS, BalancedSampler, Corpus
 from training.data.frame_table import Frames, padded, widths
 from training.progress import bar
-from training.recipe import Draws
+from training.recipe import Data
 from virnucpro_core.sequence.frames import OpenFrame, open_frames
 from virnucpro_core.sequence.prepare import prepare
 from virnucpro_core.sequence.tokens import DnaTokenizer, esm2_token_ids
@@ -32,25 +32,25 @@ PIECE = 5000  # bases of a piece of which all chunks are judged together
 
 
 def _chunk(
-    corpus: Corpus, record: int, length: int, stitched: float, draws: Draws, rng: np.random.Generator
+    corpus: Corpus, record: int, length: int, stitched: float, recipe: Data, rng: np.random.Generator
 ) -> str:
     """The letters of one training chunk, "" if the attempt failed."""
     size = length
-    if rng.random() >= draws.full:
-        size = int(rng.integers(int(draws.shortest * length), length + 1))
+    if rng.random() >= recipe.full:
+        size = int(rng.integers(int(recipe.shortest * length), length + 1))
     if rng.random() < stitched:
         return stitch(corpus, record, size, rng)
     start = int(rng.integers(max(int(corpus.lengths[record]) - size, 0) + 1))
     return corpus.sequence(record, start, start + size)
 
 
-def _disturbed(frame: OpenFrame, recoded: float, draws: Draws, rng: np.random.Generator) -> tuple[str, str]:
+def _disturbed(frame: OpenFrame, recoded: float, recipe: Data, rng: np.random.Generator) -> tuple[str, str]:
     """Nucleotides and protein of a frame as training sees them."""
     nucleotides, protein = frame.nucleotides, frame.protein
     if rng.random() < recoded:
         nucleotides = recode(nucleotides, rng)
-    if rng.random() < draws.mutated:
-        nucleotides, protein = mutate(nucleotides, protein, draws.mutation * rng.random(), rng)
+    if rng.random() < recipe.mutated:
+        nucleotides, protein = mutate(nucleotides, protein, recipe.mutation * rng.random(), rng)
     return nucleotides, protein
 
 
@@ -58,7 +58,7 @@ def drawn_part(
     corpus: Corpus,
     sampler: BalancedSampler,
     tokenizer: DnaTokenizer,
-    draws: Draws,
+    recipe: Data,
     length: int,
     number: int,
     chunks: int,
@@ -68,7 +68,7 @@ def drawn_part(
     Raises:
         ValueError: no such chunk is found.
     """
-    rng = np.random.default_rng([draws.seed, length, number])
+    rng = np.random.default_rng([recipe.seed, length, number])
     proteins: list[npt.NDArray[np.int32]] = []
     dna: list[npt.NDArray[np.int32]] = []
     frame_chunk: list[int] = []
@@ -77,9 +77,9 @@ def drawn_part(
     record, failures = int(sampler.draw(rng, 1)[0]), 0
     while len(chunk_record) < chunks:
         eukaryotic = corpus.domains[record] == EUKARYOTES
-        recoded = draws.recoded if eukaryotic else draws.recoded_prokaryotes
-        chunk = _chunk(corpus, record, length, draws.stitched if eukaryotic else 0.0, draws, rng)
-        found = [_disturbed(frame, recoded, draws, rng) for frame in open_frames(chunk)]
+        recoded = recipe.recoded if eukaryotic else recipe.recoded_prokaryotes
+        chunk = _chunk(corpus, record, length, recipe.stitched if eukaryotic else 0.0, recipe, rng)
+        found = [_disturbed(frame, recoded, recipe, rng) for frame in open_frames(chunk)]
         ids = tokenizer.encode([nucleotides for nucleotides, _ in found])
         fitting = [(p, i) for (_, p), i in zip(found, ids, strict=True) if len(i) <= size[1]]
         for protein, tokens in fitting:
@@ -161,9 +161,9 @@ def _start(genomes: Path, tokenizer: Path, splits: tuple[str, ...], balance: flo
     _Worker.sampler = BalancedSampler(corpus, corpus.records_of(*splits), balance)
 
 
-def _drawn(task: tuple[Draws, int, int, int]) -> Frames:
-    draws, length, number, chunks = task
-    return drawn_part(_Worker.corpus, _Worker.sampler, _Worker.tokenizer, draws, length, number, chunks)
+def _drawn(task: tuple[Data, int, int, int]) -> Frames:
+    recipe, length, number, chunks = task
+    return drawn_part(_Worker.corpus, _Worker.sampler, _Worker.tokenizer, recipe, length, number, chunks)
 
 
 def _evaluated(task: tuple[int, npt.NDArray[np.int64], bool]) -> Frames:
@@ -189,7 +189,7 @@ def _run(
 
 
 def training_table(
-    genomes: Path, tokenizer: Path, splits: tuple[str, ...], draws: Draws, length: int, processes: int
+    genomes: Path, tokenizer: Path, splits: tuple[str, ...], recipe: Data, length: int, processes: int
 ) -> Frames:
     """Chunks of `length` bases or less drawn from the records of `splits`, half of them viral.
 
@@ -198,9 +198,9 @@ def training_table(
     Raises:
         ValueError: the splits have no records, or none with an open frame.
     """
-    counts = [min(PART, draws.chunks - first) for first in range(0, draws.chunks, PART)]
-    tasks = [(draws, length, number, count) for number, count in enumerate(counts)]
-    initial = (genomes, tokenizer, splits, draws.balance)
+    counts = [min(PART, recipe.chunks - first) for first in range(0, recipe.chunks, PART)]
+    tasks = [(recipe, length, number, count) for number, count in enumerate(counts)]
+    initial = (genomes, tokenizer, splits, recipe.balance)
     return _run(_drawn, tasks, initial, processes, f"drawing chunks of {length}")
 
 

@@ -35,9 +35,9 @@ class Losses:
     residue_pairs: Tensor
     codon_pairs: Tensor
 
-    def weighted(self, hidden: float, pairs: float) -> Tensor:
+    def weighted(self, lm_weight: float, pairs_weight: float) -> Tensor:
         """Their weighted sum."""
-        return hidden * (self.protein + self.dna) + pairs * (self.residue_pairs + self.codon_pairs)
+        return lm_weight * (self.protein + self.dna) + pairs_weight * (self.residue_pairs + self.codon_pairs)
 
 
 class Unlabelled:
@@ -46,12 +46,12 @@ class Unlabelled:
     Args:
         table: whose batches they are.
         codons: see `codons_of`.
-        hidden: share of the tokens hidden, of the protein and of the nucleotides.
+        masked: share of the tokens hidden, of the protein and of the nucleotides.
         rows: share of the frames with hidden tokens.
     """
 
-    def __init__(self, table: Table, codons: Tensor, hidden: tuple[float, float], rows: float) -> None:
-        self._present, self._hidden, self._rows = table.present, hidden, rows
+    def __init__(self, table: Table, codons: Tensor, masked: tuple[float, float], rows: float) -> None:
+        self._present, self._masked, self._rows = table.present, masked, rows
         self._codons = codons.to(table.device)
         residues = torch.full((ESM2_ALPHABET_SIZE,), -1)
         residues[slice(*AMINO_ACIDS)] = torch.arange(RESIDUES)
@@ -61,8 +61,8 @@ class Unlabelled:
         """Features of the batch with hidden tokens, float [frames, dim], and its losses."""
         of_protein, of_dna = self._present
         vocabulary = len(network.dna_lm_bias)
-        protein = hide(batch.protein, self._hidden[0], self._rows, of_protein, PROTEIN, random)
-        dna = hide(batch.dna, self._hidden[1], self._rows, of_dna, dna_alphabet(vocabulary), random)
+        protein = hide(batch.protein, self._masked[0], self._rows, of_protein, PROTEIN, random)
+        dna = hide(batch.dna, self._masked[1], self._rows, of_dna, dna_alphabet(vocabulary), random)
         hidden = network.encode(protein.ids, dna.ids)
         features = network.features(protein.ids, dna.ids, *hidden)
         tokens = network.predict_tokens(*hidden, protein.places, dna.places)

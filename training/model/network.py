@@ -182,7 +182,7 @@ def _padded_attention(frames: int, tokens: int, mask: Tensor) -> Attention:
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # [frames * tokens, heads, head size] -> [frames, heads, tokens, head size]
-        q, k, v = (part.unflatten(0, (frames, tokens)).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (part.view(frames, tokens, *part.shape[1:]).transpose(1, 2) for part in (q, k, v))
         of_type = mask.to(q.dtype) if mask.is_floating_point() else mask
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=of_type)
         return out.transpose(1, 2).flatten(0, 1)

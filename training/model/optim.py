@@ -24,26 +24,26 @@ SAVE_EVERY_SECONDS = 60.0
 def learning_rate(recipe: Optimiser, step: int) -> float:
     """Linear over the first steps, then a cosine to zero at the last."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(step / recipe.steps, 1.0)))
-    return recipe.rate * min(1.0, (step + 1) / max(recipe.warm_up, 1)) * cosine
+    return recipe.lr * min(1.0, (step + 1) / max(recipe.warmup_steps, 1)) * cosine
 
 
 def adamw(
-    network: Network, recipe: Optimiser, shares: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    network: Network, recipe: Optimiser, ratios: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> torch.optim.Optimizer:
-    """AdamW with weight decay for matrices only; `shares` scale the learning rate of each of the network's parts."""
+    """AdamW with weight decay for matrices only; `ratios` scale the learning rate of each of the network's parts."""
     groups = []
-    for part, share in zip(network.parts, shares, strict=True):
+    for part, ratio in zip(network.parts, ratios, strict=True):
         matrices, vectors = [p for p in part if p.ndim >= 2], [p for p in part if p.ndim < 2]
-        groups.append({"params": matrices, "weight_decay": recipe.decay, "share": share})
-        groups.append({"params": vectors, "weight_decay": 0.0, "share": share})
+        groups.append({"params": matrices, "weight_decay": recipe.weight_decay, "lr_ratio": ratio})
+        groups.append({"params": vectors, "weight_decay": 0.0, "lr_ratio": ratio})
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
 
 
-def take_step(optimiser: torch.optim.Optimizer, network: Network, loss: Tensor, rate: float) -> None:
+def take_step(optimiser: torch.optim.Optimizer, network: Network, loss: Tensor, lr: float) -> None:
     """Backward, clip, step; `optimiser` is one of `adamw`. Each part is clipped for itself: one whose gradient
     jumps neither holds the others back nor hides behind them."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["share"]
+        group["lr"] = lr * group["lr_ratio"]
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     for part in network.parts:
@@ -78,9 +78,9 @@ def mean_of(members: Sequence[Network]) -> Network:
 
 
 class Checkpoint:
-    """Where a run is saved now and then, so that it goes on after an interruption.
+    """Saves a run at intervals, so that an interrupted one resumes.
 
-    key: names the settings; what another key saved is not taken up.
+    key: names the settings; what was saved under another key is ignored.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -103,11 +103,11 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """Nothing is saved any more."""
+        """Delete what was saved."""
         self.path.unlink(missing_ok=True)
 
     def due(self) -> bool:
-        """Has it been a while?"""
+        """True if the last save is older than SAVE_EVERY_SECONDS."""
         return time.monotonic() - self._saved > SAVE_EVERY_SECONDS
 
 

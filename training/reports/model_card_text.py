@@ -9,7 +9,7 @@ from typing import Any
 
 from training.data.corpus import SPLITS, VALIDATION
 from training.data.prepare_data import name_of
-from training.recipe import Recipe
+from training.recipe import Recipe, current_names
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.evaluation.labels import LABELS
 
@@ -160,8 +160,8 @@ def settings(content: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 def training_section(bundles: Sequence[Made]) -> Iterator[str]:
     """What was run, on what, with which settings; the bundles are of one recipe."""
     facts = bundles[0].manifest.training
-    usual = settings(asdict(Recipe.load()))
-    used = settings(facts["recipe"])
+    recipe = current_names(facts["recipe"])
+    usual, used = settings(asdict(Recipe.load())), settings(recipe)
     changed = [f"`{name}={value}`" for name, value in used.items() if usual.get(name) != value]
     yield "## The training"
     yield f"    {facts['command']}"
@@ -178,7 +178,7 @@ def training_section(bundles: Sequence[Made]) -> Iterator[str]:
     yield "All settings, the seeds among them:"
     yield "\n".join(
         f"* {section}: " + ", ".join(f"{name} {value}" for name, value in settings(content).items())
-        for section, content in facts["recipe"].items()
+        for section, content in recipe.items()
     )
 
 

@@ -41,9 +41,9 @@ def random_of(seed: int, step: int, device: torch.device) -> torch.Generator:
 
 
 def encoders_file(work: Workspace) -> Checkpoint:
-    """Where the encoders of this recipe are kept."""
-    key = work.key("shape", "draws", "pretrain")
-    return Checkpoint(work.kept / f"encoders-{key}.pt", key)
+    """The checkpoint of this recipe's encoders."""
+    key = work.key("shape", "data", "pretrain")
+    return Checkpoint(work.cache / f"encoders-{key}.pt", key)
 
 
 def pretrain(work: Workspace) -> None:
@@ -58,8 +58,8 @@ def pretrain(work: Workspace) -> None:
     watched = watched_table(work)
     torch.manual_seed(steps.seed)
     network = work.network()
-    average = MovingAverage(network, steps.average)
-    optimiser = adamw(network, steps, (1.0, recipe.dna_rate, 1.0))
+    average = MovingAverage(network, steps.ema_decay)
+    optimiser = adamw(network, steps, (1.0, recipe.dna_lr_ratio, 1.0))
     first = 0 if state is None else restore(state, network, average, optimiser)
     network.train()
     started = time.monotonic()
@@ -69,7 +69,7 @@ def pretrain(work: Workspace) -> None:
             checkpoint.save(training_state(step, network, average, optimiser))
         random = random_of(steps.seed, step, work.device)
         _, losses = losses_of(network, table.batch(step), random)
-        loss = losses.weighted(recipe.hidden, recipe.pairs)
+        loss = losses.weighted(recipe.lm_weight, recipe.pairs_weight)
         take_step(optimiser, network, loss, learning_rate(steps, step))
         average.update(network)
         if step % LOG_EVERY == LOG_EVERY - 1:

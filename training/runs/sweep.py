@@ -1,12 +1,11 @@
-"""Tries several recipes, side by side on all GPUs, and writes the table of what each gave on the dev split.
+"""Hyper-parameter sweep: trains several recipes side by side on all GPUs, and tabulates their figures on the dev split.
 
-    python -m training.runs.sweep --data DATA --out OUT --attempts training/sweep.toml
+    python -m training.runs.sweep --data DATA --out OUT --sweep training/sweep.toml
 
-An attempt is a trial (training.runs.train_head) of recipe.toml with some settings changed. Attempts that
-share tables or
-encoders share their making. Writes OUT/attempts.json and OUT/attempts.md; what each attempt prints is in
-OUT/attempts/NAME/log.jsonl. What is done already is not done again, and with --minutes the command ends in time, to
-go on when it is given again.
+A trial is the trial phase (training.runs.train_head) of recipe.toml with some settings changed. Trials with the same
+tables or encoders share them. Writes OUT/sweep.json and OUT/sweep.md; what each trial prints is in
+OUT/sweep/NAME/log.jsonl. What is done is not repeated: with --minutes the command ends in time, and the same command
+resumes it.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ from training.runs.pretrain import LENGTH, encoders_file
 from training.runs.train_head import report_file
 from training.runs.workspace import TRIAL, Workspace, options, workspace
 
-ATTEMPTS = DEFAULT.with_name("attempts.toml")
+SWEEP = DEFAULT.with_name("sweep.toml")
 TOO_LATE = "out of time: give the command again"
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One recipe that is tried: its name, why, and the settings that it changes, as for --set."""
+class Trial:
+    """One recipe of a sweep: its name, why it is there, and the settings that it changes, as for --set."""
 
     name: str
     why: str
     changes: tuple[str, ...]
 
 
-def read(path: Path, recipe: Path = DEFAULT) -> list[Attempt]:
-    """The attempts of a file: a section each, with `why` and `set`, a list of settings.
+def read(path: Path, recipe: Path = DEFAULT) -> list[Trial]:
+    """The trials of a file: a section each, with `why` and `set`, a list of settings.
 
     Raises:
         ValueError: a section lacks one of the two or has more, or a setting is not one of the recipe.
@@ -58,9 +57,9 @@ def read(path: Path, recipe: Path = DEFAULT) -> list[Attempt]:
     found = []
     for name, content in tomllib.loads(path.read_text(encoding="utf-8")).items():
         if not isinstance(content, dict) or set(content) != {"why", "set"}:
-            raise ValueError(f"{name}: an attempt has `why` and `set`, and nothing else")
+            raise ValueError(f"{name}: a trial has `why` and `set`, and nothing else")
         Recipe.load(recipe, content["set"])
-        found.append(Attempt(name, str(content["why"]), tuple(content["set"])))
+        found.append(Trial(name, str(content["why"]), tuple(content["set"])))
     return found
 
 
@@ -121,32 +120,32 @@ def command(module: str, given: Sequence[str], file: Path, device: str, seconds:
     return "" if done.returncode == 0 else f"{file}: {file.read_text().splitlines()[-1:]}"
 
 
-class Comparison:
-    """Attempts in one folder.
+class Sweep:
+    """Trials in one folder.
 
     Args:
         given: the options of `training.runs.workspace`.
-        attempts: tried.
+        trials: what to train.
         length: bases of a chunk.
     """
 
-    def __init__(self, given: argparse.Namespace, attempts: Sequence[Attempt], length: int) -> None:
-        self._given, self._attempts, self._length = given, attempts, length
-        self._kept = given.kept or given.out
+    def __init__(self, given: argparse.Namespace, trials: Sequence[Trial], length: int) -> None:
+        self._given, self._trials, self._length = given, trials, length
+        self._cache = given.cache or given.out
         self._failures: dict[str, str] = {}
 
-    def work(self, attempt: Attempt) -> Workspace:
-        """Where an attempt is made."""
-        out = self._given.out / "attempts" / attempt.name
-        changes = [*self._given.set, *attempt.changes]
+    def work(self, trial: Trial) -> Workspace:
+        """The workspace of a trial."""
+        out = self._given.out / "sweep" / trial.name
+        changes = [*self._given.set, *trial.changes]
         return workspace(
-            argparse.Namespace(**vars(self._given) | {"out": out, "kept": self._kept, "set": changes}),
+            argparse.Namespace(**vars(self._given) | {"out": out, "cache": self._cache, "set": changes}),
             TRIAL,
         )
 
     def run(self, runner: Runner) -> None:
-        """Tables, then encoders, then heads; an attempt that fails leaves the others alone."""
-        by_table = {work.key("draws"): work for work in map(self.work, self._attempts)}
+        """Tables, then encoders, then heads; a trial that fails does not stop the others."""
+        by_table = {work.key("data"): work for work in map(self.work, self._trials)}
         lengths = {LENGTH, self._length}
         for work in by_table.values():
             for length in lengths:
@@ -158,9 +157,9 @@ class Comparison:
         any_work.held_out(DEV, self._length, pieces=True)
         any_work.held_out(VALIDATION, self._length)
         log(tables="done")
-        sharing: dict[Path, list[Attempt]] = {}
-        for attempt in self._attempts:
-            sharing.setdefault(encoders_file(self.work(attempt)).path, []).append(attempt)
+        sharing: dict[Path, list[Trial]] = {}
+        for trial in self._trials:
+            sharing.setdefault(encoders_file(self.work(trial)).path, []).append(trial)
         # Long pre-training first, or all would wait for it in the end.
         groups = sorted(
             sharing.values(), key=lambda group: -self.work(group[0]).recipe.pretrain.optimiser.steps
@@ -168,35 +167,35 @@ class Comparison:
         head = ("--length", str(self._length), "--phase", TRIAL)
         runner.run(
             (
-                partial(self._do, "pretrain", group[0], ()),
-                [partial(self._do, "train_head", attempt, head) for attempt in group],
+                partial(self._do, "runs.pretrain", group[0], ()),
+                [partial(self._do, "runs.train_head", trial, head) for trial in group],
             )
             for group in groups
         )
 
-    def _do(self, module: str, attempt: Attempt, more: Sequence[str], device: str, seconds: float) -> None:
-        file = self.work(attempt).out / "log.jsonl"
-        failure = command(module, [*self._options(attempt), *more], file, device, seconds)
-        log(done=module, attempt=attempt.name, **({"failed": failure} if failure else {}))
+    def _do(self, module: str, trial: Trial, more: Sequence[str], device: str, seconds: float) -> None:
+        file = self.work(trial).out / "log.jsonl"
+        failure = command(module, [*self._options(trial), *more], file, device, seconds)
+        log(done=module, trial=trial.name, **({"failed": failure} if failure else {}))
         if failure:
-            self._failures.setdefault(attempt.name, failure)  # the first is the cause of what follows
+            self._failures.setdefault(trial.name, failure)  # the first is the cause of what follows
 
-    def _options(self, attempt: Attempt) -> list[str]:
-        work, given = self.work(attempt), self._given
-        found = ["--data", work.data, "--out", work.out, "--kept", work.kept, "--recipe", given.recipe]
+    def _options(self, trial: Trial) -> list[str]:
+        work, given = self.work(trial), self._given
+        found = ["--data", work.data, "--out", work.out, "--cache", work.cache, "--recipe", given.recipe]
         found += ["--processes", work.processes]
         return [
             *map(str, found),
-            *(word for one in (*given.set, *attempt.changes) for word in ("--set", one)),
+            *(word for one in (*given.set, *trial.changes) for word in ("--set", one)),
         ]
 
     def rows(self) -> list[dict[str, Any]]:
-        """What each attempt gave, the best first; failed ones last, with `failed`."""
+        """What each trial gave, the best first; failed ones last, with `failed`."""
         found = []
-        for attempt in self._attempts:
-            path = report_file(self.work(attempt), self._length)
-            row: dict[str, Any] = {"name": attempt.name, "why": attempt.why, "set": list(attempt.changes)}
-            if path.exists() and attempt.name not in self._failures:
+        for trial in self._trials:
+            path = report_file(self.work(trial), self._length)
+            row: dict[str, Any] = {"name": trial.name, "why": trial.why, "set": list(trial.changes)}
+            if path.exists() and trial.name not in self._failures:
                 report = json.loads(path.read_text())
                 row |= {
                     key: report[key]
@@ -205,7 +204,7 @@ class Comparison:
                 }
                 row |= report["model"]
             else:
-                row["failed"] = self._failures.get(attempt.name, "not run")
+                row["failed"] = self._failures.get(trial.name, "not run")
             found.append(row)
         return sorted(found, key=lambda row: -(row.get("dev") or 0.0))
 
@@ -214,7 +213,7 @@ def markdown(rows: Iterable[dict[str, Any]], length: int) -> str:
     """The table of docs/nano.md: AUROC on the dev split for chunks of `length` bases, and for 5 kb pieces; the
     validation split's, by which nothing is chosen, beside them."""
     lines = [
-        f"| attempt | changed settings | dev, {length} bp | prokaryotes | eukaryotes | 5 kb "
+        f"| trial | changed settings | dev, {length} bp | prokaryotes | eukaryotes | 5 kb "
         "| validation | head, s | why |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -228,11 +227,11 @@ def markdown(rows: Iterable[dict[str, Any]], length: int) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; 1 if an attempt failed or there was no time for it."""
+    """Command line; 1 if a trial failed or there was no time for it."""
     parser = options(__doc__)
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    parser.add_argument("--attempts", type=Path, default=ATTEMPTS)
-    parser.add_argument("--only", nargs="+", help="names of attempts, instead of all")
+    parser.add_argument("--sweep", type=Path, default=SWEEP, help="file of the trials")
+    parser.add_argument("--only", nargs="+", help="names of trials, instead of all")
     parser.add_argument("--length", type=int, default=LENGTH, help="bases of a chunk")
     parser.add_argument(
         "--devices", nargs="+", default=gpus or ["cpu"], help="like cuda:0; twice for two at once"
@@ -241,17 +240,17 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     runner = Runner(given.devices, given.minutes * 60)
     try:
-        attempts = read(given.attempts, given.recipe)
+        trials = read(given.sweep, given.recipe)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"{given.attempts}: {error}") from error
-    if unknown := set(given.only or ()) - {attempt.name for attempt in attempts}:
-        raise SystemExit(f"{given.attempts} has no attempt {', '.join(sorted(unknown))}")
-    chosen = [attempt for attempt in attempts if not given.only or attempt.name in given.only]
-    comparison = Comparison(given, chosen, given.length)
-    comparison.run(runner)
-    rows = comparison.rows()
-    (given.out / "attempts.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    (given.out / "attempts.md").write_text(markdown(rows, given.length))
+        raise SystemExit(f"{given.sweep}: {error}") from error
+    if unknown := set(given.only or ()) - {trial.name for trial in trials}:
+        raise SystemExit(f"{given.sweep} has no trial {', '.join(sorted(unknown))}")
+    chosen = [trial for trial in trials if not given.only or trial.name in given.only]
+    sweep = Sweep(given, chosen, given.length)
+    sweep.run(runner)
+    rows = sweep.rows()
+    (given.out / "sweep.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    (given.out / "sweep.md").write_text(markdown(rows, given.length))
     for row in rows:
         log(**{key: value for key, value in row.items() if key != "why"})
     return int(any("failed" in row for row in rows))

@@ -3,8 +3,8 @@
     python -m training.runs.train_head --data DATA --out OUT --phase trial --length 500
 
 Starts from the encoders of training.runs.pretrain and writes OUT/PHASE/model-LENGTH.pt with a report beside it.
-The recipe may want several members: models from one start, each trained in an order of its own, whose weights
-are then averaged (model soups, Wortsman et al. 2022, arXiv:2203.05482; DiWA, Rame et al. 2022,
+The recipe may want an ensemble: members from one start, each trained on the chunks in another order, whose
+weights are then averaged (model soups, Wortsman et al. 2022, arXiv:2203.05482; DiWA, Rame et al. 2022,
 arXiv:2205.09739, for what is unlike the training data). In the trial phase the dev split is measured along the
 way, and the temperature comes from it; the final phase trains on that split too. What is done already is not done
 again.
@@ -49,16 +49,16 @@ LOG_EVERY = 100
 
 def key_of(work: Workspace, length: int) -> str:
     """Names everything that decides the models of a phase and a length."""
-    return f"{work.key('shape', 'draws', 'pretrain', 'head')}-{work.phase}-{length}"
+    return f"{work.key('shape', 'data', 'pretrain', 'head')}-{work.phase}-{length}"
 
 
 def member_file(work: Workspace, length: int, number: int) -> Path:
-    """Where member `number`, from 1 on, is kept."""
+    """The file of member `number` of the ensemble, from 1 on."""
     return work.folder / f"member-{number}-{length}.pt"
 
 
 def model_file(work: Workspace, length: int) -> Path:
-    """Where the mean of the members is kept."""
+    """The file of the mean of the members."""
     return work.folder / f"model-{length}.pt"
 
 
@@ -80,7 +80,7 @@ class HeadTraining:
         encoders = encoders_file(work).load()
         if encoders is None or encoders["step"] < work.recipe.pretrain.optimiser.steps:
             raise FileNotFoundError(
-                f"{work.kept} has no encoders of this recipe: run training.runs.pretrain first"
+                f"{work.cache} has no encoders of this recipe: run training.runs.pretrain first"
             )
         self.encoders = {k: v for k, v in encoders["average"].items() if not k.startswith("head.")}
         steps = self.recipe.optimiser
@@ -104,13 +104,13 @@ class HeadTraining:
         seed = self.recipe.optimiser.seed * 1000 + number
         self.table.reseed(seed)
         self.start()
-        average = MovingAverage(self.network, self.recipe.optimiser.average)
+        average = MovingAverage(self.network, self.recipe.optimiser.ema_decay)
         if (done := finished.load()) is not None:
             average.network.load_state_dict(done["network"])
             self.curves[name] = done["curve"]
             return average.network
-        rate = self.recipe.encoder_rate
-        optimiser = adamw(self.network, self.recipe.optimiser, (rate, rate, 1.0))
+        ratio = self.recipe.encoder_lr_ratio
+        optimiser = adamw(self.network, self.recipe.optimiser, (ratio, ratio, 1.0))
         state = unfinished.load()
         first = 0 if state is None else restore(state, self.network, average, optimiser)
         curve = self.curves[name] = [] if state is None else state["curve"]
@@ -121,7 +121,7 @@ class HeadTraining:
             take_step(optimiser, self.network, loss, learning_rate(self.recipe.optimiser, step))
             average.update(self.network)
             about = {"member": name, "phase": self.work.phase, "length": self.length}
-            if self.dev is not None and looks_now(step, steps, self.recipe.looks):
+            if self.dev is not None and is_eval_step(step, steps, self.recipe.evals):
                 margins = self.settle(average.network).score(self.dev, self.work.device)
                 figures = dev_figures(margins, self.dev, self.work.corpus)
                 curve.append({"step": step + 1, "loss": round(loss.item(), 4), **figures})
@@ -157,7 +157,7 @@ class HeadTraining:
             self.label[batch.frame_record],
             recipe.smoothing,
         )
-        return verdict + unlabelled.weighted(recipe.hidden, recipe.pairs)
+        return verdict + unlabelled.weighted(recipe.lm_weight, recipe.pairs_weight)
 
     def settle(self, network: Network) -> Network:
         """`network` with BatchNorm's statistics for exactly its weights, of training frames without a mask."""
@@ -172,7 +172,7 @@ class HeadTraining:
     def run(self) -> Network:
         """Train all members and write the report; their mean, which is kept."""
         started = time.monotonic()
-        members = [self.member(number) for number in range(1, self.recipe.members + 1)]
+        members = [self.member(number) for number in range(1, self.recipe.ensemble + 1)]
         network = self.settle(mean_of(members))
         Checkpoint(model_file(self.work, self.length), self.key).save({"network": network.state_dict()})
         report: dict[str, Any] = {"key": self.key, "seconds": round(time.monotonic() - started, 1)}
@@ -201,9 +201,9 @@ class HeadTraining:
         return found
 
 
-def looks_now(step: int, steps: int, looks: int) -> bool:
-    """Is this one of the steps 0..steps-1 after which dev is measured, `looks` times, the last one among them?"""
-    return (step + 1) * looks // steps > step * looks // steps
+def is_eval_step(step: int, steps: int, evals: int) -> bool:
+    """True for the `evals` of the steps 0..steps-1 after which dev is measured, the last one among them."""
+    return (step + 1) * evals // steps > step * evals // steps
 
 
 def train_head(work: Workspace, length: int) -> tuple[Network, dict[str, Any]]:

@@ -28,7 +28,7 @@ PHASES = {TRIAL: (TRAIN,), FINAL: (TRAIN, DEV)}
 class Workspace:
     """One phase of one recipe.
 
-    data has genomes.npz and tokenizer.json; out takes what is made; kept takes tables and encoders, whose names say
+    data has genomes.npz and tokenizer.json; out takes what is made; cache takes tables and encoders, whose names say
     what they are made of, so that several recipes can share one folder.
     """
 
@@ -38,7 +38,7 @@ class Workspace:
     recipe: Recipe
     processes: int
     device: torch.device
-    kept: Path
+    cache: Path
 
     @property
     def genomes(self) -> Path:
@@ -89,11 +89,11 @@ class Workspace:
 
     def training(self, length: int) -> Frames:
         """The table of training chunks of `length` bases, made once."""
-        draws = self.recipe.draws
-        path = self.kept / self.phase / f"table-{length}-{self.key('draws')}.npz"
+        recipe = self.recipe.data
+        path = self.cache / self.phase / f"table-{length}-{self.key('data')}.npz"
         if not path.exists():
             splits = PHASES[self.phase]
-            training_table(self.genomes, self.tokenizer, splits, draws, length, self.processes).save(path)
+            training_table(self.genomes, self.tokenizer, splits, recipe, length, self.processes).save(path)
         return Frames.load(path)
 
     def dev(self, length: int, pieces: bool = False) -> Frames | None:
@@ -102,7 +102,7 @@ class Workspace:
 
     def held_out(self, split: str, length: int, pieces: bool = False) -> Frames:
         """All chunks of a split that is not trained on, or of its pieces of 5 kb, made once."""
-        path = self.kept / f"{split}-{length}{'-pieces' if pieces else ''}-{self.data_digest}.npz"
+        path = self.cache / f"{split}-{length}{'-pieces' if pieces else ''}-{self.data_digest}.npz"
         if not path.exists():
             files = (self.genomes, self.tokenizer)
             evaluation_table(*files, split, length, pieces, self.processes).save(path)
@@ -116,7 +116,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of genomes.npz and tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder that takes everything that is made")
-    parser.add_argument("--kept", type=Path, help="folder of tables and encoders, by default that of --out")
+    parser.add_argument("--cache", type=Path, help="folder of tables and encoders, by default that of --out")
     parser.add_argument("--recipe", type=Path, default=DEFAULT)
     parser.add_argument(
         "--set", action="append", default=[], metavar="SETTING=VALUE", help="change the recipe"
@@ -127,14 +127,14 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def workspace(given: argparse.Namespace, phase: str) -> Workspace:
-    """The workspace that the options ask for; ends the program with one line if they cannot be had."""
+    """The workspace that the options ask for, or SystemExit with one line that names what is wrong."""
     try:
         recipe = Recipe.load(given.recipe, given.set)
     except (OSError, ValueError) as error:
         raise SystemExit(f"{given.recipe}: {error}") from error
-    kept = given.kept or given.out
-    work = Workspace(given.data, given.out, phase, recipe, given.processes, torch.device(given.device), kept)
+    cache = given.cache or given.out
+    work = Workspace(given.data, given.out, phase, recipe, given.processes, torch.device(given.device), cache)
     for path, command in ((work.genomes, "prepare_data"), (work.tokenizer, "train_tokenizer")):
         if not path.is_file():
-            raise SystemExit(f"{path} is not there: make it with python -m training.{command}")
+            raise SystemExit(f"{path} is not there: make it with python -m training.data.{command}")
     return work
