@@ -20,7 +20,8 @@ A record is known by its topic, partition, offset and id, so that a record of a 
 Suspicions are kept for a week. The files lie in `VIRNUCPRO_STATE_DIR`, which must outlive the process (not the
 machine), three for each group and instance: `.running` and `.running.next` are written in turn, one for every batch
 while the batch before it computes (`consumer/scoring/running_files.py`), `.suspects` when a suspicion changes.
-Two processes of the same instance id write to the same files; Kafka ends the elder one, and all that is lost is a suspicion.
+Two processes of the same instance id write to the same files; Kafka ends the elder one, and all that is lost is a
+suspicion.
 
 `announced` runs on the thread that takes batches, all other methods on the inference thread; `runs_alone` alone may be
 called from any thread.

@@ -322,7 +322,7 @@ class TestErrors:
             (["--head", "{truth}", "--compare", "{v1}"], 2, "leave one of them out"),
             (["--head", "{truth}", "--validation-share", "0.3"], 2, "--validation-share says how to train"),
             (["--id", " "], 2, "--id must not be empty"),
-            (["--compare", "{truth}"], 1, "sample_truth.tsv is no feature file"),
+            (["--compare", "{truth}"], 1, "sample_truth.tsv is not a feature file"),
             (["--labels", "{sample}"], 1, "has no column id and label"),
             (["--head", "{truth}"], 1, "sample_truth.tsv is damaged"),
             (["--head", "{wide}"], 1, f"takes {DIM + 1} features, but the model nano-500 gives {DIM}"),
@@ -396,6 +396,6 @@ class TestErrors:
         save_file({"features": np.zeros((2, 2), dtype=np.float32)}, tmp_path / "f")
         capsys.readouterr()
         assert run(train(tmp_path / "f", tmp_path / "x")) == 1
-        assert "is a safetensors file, but no feature file: make one with virnucpro embed" in error_line(
+        assert "is a safetensors file, but not a feature file: make one with virnucpro embed" in error_line(
             capsys
         )

@@ -45,7 +45,9 @@ def test_dev_is_measured_in_even_steps_and_at_the_end(steps: int, evals: int) ->
 def test_every_weight_of_a_bundle_learns_matrices_decay_and_parts_have_rates_of_their_own() -> None:
     network = Network(RECIPE.shape, 64)
     optimiser = adamw(network, OPTIMISER, (0.3, 0.5, 1.0))
-    groups = {(g["lr_ratio"], g["weight_decay"]): {id(p) for p in g["params"]} for g in optimiser.param_groups}
+    groups = {
+        (g["lr_ratio"], g["weight_decay"]): {id(p) for p in g["params"]} for g in optimiser.param_groups
+    }
     assert len(groups) == 6
     for name, parameter in network.named_parameters():
         place = [key for key, members in groups.items() if id(parameter) in members]

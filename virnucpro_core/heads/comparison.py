@@ -1,4 +1,4 @@
-"""Measures heads on held-out records, on the features of one file or of two, and puts one into a bundle."""
+"""Compares heads on held-out records, on the features of one file or of two, and writes one into a bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from virnucpro_core.bundle.bundle import Bundle, write_bundle
 from virnucpro_core.bundle.manifest import HeadConfig
 from virnucpro_core.bundle.weights import fill
 from virnucpro_core.heads.feature_file import FeatureFile
-from virnucpro_core.heads.head_metrics import compare, fitted_temperature, measure
+from virnucpro_core.heads.head_metrics import agreement, fitted_temperature, head_metrics
 from virnucpro_core.heads.splits import Part
 from virnucpro_core.heads.training import head_margins
 from virnucpro_core.models.classifier import Head
@@ -23,23 +23,23 @@ from virnucpro_core.models.classifier import Head
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A head that is measured.
+    """A head in a comparison.
 
     Attributes:
         title: what the report calls it.
         head: of temperature 1.
-        home: the file whose features it was made for; None for a head that was there before.
-        temperature: None to fit it on the chunks held out, with the features of its home.
+        trained_on: name of the feature file that it was trained on; None for the base's head.
+        temperature: None to fit it on the held-out chunks, with the features of `trained_on`.
     """
 
     title: str
     head: Head
-    home: str | None
+    trained_on: str | None
     temperature: float | None = None
 
 
 def base_candidate(bundle: Bundle) -> Candidate:
-    """The head that a bundle has; nothing else of it is loaded."""
+    """The head of a bundle; nothing else of it is loaded."""
     manifest = bundle.manifest
     head = head_of(bundle.tensors("head"), manifest.feature_dim, manifest.head.hidden)
     return Candidate(f"base ({manifest.id})", head, None, manifest.temperature)
@@ -52,20 +52,20 @@ def head_of(tensors: Mapping[str, Tensor], features: int, hidden: int) -> Head:
     return fill("head", head, tensors, torch.device("cpu"), torch.float32)
 
 
-def study(
+def compare_heads(
     files: Mapping[str, FeatureFile], candidates: list[Candidate], part: Part
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Measure every head on the features of every file.
 
     Args:
         files: one, or two of the same frames, by name.
-        candidates: the heads; those with a home come with a fitted temperature.
+        candidates: the heads.
         part: the records to measure on.
 
     Returns:
-        the temperature of each head by its title, and the report: `measured`, a list of figures (see
-        `virnucpro_core.heads.head_metrics.measure`), and `compared`, pairs of ways to score: each new head at its home
-        against the other at its own, and against itself on the other file.
+        the temperature of each head by its title, and the report: `measured`, the metrics of each head on each file
+        (see `virnucpro_core.heads.head_metrics.head_metrics`), and `compared`, the agreement of pairs: each new head
+        on its own file against the other on its own, and against itself on the other file.
     """
     margins = {
         (candidate.title, name): head_margins(candidate.head, file.features, part.rows)
@@ -73,31 +73,33 @@ def study(
         for name, file in files.items()
     }
     temperatures = {
-        candidate.title: fitted_temperature(margins[candidate.title, candidate.home], part)
-        if candidate.temperature is None and candidate.home is not None
+        candidate.title: fitted_temperature(margins[candidate.title, candidate.trained_on], part)
+        if candidate.temperature is None and candidate.trained_on is not None
         else candidate.temperature or 1.0
         for candidate in candidates
     }
     measured = [
         {"head": title, "features": name, "temperature": temperatures[title]}
-        | measure(found, part, temperatures[title])
+        | head_metrics(found, part, temperatures[title])
         for (title, name), found in margins.items()
     ]
-    homes = {candidate.home: candidate.title for candidate in candidates if candidate.home is not None}
+    trained = {
+        candidate.trained_on: candidate.title for candidate in candidates if candidate.trained_on is not None
+    }
     pairs = []
-    if len(homes) > 1:
-        one, other = homes
-        pairs = [((homes[one], one), (homes[other], other))]
-        pairs += [((homes[a], a), (homes[a], b)) for a, b in permutations(homes)]
+    if len(trained) > 1:
+        one, other = trained
+        pairs = [((trained[one], one), (trained[other], other))]
+        pairs += [((trained[a], a), (trained[a], b)) for a, b in permutations(trained)]
     compared = [
-        {"one": _way(a), "other": _way(b)}
-        | compare(margins[a] / temperatures[a[0]], margins[b] / temperatures[b[0]], part)
+        {"one": _named(a), "other": _named(b)}
+        | agreement(margins[a] / temperatures[a[0]], margins[b] / temperatures[b[0]], part)
         for a, b in pairs
     ]
     return temperatures, {"measured": measured, "compared": compared}
 
 
-def _way(key: tuple[str, str]) -> dict[str, str]:
+def _named(key: tuple[str, str]) -> dict[str, str]:
     return {"head": key[0], "features": key[1]}
 
 

@@ -1,4 +1,4 @@
-"""Feature files: what the models give for every frame of a sequence file, and where that came from.
+"""Feature files: the feature vector of every frame of a sequence file, and its provenance.
 
 A feature file is a safetensors file with the tensors of `TENSORS` and a JSON text in its metadata.
 """
@@ -26,15 +26,15 @@ TENSORS = {
     "record_id_ends": "I64",
     "frame_label": "U8",
 }
-"""What a file holds and of which type, in the order of the file.
+"""The tensors of a file and their types, in the order of the file.
 
 features [frames, dim]: DNABERT-S's, then ESM-2's. frame_chunk [frames]: from 0, ascending, without gaps; chunks
 without an open frame are left out. frame_label [frames]: index into `FRAME_LABELS`. chunk_record [chunks]: index of
-the record, ascending. chunk_start [chunks]: first base in the record, from 0. record_ids: UTF-8, one after the
-other, zeros behind them; record_id_ends [records]: where each ends.
+the record, ascending. chunk_start [chunks]: first base in the record, from 0. record_ids: the ids in UTF-8, joined,
+then zeros as padding; record_id_ends [records]: the end of each.
 """
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
-AGAIN = "make it again with virnucpro embed"
+REMAKE = "make it again with virnucpro embed"
 
 
 class FeatureFileError(ValueError):
@@ -43,7 +43,7 @@ class FeatureFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FeatureInfo:
-    """Where features came from.
+    """Provenance of features.
 
     Attributes:
         model_id, model_sha256: the bundle's id, and the sha256 of its manifest.
@@ -86,21 +86,21 @@ class FeatureInfo:
         """Read what `to_json` wrote.
 
         Raises:
-            FeatureFileError: it is something else, or of another format; it goes on after the file's name.
+            FeatureFileError: `text` is not that, or of another format; the message continues the file's name.
         """
         try:
             content: Any = json.loads(text)
             form = content["format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise FeatureFileError(f"has damaged metadata: {AGAIN}") from error
+            raise FeatureFileError(f"has damaged metadata: {REMAKE}") from error
         if form != FORMAT:
             raise FeatureFileError(
                 f"is of format {form!r}, this version reads {FORMAT}: use the version of virnucpro that wrote it, or "
-                f"{AGAIN}"
+                f"{REMAKE}"
             )
         for field in fields(cls):
             if type(content.get(field.name)) is not (int if field.type == "int" else str):
-                raise FeatureFileError(f"has no proper {field.name} in its metadata: {AGAIN}")
+                raise FeatureFileError(f"has no valid {field.name} in its metadata: {REMAKE}")
         return cls(**{field.name: content[field.name] for field in fields(cls)})
 
 
@@ -125,8 +125,8 @@ class FeatureFile:
         """The record of each frame, int64 [frames]."""
         return self.chunk_record[self.frame_chunk]
 
-    def where(self, frame: int) -> str:
-        """Where a frame is, for people."""
+    def describe_frame(self, frame: int) -> str:
+        """Label, position and record of a frame, for an error message."""
         chunk = self.frame_chunk[frame]
         label = FRAME_LABELS[self.frame_label[frame]]
         return (
@@ -135,10 +135,10 @@ class FeatureFile:
 
 
 def check_same_frames(first: FeatureFile, second: FeatureFile) -> None:
-    """See that two files are of the same model, records and frames, so that their rows belong together.
+    """Check that two files are of the same model, records and frames, so that their rows correspond.
 
     Raises:
-        FeatureFileError: naming the first difference.
+        FeatureFileError: they are not; the message names the first difference.
     """
     problem = _difference(first, second)
     if problem:
@@ -157,20 +157,21 @@ def _difference(first: FeatureFile, second: FeatureFile) -> str | None:
             return f"record {number} is {one!r} in the first and {other!r} in the second"
     if len(first.record_ids) != len(second.record_ids):
         return f"the first has {len(first.record_ids):,} records, the second {len(second.record_ids):,}"
-    places, others = _places(first), _places(second)
-    common = min(len(places), len(others))
-    different = np.flatnonzero((places[:common] != others[:common]).any(axis=1))
+    positions, others = _positions(first), _positions(second)
+    common = min(len(positions), len(others))
+    different = np.flatnonzero((positions[:common] != others[:common]).any(axis=1))
     if len(different):
         frame = int(different[0])
         return (
-            f"frame {frame + 1} is {first.where(frame)} in the first and {second.where(frame)} in the second"
+            f"frame {frame + 1} is {first.describe_frame(frame)} in the first "
+            f"and {second.describe_frame(frame)} in the second"
         )
-    if len(places) != len(others):
-        return f"the first has {len(places):,} frames, the second {len(others):,}"
+    if len(positions) != len(others):
+        return f"the first has {len(positions):,} frames, the second {len(others):,}"
     return None
 
 
-def _places(file: FeatureFile) -> NDArray[np.int64]:
+def _positions(file: FeatureFile) -> NDArray[np.int64]:
     """Record, first base of the chunk, and label of each frame, int64 [frames, 3]."""
     starts = file.chunk_start[file.frame_chunk]
     return np.stack([file.frame_record, starts, file.frame_label.astype(np.int64)], axis=1)

@@ -1,4 +1,4 @@
-"""Reads feature files: checks what they hold, and leaves the features themselves on the disk."""
+"""Reads and checks feature files; the features themselves are memory-mapped."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from virnucpro_core.bundle.safetensors_header import Entry, read_header
 from virnucpro_core.heads.feature_file import (
-    AGAIN,
     DTYPES,
     METADATA,
+    REMAKE,
     TENSORS,
     FeatureFile,
     FeatureFileError,
@@ -21,16 +21,16 @@ from virnucpro_core.heads.feature_file import (
 )
 from virnucpro_core.sequence.frames import FRAME_LABELS
 
-_PIECE = 8192
-"""Frames that are looked at together."""
-_MAKE_ONE = "make one with virnucpro embed"
+_CHECKED_TOGETHER = 8192
+"""Frames of one check for values that are not finite."""
+_MAKE = "make one with virnucpro embed"
 
 
 def read_features(path: Path) -> FeatureFile:
     """Read a feature file and check all of it. Its features are mapped: they need no memory of the process.
 
     Raises:
-        FeatureFileError: it is missing, no feature file, truncated, damaged, of another format, or holds features
+        FeatureFileError: it is missing, not a feature file, truncated, damaged, of another format, or holds features
             that are not finite.
     """
     try:
@@ -42,57 +42,57 @@ def read_features(path: Path) -> FeatureFile:
 
 
 def _read(path: Path) -> FeatureFile:
-    """Errors go on after the file's name."""
+    """Raises FeatureFileError; its message continues the file's name."""
     try:
         header = read_header(path)
     except ValueError as error:
-        raise FeatureFileError(f"is no feature file ({error}): {_MAKE_ONE}") from error
+        raise FeatureFileError(f"is not a feature file ({error}): {_MAKE}") from error
     if METADATA not in header.metadata:
-        raise FeatureFileError(f"is a safetensors file, but no feature file: {_MAKE_ONE}")
+        raise FeatureFileError(f"is a safetensors file, but not a feature file: {_MAKE}")
     info = FeatureInfo.from_json(header.metadata[METADATA])
     size = path.stat().st_size
     if size != header.file_bytes:
         raise FeatureFileError(
             f"has {size:,} bytes instead of {header.file_bytes:,}, it was truncated or damaged: copy it again, or "
-            f"{AGAIN}"
+            f"{REMAKE}"
         )
     mapped = {name: _map(path, name, header.tensors) for name in TENSORS}
     features = mapped.pop("features")
     small = {name: np.array(array) for name, array in mapped.items()}
-    record_ids = _texts(small.pop("record_ids"), small.pop("record_id_ends"))
+    record_ids = _decode_ids(small.pop("record_ids"), small.pop("record_id_ends"))
     file = FeatureFile(path=path, info=info, features=features, record_ids=record_ids, **small)
-    problem = _disorder(file) or _not_finite(file)
+    problem = _structure_problem(file) or _value_problem(file)
     if problem:
-        raise FeatureFileError(f"is damaged, {problem}: {AGAIN}")
+        raise FeatureFileError(f"is damaged, {problem}: {REMAKE}")
     return file
 
 
 def _map(path: Path, name: str, tensors: dict[str, tuple[Entry, int]]) -> NDArray[Any]:
     if name not in tensors:
-        raise FeatureFileError(f"is damaged, it has no {name}: {AGAIN}")
+        raise FeatureFileError(f"is damaged, it has no {name}: {REMAKE}")
     entry, first = tensors[name]
     dtype = DTYPES[TENSORS[name]]
-    right = entry.dtype == TENSORS[name] and len(entry.shape) == (2 if name == "features" else 1)
-    right = right and all(type(size) is int and size >= 0 for size in (first, *entry.shape))
-    if not right or int(np.prod(entry.shape)) * dtype.itemsize != entry.nbytes:
-        raise FeatureFileError(f"is damaged, {name} is {entry.dtype} {list(entry.shape)}: {AGAIN}")
-    if not entry.nbytes:  # nothing can't be mapped
+    valid = entry.dtype == TENSORS[name] and len(entry.shape) == (2 if name == "features" else 1)
+    valid = valid and all(type(size) is int and size >= 0 for size in (first, *entry.shape))
+    if not valid or int(np.prod(entry.shape)) * dtype.itemsize != entry.nbytes:
+        raise FeatureFileError(f"is damaged, {name} is {entry.dtype} {list(entry.shape)}: {REMAKE}")
+    if not entry.nbytes:  # an empty range cannot be mapped
         return np.empty(entry.shape, dtype)
     return np.memmap(path, dtype, "r", first, entry.shape)
 
 
-def _texts(letters: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[str, ...]:
+def _decode_ids(letters: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[str, ...]:
     edges = [0, *ends.tolist()]
     text = letters.tobytes()
     try:
         if edges != sorted(edges) or edges[-1] > len(text):
-            raise ValueError("they do not follow each other")
+            raise ValueError("the ends are not ascending")
         return tuple(text[start:end].decode() for start, end in pairwise(edges))
     except ValueError as error:  # also: not UTF-8
-        raise FeatureFileError(f"is damaged, its record ids cannot be read: {AGAIN}") from error
+        raise FeatureFileError(f"is damaged, its record ids cannot be read: {REMAKE}") from error
 
 
-def _disorder(file: FeatureFile) -> str | None:
+def _structure_problem(file: FeatureFile) -> str | None:
     frames, chunks = len(file.features), len(file.chunk_record)
     if file.features.shape[1] != file.info.dim:
         return f"a frame has {file.features.shape[1]} features where its models give {file.info.dim}"
@@ -109,9 +109,9 @@ def _disorder(file: FeatureFile) -> str | None:
     return None
 
 
-def _not_finite(file: FeatureFile) -> str | None:
-    for first in range(0, len(file.features), _PIECE):
-        bad = np.flatnonzero(~np.isfinite(file.features[first : first + _PIECE]).all(axis=1))
+def _value_problem(file: FeatureFile) -> str | None:
+    for first in range(0, len(file.features), _CHECKED_TOGETHER):
+        bad = np.flatnonzero(~np.isfinite(file.features[first : first + _CHECKED_TOGETHER]).all(axis=1))
         if len(bad):
-            return f"the features of {file.where(first + int(bad[0]))} are not finite"
+            return f"the features of {file.describe_frame(first + int(bad[0]))} are not finite"
     return None

@@ -1,4 +1,4 @@
-"""Writes feature files as the features come, so that there may be more of them than memory."""
+"""Writes feature files in a stream: the features never have to fit in memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from virnucpro_core.sequence.frames import FRAME_LABELS
 from virnucpro_core.sequence.prepare import PreparedRecord
 
 _ALIGNMENT = 8
-_MOST = 2**53
-"""Of anything that is counted: the header is left as much room as it could need."""
+_LARGEST_COUNT = 2**53
+"""The header is given the room that it needs with counts as large as this."""
 
 
 class FeatureWriter:
-    """Takes the records of one file in order. Make it with `feature_writer`.
+    """Writes the records of one file in order. Make it with `feature_writer`.
 
     Attributes:
-        records, frames, left_out: how many there are so far; `left_out` is for the caller to count.
+        records, frames, left_out: counts so far; the caller increments `left_out`.
     """
 
     def __init__(self, file: IO[bytes], info: FeatureInfo) -> None:
@@ -36,8 +36,8 @@ class FeatureWriter:
         self._chunk_record, self._chunk_start, self._id_ends = array("q"), array("q"), array("q")
         self._ids = bytearray()
         self.left_out = self._without_open_frame = 0
-        largest = replace(info, records_without_open_frame=_MOST, records_left_out=_MOST)
-        self._header_bytes = len(self._header(largest, dict.fromkeys(TENSORS, _MOST)))
+        largest = replace(info, records_without_open_frame=_LARGEST_COUNT, records_left_out=_LARGEST_COUNT)
+        self._header_bytes = len(self._header(largest, dict.fromkeys(TENSORS, _LARGEST_COUNT)))
         file.seek(self._header_bytes)
 
     @property
@@ -51,7 +51,7 @@ class FeatureWriter:
         return len(self._frame_chunk)
 
     def add(self, record: PreparedRecord, rows: Sequence[NDArray[np.float32]]) -> None:
-        """The next record, with the features, float32 [dim], of each of its frames.
+        """Append a record, with the features, float32 [dim], of each of its frames.
 
         Raises:
             ValueError: the rows are not those of its frames.
@@ -75,10 +75,10 @@ class FeatureWriter:
         self._id_ends.append(len(self._ids))
 
     def finish(self) -> None:
-        """Write what comes behind the features, and the header before them."""
+        """Write the tensors after the features, then the header before them."""
         rows_end = self.frames * self._info.dim * DTYPES["F32"].itemsize
-        self._ids += bytes(-(rows_end + len(self._ids)) % _ALIGNMENT)  # the numbers behind it are aligned
-        behind: dict[str, array[int] | NDArray[np.uint8]] = {
+        self._ids += bytes(-(rows_end + len(self._ids)) % _ALIGNMENT)  # what follows is aligned
+        after: dict[str, array[int] | NDArray[np.uint8]] = {
             "record_ids": np.frombuffer(self._ids, np.uint8),
             "frame_chunk": self._frame_chunk,
             "chunk_record": self._chunk_record,
@@ -86,14 +86,14 @@ class FeatureWriter:
             "record_id_ends": self._id_ends,
             "frame_label": self._frame_label,
         }
-        for name, values in behind.items():
+        for name, values in after.items():
             self._file.write(np.asarray(values, DTYPES[TENSORS[name]]).tobytes())
         info = replace(
             self._info,
             records_without_open_frame=self._without_open_frame,
             records_left_out=self.left_out,
         )
-        lengths = {"features": self.frames} | {name: len(values) for name, values in behind.items()}
+        lengths = {"features": self.frames} | {name: len(values) for name, values in after.items()}
         self._file.seek(0)
         self._file.write(self._header(info, lengths, self._header_bytes))
 
@@ -108,9 +108,9 @@ class FeatureWriter:
 
 @contextmanager
 def feature_writer(path: Path, info: FeatureInfo) -> Iterator[FeatureWriter]:
-    """Open a feature file; it takes its name when the block ends. If that raises, nothing is left behind.
+    """Open a feature file; it appears when the block ends. If the block raises, nothing is left.
 
-    Rows go to the disk as they come; of each frame 9 bytes, and of each record its id, are held until the end.
+    Rows are written at once; of each frame 9 bytes, and of each record its id, are held until the end.
 
     Args:
         path: a file to be (re)written; its folder exists.

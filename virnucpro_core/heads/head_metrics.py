@@ -1,4 +1,4 @@
-"""What a head is worth on held-out records, and how far two ways to score them lie apart. In numpy."""
+"""Metrics of a head on held-out records, and the agreement of two heads. In numpy."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ def fitted_temperature(margins: FloatArray, part: Part) -> float:
     return temperature(verdict_margins(margins, part.frame_chunk), part.is_virus[part.chunk_record])
 
 
-def measure(margins: FloatArray, part: Part, temperature: float) -> dict[str, dict[str, Any]]:
+def head_metrics(margins: FloatArray, part: Part, temperature: float) -> dict[str, dict[str, Any]]:
     """AUROC with its interval, shares right and calibration, for each of `LEVELS`.
 
-    The interval is found by drawing units (records, or groups) anew, those of viruses and of others apart.
+    The interval is a bootstrap over units (records, or groups), stratified by label.
 
     Args:
         margins: logit(virus) - logit(others) of the part's frames, before the temperature.
         temperature: what they are divided by; `ece_before` is the calibration without it.
 
     Returns:
-        by level, the figures of `virnucpro_core.evaluation.metrics.figures` and `ece_before`.
+        by level, the metrics of `virnucpro_core.evaluation.metrics.figures` and `ece_before`.
     """
     found = {}
     for level, (level_margins, record) in _levels(margins, part).items():
         positive = part.is_virus[record]
-        drawn = 2 * part.unit[record] + positive  # a group may hold both labels
-        found[level] = figures(level_margins / temperature, positive, drawn) | {
+        resampled = 2 * part.unit[record] + positive  # a group may hold both labels
+        found[level] = figures(level_margins / temperature, positive, resampled) | {
             "ece_before": calibration(level_margins, positive)["ece"]
         }
     return found
 
 
-def compare(one: FloatArray, other: FloatArray, part: Part) -> dict[str, float]:
-    """Two scorings of the same frames, as margins after their temperatures [frames of the part].
+def agreement(one: FloatArray, other: FloatArray, part: Part) -> dict[str, float]:
+    """How far two scorings of the same frames agree; margins after their temperatures [frames of the part].
 
     Returns:
         the share with the same verdict, of frames and of each of `LEVELS`, and the largest difference of a

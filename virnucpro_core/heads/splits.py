@@ -1,7 +1,7 @@
-"""Divides labelled records into those that a head learns from and those that it is measured on.
+"""Splits labelled records into a training and a held-out part.
 
 Whole records are held out, never a part of one, and whole groups where records have a group: pieces of one genome,
-and members of one family, are alike, and a head that has seen some knows the others.
+and members of one family, are alike: a head trained on some of them would be measured on what it has seen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from virnucpro_core.evaluation.labels import LABELS, Label, LabelFileError
 from virnucpro_core.heads.feature_file import FeatureFile
 
-LEAST = 4
+MIN_UNITS = 4
 """Records, or groups, that each label needs."""
 
 
@@ -25,7 +25,7 @@ class Part:
     """Labelled records and their frames in a feature file; records without an open frame are in no part.
 
     Attributes:
-        rows: int64 [frames], their places in the file, ascending.
+        rows: int64 [frames], their row numbers in the file, ascending.
         frame_chunk, frame_record: int64 [frames], ascending, from 0 without gaps.
         chunk_record: int64 [chunks].
         is_virus: bool [records].
@@ -47,7 +47,7 @@ class Part:
         return self.is_virus[self.frame_record]
 
     def counts(self) -> dict[str, int]:
-        """How much it is, for a report."""
+        """Numbers of records, chunks and frames, for a report."""
         return {
             "records": len(self.is_virus),
             "viruses": int(self.is_virus.sum()),
@@ -82,7 +82,7 @@ class LabelledRecords:
             (label.group, "") if label.group else ("", file.record_ids[record])
             for label, record in zip(found, self._records, strict=True)
         ]
-        # Numbered by name, so that the split does not hang on the order of the file.
+        # Numbered by name, so that the split does not depend on the order of the file.
         number = {name: index for index, name in enumerate(sorted(set(names)))}
         self._unit = np.array([number[name] for name in names], dtype=np.int64)
         self.without_label = int((framed & ~known).sum())
@@ -96,28 +96,28 @@ class LabelledRecords:
             )
 
     def whole(self) -> Part:
-        """All of them."""
+        """All labelled records as one part."""
         return self._part(np.ones(len(self._records), dtype=bool))
 
     def split(self, share: float, seed: int) -> tuple[Part, Part]:
-        """What to learn from, and what to measure on.
+        """The training part and the held-out part.
 
         Args:
             share: of the units of each label that are held out, 0 to 1; at least one, and not all.
-            seed: another one holds out others. The file's order and features do not matter.
+            seed: of the choice. The file's order and features do not matter.
 
         Raises:
-            LabelFileError: a label has fewer than `LEAST` units.
+            LabelFileError: a label has fewer than `MIN_UNITS` units.
         """
         rng = np.random.default_rng(seed)
         units = np.arange(self._unit.max() + 1)
         viruses = np.bincount(self._unit, self._is_virus) > 0
         others = np.bincount(self._unit, ~self._is_virus) > 0
         for label, has in zip(LABELS, (others, viruses), strict=True):
-            if has.sum() < LEAST:
+            if has.sum() < MIN_UNITS:
                 raise LabelFileError(
                     f"{label}: {has.sum()} {self.by}{'s' if has.sum() > 1 else ''} with an open frame, and at least "
-                    f"{LEAST} are needed to hold some out: label more records"
+                    f"{MIN_UNITS} are needed to hold some out: label more records"
                     + (", or take finer groups" if self.by == "group" else "")
                 )
         held_out = np.zeros(len(units), dtype=bool)
@@ -128,8 +128,8 @@ class LabelledRecords:
         chosen = held_out[self._unit]
         return self._part(~chosen), self._part(chosen)
 
-    def about(self) -> dict[str, Any]:
-        """What became of the records, for a report."""
+    def summary(self) -> dict[str, Any]:
+        """How records were grouped, and how many were left out and why, for a report."""
         return {
             "by": self.by,
             "records_without_label": self.without_label,

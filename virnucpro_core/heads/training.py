@@ -14,15 +14,15 @@ from torch import Tensor
 from virnucpro_core.models.classifier import Head, recalibrate
 from virnucpro_core.scoring.verdicts import CLASSES
 
-_PIECE = 2048
-"""Frames that are read together where all are."""
-_FEW_STEPS, _SMALL_BATCH = 8, 16
-"""An epoch has so many steps, if a step then has so many frames."""
-_LEAST_DEVIATION = 1e-3
-"""Of a feature, as a share of the median over all: noise in a constant one must not be blown up."""
+_READ_TOGETHER = 2048
+"""Frames of one read where all are read."""
+_MIN_STEPS, _MIN_BATCH = 8, 16
+"""Steps of an epoch at least, as long as a batch then has this many frames."""
+_MIN_DEVIATION = 1e-3
+"""Of a feature, as a share of the median over all: noise in a constant one must not be amplified."""
 
 EpochDone = Callable[[int, float], None]
-"""Told (epochs done, mean loss of the last one)."""
+"""Called with the number of epochs done and the mean loss of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def train_head(
     recipe: HeadRecipe,
     epoch_done: EpochDone = lambda *_: None,
 ) -> Head:
-    """A new head. The same arguments give the same weights, bit for bit, on one machine with so many threads.
+    """Train a new head. The same arguments give the same weights, bit for bit, on one machine with so many threads.
 
     The loss is the cross-entropy of each frame, as in the original; each label counts one half.
 
@@ -118,23 +118,23 @@ def head_margins(head: Head, features: NDArray[np.float32], rows: NDArray[np.int
     """logit(virus) - logit(others) of some frames, float32 [rows]; a frame's bits do not depend on the others."""
     found = np.empty(len(rows), dtype=np.float32)
     with torch.inference_mode():
-        for first in range(0, len(rows), _PIECE):
-            logits = head(torch.from_numpy(features[rows[first : first + _PIECE]]))
-            found[first : first + _PIECE] = (logits[:, 1] - logits[:, 0]).numpy()
+        for first in range(0, len(rows), _READ_TOGETHER):
+            logits = head(torch.from_numpy(features[rows[first : first + _READ_TOGETHER]]))
+            found[first : first + _READ_TOGETHER] = (logits[:, 1] - logits[:, 0]).numpy()
     return found
 
 
 def _steps_of_an_epoch(frames: int, batch: int) -> int:
-    return max(1, round(frames / batch), min(_FEW_STEPS, frames // _SMALL_BATCH))
+    return max(1, round(frames / batch), min(_MIN_STEPS, frames // _MIN_BATCH))
 
 
 def _moments(features: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each feature over some frames, float32 [dim] each."""
-    pieces = [rows[first : first + _PIECE] for first in range(0, len(rows), _PIECE)]
+    pieces = [rows[first : first + _READ_TOGETHER] for first in range(0, len(rows), _READ_TOGETHER)]
     mean = sum(features[piece].sum(axis=0, dtype=np.float64) for piece in pieces) / len(rows)
     squares = sum(((features[piece] - mean) ** 2).sum(axis=0) for piece in pieces)
     deviation = np.sqrt(squares / len(rows))
-    deviation = np.maximum(deviation, _LEAST_DEVIATION * np.median(deviation))
+    deviation = np.maximum(deviation, _MIN_DEVIATION * np.median(deviation))
     deviation[deviation == 0] = 1  # all frames are the same
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 

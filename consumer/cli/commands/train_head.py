@@ -66,7 +66,7 @@ def train_head(
     """
     from consumer.cli.files.targets import check_file
     from consumer.cli.heads.head_inputs import HeadInputs
-    from consumer.cli.heads.head_job import given, trained, write
+    from consumer.cli.heads.head_job import load, train, write
     from consumer.cli.heads.head_table import head_table
     from consumer.cli.progress import epoch_bar
     from virnucpro_core.heads.training import HeadRecipe
@@ -80,12 +80,12 @@ def train_head(
         _refuse_training_options(context)
     inputs = HeadInputs(features, labels, model, compare)
     if head is not None:
-        made = given(inputs, head)
+        made = load(inputs, head)
     else:
         width = hidden or inputs.base.manifest.head.hidden
         recipe = HeadRecipe(width, epochs, learning_rate=learning_rate, dropout=dropout, seed=seed)
         with epoch_bar(epochs * len(inputs.files)) as done:
-            made = trained(inputs, recipe, validation_share, done)
+            made = train(inputs, recipe, validation_share, done)
     bundle = write(inputs, made, output, name, report)
     print("\n".join(head_table(name, made.report)))
     where = f", its results are in {report}" if report else ""

@@ -1,4 +1,4 @@
-"""What `virnucpro train-head` works on: feature files, labels, and the bundle that the features were made with."""
+"""The input of `virnucpro train-head`: feature files, labels, and the bundle that the features were made with."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HeadInputs:
         records: those that have a label and a frame.
 
     Raises:
-        FeatureFileError, LabelFileError, BundleError, UserError: what can't be used.
+        FeatureFileError, LabelFileError, BundleError, UserError: a file cannot be used.
     """
 
     def __init__(self, features: Path, labels: Path, model: str | None, second: Path | None) -> None:

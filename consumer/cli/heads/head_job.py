@@ -1,4 +1,4 @@
-"""Makes the head of `virnucpro train-head`, by training or from a file, measures it, and writes its bundle."""
+"""The work of `virnucpro train-head`: trains a head or loads one, measures it, and writes its bundle."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class MadeHead:
     Attributes:
         tensors: its weights by name.
         hidden: width of its hidden layer.
-        how: where it came from, in a few words.
-        report: everything that was found, as JSON takes it; its `temperature` is what the logits are divided by.
+        how: its origin in a few words, for the bundle's description.
+        report: the comparison as JSON; its `temperature` is what the logits are divided by.
     """
 
     tensors: Mapping[str, Tensor]
@@ -44,7 +44,7 @@ class MadeHead:
     report: dict[str, Any]
 
 
-def trained(inputs: HeadInputs, recipe: HeadRecipe, share: float, epoch_done: EpochDone) -> MadeHead:
+def train(inputs: HeadInputs, recipe: HeadRecipe, share: float, epoch_done: EpochDone) -> MadeHead:
     """Train a head on each feature file, and measure all on the `share` of the records, or groups, held out.
 
     Raises:
@@ -61,7 +61,7 @@ def trained(inputs: HeadInputs, recipe: HeadRecipe, share: float, epoch_done: Ep
         Candidate(
             title=f"trained on {name}" if len(inputs.files) > 1 else "new",
             head=train_head(file.features, training.rows, training.frame_is_virus, recipe, epoch_done),
-            home=name,
+            trained_on=name,
         )
         for name, file in inputs.files.items()
     ]
@@ -94,8 +94,8 @@ def trained(inputs: HeadInputs, recipe: HeadRecipe, share: float, epoch_done: Ep
     return MadeHead(weights_of(candidates[0].head, torch.float32), recipe.hidden, how, report)
 
 
-def given(inputs: HeadInputs, path: Path) -> MadeHead:
-    """Take the head of a file, and measure it on all labelled records; nothing in the file is run.
+def load(inputs: HeadInputs, path: Path) -> MadeHead:
+    """Load the head of a file, and measure it on all labelled records; nothing in the file is executed.
 
     Raises:
         BundleError: it is not a head.
@@ -154,7 +154,7 @@ def write(inputs: HeadInputs, made: MadeHead, output: Path, name: str, report: P
                 },
                 "base": found["base"] | {"training": inputs.base.manifest.training},
             },
-            validation=_in_short(found) | {part: found[part] for part in ("measured", "compared", "notes")},
+            validation=_summary(found) | {part: found[part] for part in ("measured", "compared", "notes")},
         )
     if report is not None:
         with writing(report), atomic_write(report) as (draft,):
@@ -173,16 +173,16 @@ def _report(
     notes: list[str],
 ) -> dict[str, Any]:
     """Measure the candidates, and the base's head beside them, on `part`."""
-    from virnucpro_core.heads.comparison import base_candidate, study
+    from virnucpro_core.heads.comparison import base_candidate, compare_heads
 
-    temperatures, found = study(inputs.files, [*candidates, base_candidate(inputs.base)], part)
+    temperatures, found = compare_heads(inputs.files, [*candidates, base_candidate(inputs.base)], part)
     words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
     return {
         "base": {"id": inputs.base.manifest.id, "sha256": inputs.base.sha256},
         "command": shlex.join(["virnucpro", "train-head", *inputs.arguments, *words]),
         "software_version": __version__,
         "data": inputs.data(),
-        "split": split | {"held_out": part.counts(), **inputs.records.about()},
+        "split": split | {"held_out": part.counts(), **inputs.records.summary()},
         "settings": settings,
         "temperature": temperatures[candidates[0].title],
         **found,
@@ -190,7 +190,7 @@ def _report(
     }
 
 
-def _in_short(report: dict[str, Any]) -> dict[str, Any]:
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
     """The metrics of the bundle's own head that `virnucpro models show` prints."""
     own = report["measured"][0]
     short = {"split": report["split"]["what"], **report["split"]["held_out"]}

@@ -1,4 +1,4 @@
-"""What `virnucpro train-head` found, as a table for people at a terminal."""
+"""The report of `virnucpro train-head` as a table for a terminal."""
 
 from __future__ import annotations
 

@@ -155,18 +155,18 @@ def _replace(old: bytes, new: bytes) -> Callable[[Path], object]:
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.unlink(), "cannot be read: No such file"),
-    "empty": (lambda path: path.write_bytes(b""), "is no feature file"),
-    "text": (lambda path: path.write_text(">a\nACGT\n"), "is no feature file"),
-    "random": (lambda path: path.write_bytes(bytes(range(7, 256)) * 9), "is no feature file"),
-    "header cut": (_cut(100), "is no feature file"),
+    "empty": (lambda path: path.write_bytes(b""), "is not a feature file"),
+    "text": (lambda path: path.write_text(">a\nACGT\n"), "is not a feature file"),
+    "random": (lambda path: path.write_bytes(bytes(range(7, 256)) * 9), "is not a feature file"),
+    "header cut": (_cut(100), "is not a feature file"),
     "one byte short": (_cut(-1), "it was truncated"),
     "one byte more": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "truncated or damaged"),
     "other safetensors": (
         lambda path: safetensors.numpy.save_file({"features": np.zeros((2, 2))}, path),
-        "is a safetensors file, but no feature file",
+        "is a safetensors file, but not a feature file",
     ),
     "newer": (_replace(b'\\"format\\": 1', b'\\"format\\": 2'), "is of format 2, this version reads 1"),
-    "no model": (_replace(b"model_sha256", b"model_sha255"), "has no proper model_sha256"),
+    "no model": (_replace(b"model_sha256", b"model_sha255"), "has no valid model_sha256"),
     "no label": (_replace(b'"frame_label"', b'"frame_lebal"'), "has no frame_label"),
     "other type": (_replace(b'"F32"', b'"I32"'), "features is I32"),
     "nan": (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.features_fixture import Chunks, count_frames, written
 from virnucpro_core.evaluation.labels import Label, LabelFileError
 from virnucpro_core.heads.feature_file import FeatureFile
-from virnucpro_core.heads.splits import LEAST, LabelledRecords, Part
+from virnucpro_core.heads.splits import MIN_UNITS, LabelledRecords, Part
 
 VIRUS, OTHERS = Label(True), Label(False)
 
@@ -65,7 +65,7 @@ def test_no_record_and_no_group_is_on_both_sides(drawn: list[tuple], share: floa
     except LabelFileError:
         for is_virus in (True, False):
             named = {n: u for n, u in labels.items() if any(records[n]) and u.is_virus is is_virus}
-            if len({u.group or f"record {n}" for n, u in named.items()}) < LEAST:
+            if len({u.group or f"record {n}" for n, u in named.items()}) < MIN_UNITS:
                 return
         raise
     for part in (training, held_out):

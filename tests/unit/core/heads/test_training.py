@@ -1,4 +1,4 @@
-"""A head of one's own: it learns, what it is measured on is new to it, and its bundle scores as it does."""
+"""Training a head: it learns, what it is measured on is new to it, and its bundle scores as it does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.weights import weights_of
 from virnucpro_core.evaluation.labels import Label
 from virnucpro_core.evaluation.metrics import auroc
-from virnucpro_core.heads.comparison import Candidate, base_candidate, bundle_with_head, head_of, study
+from virnucpro_core.heads.comparison import (
+    Candidate,
+    base_candidate,
+    bundle_with_head,
+    compare_heads,
+    head_of,
+)
 from virnucpro_core.heads.feature_file import FeatureFile
-from virnucpro_core.heads.head_metrics import LEVELS, compare, fitted_temperature, measure
+from virnucpro_core.heads.head_metrics import LEVELS, agreement, fitted_temperature, head_metrics
 from virnucpro_core.heads.splits import LabelledRecords, Part
 from virnucpro_core.heads.training import HeadRecipe, head_margins, train_head
 from virnucpro_core.models.classifier import Head, recalibrate
@@ -234,7 +240,7 @@ class TestFigures:
     def test_the_levels_are_those_of_the_verdicts(self, part: Part) -> None:
         margins = np.array([3, -1, -4, -2, 2, -3, 0.5])
         chunks = np.array([(3 - 1) / 2, -4, -2, 2, (-3 + 0.5) / 2])
-        found = measure(margins, part, 2.0)
+        found = head_metrics(margins, part, 2.0)
         assert tuple(found) == LEVELS
         assert [found[level]["pieces"] for level in LEVELS] == [5, 3, 3]
         is_virus = np.array([True, True, False, False, False])
@@ -258,23 +264,23 @@ class TestFigures:
         margins = 3 * (np.where(part.frame_is_virus, 2, -2) + 2 * rng.normal(size=2000))
         found = fitted_temperature(margins, part)
         assert found == pytest.approx(3, rel=0.1)
-        figures = measure(margins, part, found)["chunks"]
+        figures = head_metrics(margins, part, found)["chunks"]
         assert figures["ece"] < 0.03 < figures["ece_before"]
 
     def test_how_far_two_scorings_lie_apart(self, part: Part) -> None:
         one, other = np.array([3, -1, -4, -2, 1, -3, 0.5]), np.array([3, -1, -4, 2, 1, -3, -0.5])
-        assert compare(one, one, part) == {
+        assert agreement(one, one, part) == {
             **dict.fromkeys(["frames_agree", *(f"{level}_agree" for level in LEVELS)], 1.0),
             "largest_score_difference": 0.0,
         }
-        found = compare(one, other, part)
+        found = agreement(one, other, part)
         assert found["frames_agree"] == pytest.approx(5 / 7, abs=1e-6)
         assert found["chunks_agree"] == 0.8
         assert found["records_by_verdict_agree"] == pytest.approx(2 / 3, abs=1e-6)
         assert found["largest_score_difference"] == pytest.approx(sigmoid(2) - sigmoid(-2), rel=1e-2)
 
 
-class TestStudy:
+class TestComparison:
     def test_every_head_is_measured_on_every_file(self, tmp_path: Path) -> None:
         labels = labelled(80)
         first = features_file(tmp_path / "1", labels, separable(labels))
@@ -282,7 +288,9 @@ class TestStudy:
         files = {"packed": first, "v1": turned}
         training, held_out = LabelledRecords(first, labels).split(0.3, 1)
         heads = [Candidate(f"of {name}", trained(file, training), name) for name, file in files.items()]
-        temperatures, found = study(files, [*heads, Candidate("base", heads[0].head, None, 1.5)], held_out)
+        temperatures, found = compare_heads(
+            files, [*heads, Candidate("base", heads[0].head, None, 1.5)], held_out
+        )
         rows = {(row["head"], row["features"]): row for row in found["measured"]}
         assert set(rows) == {(f"{head}", name) for head in ("of packed", "of v1", "base") for name in files}
         assert rows["of packed", "packed"]["chunks"]["auroc"] > 0.95
@@ -293,7 +301,7 @@ class TestStudy:
         assert temperatures["of v1"] == fitted_temperature(margins, held_out)
         of_v1 = rows["of v1", "v1"]
         assert of_v1["temperature"] == rows["of v1", "packed"]["temperature"] == temperatures["of v1"] != 1
-        assert of_v1["chunks"] == measure(margins, held_out, temperatures["of v1"])["chunks"]
+        assert of_v1["chunks"] == head_metrics(margins, held_out, temperatures["of v1"])["chunks"]
         pairs = [(pair["one"], pair["other"]) for pair in found["compared"]]
         ways = {name: {"head": f"of {name}", "features": name} for name in files}
         assert pairs[0] == (ways["packed"], ways["v1"])
@@ -346,7 +354,7 @@ class TestBundle:
     def test_the_head_that_a_bundle_has(self, base: Bundle, tmp_path: Path) -> None:
         bundle = self.make(base, tmp_path / "mine", 1.7)
         candidate = base_candidate(bundle)
-        assert (candidate.title, candidate.home, candidate.temperature) == ("base (mine)", None, 1.7)
+        assert (candidate.title, candidate.trained_on, candidate.temperature) == ("base (mine)", None, 1.7)
         engine = Engine(bundle, device="cpu", self_test=False)
         frames = random_frames(5)
         margins = head_margins(candidate.head, engine.features(frames), np.arange(5))
