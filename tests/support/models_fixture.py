@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.support.small_tokenizer import write_tokenizer
 from virnucpro_core.bundle.bundle import Bundle, write_bundle
-from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig
+from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig, Manifest
 from virnucpro_core.bundle.weights import weights_of
 from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.dnabert_s import DnabertS
@@ -119,8 +119,7 @@ def random_bundle(path: Path, seed: int = 0, dtype: torch.dtype = torch.float16)
     with torch.no_grad():
         mean.normal_()
         variance.uniform_(0.5, 2)
-    return write_bundle(
-        path,
+    draft = Manifest(
         id=f"random-{seed}",
         description="random weights for tests",
         expected_length=500,
@@ -128,12 +127,11 @@ def random_bundle(path: Path, seed: int = 0, dtype: torch.dtype = torch.float16)
         dnabert_s=dna_config,
         head=head_config,
         licence="MIT",
-        tensors={
-            "esm2": esm2_weights(random_esm2(esm2_config, seed), dtype),
-            "dnabert_s": weights_of(random_dnabert_s(dna_config, seed), dtype),
-            "head": weights_of(head, torch.float32),
-        },
-        tokenizer=write_tokenizer(path.parent / "tokenizer.json"),
         training={"seed": seed},
-        validation={},
     )
+    tensors = {
+        "esm2": esm2_weights(random_esm2(esm2_config, seed), dtype),
+        "dnabert_s": weights_of(random_dnabert_s(dna_config, seed), dtype),
+        "head": weights_of(head, torch.float32),
+    }
+    return write_bundle(path, draft, tensors, write_tokenizer(path.parent / "tokenizer.json"))

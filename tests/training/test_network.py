@@ -18,7 +18,7 @@ from training.data.frame_table import DNA_PAD, Frames
 from training.data.make_tables import evaluated_part
 from training.model.network import Network
 from training.reports.evaluate import engine_margins
-from training.runs.export import data_list, export
+from training.runs.export import data_list, draft_manifest, export
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.sequence.prepare import prepare
@@ -80,16 +80,8 @@ def bundle(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 
 def write(network: Network, path: Path) -> Bundle:
-    return export(
-        network,
-        path,
-        name="nano-300",
-        tokenizer=data().tokenizer_file,
-        expected_length=300,
-        temperature=TEMPERATURE,
-        training={"data": data_list(data().corpus)},
-        validation={},
-    )
+    draft = draft_manifest(network, "nano-300", 300, TEMPERATURE, {"data": data_list(data().corpus)})
+    return export(network, path, draft, data().tokenizer_file)
 
 
 def test_padded_rows_get_the_margins_of_the_packed_engine(

@@ -12,6 +12,7 @@ import torch
 from training.data.corpus import SPLITS, Corpus, ids_digest
 from training.model.network import Network
 from virnucpro_core.bundle.bundle import Bundle, write_bundle
+from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.bundle.weights import weights_of
 from virnucpro_core.evaluation.labels import LABELS
 from virnucpro_core.models.esm2_weights import esm2_weights
@@ -46,25 +47,12 @@ def data_list(corpus: Corpus) -> dict[str, Any]:
     return listing
 
 
-def export(
-    network: Network,
-    path: Path,
-    *,
-    name: str,
-    tokenizer: Path,
-    expected_length: int,
-    temperature: float,
-    training: Mapping[str, Any],
-    validation: Mapping[str, Any],
-) -> Bundle:
-    """Write the bundle `name` to `path`, which must not exist.
-
-    The encoders are stored in fp16. The head stays fp32, in which it is always computed: it is small, and
-    BatchNorm's variances are no numbers for fp16.
-    """
+def draft_manifest(
+    network: Network, name: str, expected_length: int, temperature: float, training: Mapping[str, Any]
+) -> Manifest:
+    """The manifest of a bundle that is to be written, without files and validation."""
     esm2, dnabert_s, head = network.configs
-    return write_bundle(
-        path,
+    return Manifest(
         id=name,
         description=DESCRIPTION,
         expected_length=expected_length,
@@ -72,13 +60,20 @@ def export(
         dnabert_s=dnabert_s,
         head=head,
         licence=LICENCE,
-        tensors={
-            "esm2": esm2_weights(network.encoders.esm2, torch.float16),
-            "dnabert_s": weights_of(network.encoders.dnabert_s, torch.float16),
-            "head": weights_of(network.head, torch.float32),
-        },
-        tokenizer=tokenizer,
         temperature=temperature,
-        training=training,
-        validation=validation,
+        training=dict(training),
     )
+
+
+def export(network: Network, path: Path, draft: Manifest, tokenizer: Path) -> Bundle:
+    """Write a bundle to `path`, which must not exist; draft: see `draft_manifest`.
+
+    The encoders are stored in fp16. The head stays fp32, in which it is always computed: it is small, and
+    BatchNorm's variances do not fit fp16's range.
+    """
+    tensors = {
+        "esm2": esm2_weights(network.encoders.esm2, torch.float16),
+        "dnabert_s": weights_of(network.encoders.dnabert_s, torch.float16),
+        "head": weights_of(network.head, torch.float32),
+    }
+    return write_bundle(path, draft, tensors, tokenizer)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from training.progress import log
 from training.recipe import LENGTHS
 from training.reports.baseline import CHUNKS
 from training.reports.evaluate import evaluate, headline
-from training.runs.export import data_list, export
+from training.runs.export import data_list, draft_manifest, export
 from training.runs.pretrain import pretrain
 from training.runs.train_head import key_of, train_head
 from training.runs.workspace import FINAL, PHASES, TRIAL, Workspace, options, workspace
@@ -56,15 +56,9 @@ def finish(
     name = f"nano-{length}"
     target, unmeasured = work.out / name, work.out / f"unmeasured-{length}"
     shutil.rmtree(unmeasured, ignore_errors=True)
-    given: dict[str, Any] = {
-        "name": name,
-        "tokenizer": work.tokenizer,
-        "expected_length": length,
-        "temperature": temperature,
-        "training": training,
-    }
+    draft = draft_manifest(network, name, length, temperature, training)
     report = evaluate(
-        export(network, unmeasured, validation={}, **given),
+        export(network, unmeasured, draft, work.tokenizer),
         work.genomes,
         VALIDATION,
         PHASES[FINAL],
@@ -74,7 +68,7 @@ def finish(
         precision="fp32",
     )
     (work.out / f"{name}.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    export(network, target, validation=headline(report), **given)
+    export(network, target, replace(draft, validation=headline(report)), work.tokenizer)
     shutil.rmtree(unmeasured)
     log(bundle=name, **{level: report[level]["unseen_genera"] for level in ("chunk", "pieces_of_5kb")})
 

@@ -9,16 +9,14 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from virnucpro_core.bundle.manifest import (
     ROLES,
     BundleError,
-    DnabertSConfig,
-    Esm2Config,
     FileEntry,
-    HeadConfig,
     Manifest,
 )
 from virnucpro_core.hashing import sha256_of
@@ -140,33 +138,21 @@ class Bundle:
 
 def write_bundle(
     path: str | Path,
-    *,
-    id: str,
-    description: str,
-    expected_length: int,
-    esm2: Esm2Config,
-    dnabert_s: DnabertSConfig,
-    head: HeadConfig,
-    licence: str,
+    draft: Manifest,
     tensors: Mapping[str, Mapping[str, Tensor] | Path],
     tokenizer: str | Path,
-    training: Mapping[str, Any],
-    validation: Mapping[str, Any],
-    temperature: float = 1.0,
-    written: Callable[[int], None] | None = None,
+    written: Callable[[int], None] = lambda _: None,
 ) -> Bundle:
     """Write a bundle: either all of it appears at `path`, or nothing. No copy of the weights is made.
 
     Args:
         path: a folder that does not exist yet.
+        draft: the manifest, but for its `files`, which are filled in.
         tensors: by role (esm2, dnabert_s, head), the weights by name, in the types to store (see
             `virnucpro_core.bundle.weights` for how to take them from a model), or the file of another bundle,
             which is copied.
         tokenizer: a tokenizer.json, which is copied.
-        training, validation: free form, JSON.
-        written: told the number of bytes after each piece of the weights.
-
-    The other arguments are those of `Manifest`.
+        written: called with the number of bytes after each piece of the weights.
 
     Raises:
         BundleError: `path` exists, or what would be written is not a bundle.
@@ -186,23 +172,11 @@ def write_bundle(
             weights = tensors[role]
             if isinstance(weights, Path):
                 shutil.copyfile(weights, staging / _name(role))
-                (written or _ignore)(weights.stat().st_size)
+                written(weights.stat().st_size)
             else:
-                write_safetensors(staging / _name(role), weights, written or _ignore)
+                write_safetensors(staging / _name(role), weights, written)
         shutil.copyfile(tokenizer, staging / _name("tokenizer"))
-        manifest = Manifest(
-            id=id,
-            description=description,
-            expected_length=expected_length,
-            esm2=esm2,
-            dnabert_s=dnabert_s,
-            head=head,
-            licence=licence,
-            files={role: _describe(staging / _name(role)) for role in ROLES},
-            temperature=temperature,
-            training=dict(training),
-            validation=dict(validation),
-        )
+        manifest = replace(draft, files={role: _describe(staging / _name(role)) for role in ROLES})
         (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         Bundle.load(staging).tokenizer()
         staging.chmod(0o755)
@@ -211,10 +185,6 @@ def write_bundle(
         shutil.rmtree(staging)
         raise
     return Bundle.load(path)
-
-
-def _ignore(_: int) -> None:
-    """The default of `done`: progress is not shown."""
 
 
 def _name(role: str) -> str:

@@ -68,7 +68,7 @@ class Manifest:
         esm2, dnabert_s, head: the architecture.
         licence: of the weights.
         temperature: the head's logits are divided by it, so that its scores are probabilities; 1 for a published head.
-        files: by role, see `ROLES`.
+        files: by role, see `ROLES`; empty in a draft, until `write_bundle` fills them in.
         training, validation: how it was made and how good it is; free form.
     """
 
@@ -79,7 +79,7 @@ class Manifest:
     dnabert_s: DnabertSConfig
     head: HeadConfig
     licence: str
-    files: dict[str, FileEntry]
+    files: dict[str, FileEntry] = field(default_factory=dict)
     temperature: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from virnucpro_core.bundle.bundle import Bundle, write_bundle
-from virnucpro_core.bundle.manifest import HeadConfig
+from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.bundle.weights import fill
 from virnucpro_core.heads.feature_file import FeatureFile
 from virnucpro_core.heads.head_metrics import agreement, fitted_temperature, head_metrics
@@ -103,42 +103,21 @@ def _named(key: tuple[str, str]) -> dict[str, str]:
     return {"head": key[0], "features": key[1]}
 
 
-def bundle_with_head(
-    base: Bundle,
-    output: Path,
-    id: str,
-    description: str,
-    head: Mapping[str, Tensor],
-    hidden: int,
-    temperature: float,
-    training: Mapping[str, Any],
-    validation: Mapping[str, Any],
-) -> Bundle:
-    """A bundle with the encoders and the tokenizer of another one, whose files are copied, and a head of its own.
+def bundle_with_head(base: Bundle, output: Path, draft: Manifest, head: Mapping[str, Tensor]) -> Bundle:
+    """A bundle with the encoders and the tokenizer of another one, whose files are copied, and another head.
 
     Args:
         base: whose features the head is for.
         output: a folder that does not exist yet; it appears when it is complete.
-        head: its weights by name, of `hidden` values in the middle.
-        id, description, temperature, training, validation: for the manifest.
+        draft: the manifest, but for its files: that of the base with what differs.
+        head: its weights by name.
 
     Raises:
         BundleError: `output` exists.
         OSError: it cannot be written.
     """
-    manifest = base.manifest
-    return write_bundle(
-        output,
-        id=id,
-        description=description,
-        expected_length=manifest.expected_length,
-        esm2=manifest.esm2,
-        dnabert_s=manifest.dnabert_s,
-        head=HeadConfig(hidden),
-        licence=manifest.licence,
-        tensors={"esm2": base.file("esm2"), "dnabert_s": base.file("dnabert_s"), "head": head},
-        tokenizer=base.file("tokenizer"),
-        temperature=temperature,
-        training=training,
-        validation=validation,
-    )
+    tensors: dict[str, Mapping[str, Tensor] | Path] = {
+        role: base.file(role) for role in ("esm2", "dnabert_s")
+    }
+    tensors["head"] = head
+    return write_bundle(output, draft, tensors, base.file("tokenizer"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro_core.bundle.bundle import Bundle, write_bundle
-from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig
+from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig, Manifest
 from virnucpro_core.hashing import sha256_of
 from virnucpro_core.importing.dnabert_s_checkpoint import read_dnabert_s
 from virnucpro_core.importing.esm2_checkpoint import read_esm2
@@ -86,8 +86,7 @@ def build_bundle(
         OSError: it cannot be written.
     """
     protein, dna = sources.esm2.config, sources.dnabert_s.config
-    return write_bundle(
-        output,
+    draft = Manifest(
         id=id,
         description=(
             f"VirNucPro for {expected_length} bases, imported: ESM-2 of {protein.layers} layers and "
@@ -98,12 +97,6 @@ def build_bundle(
         dnabert_s=dna,
         head=sources.head.config,
         licence=_LICENCE,
-        tensors={
-            "esm2": sources.esm2.tensors,
-            "dnabert_s": sources.dnabert_s.tensors,
-            "head": sources.head.tensors,
-        },
-        tokenizer=sources.tokenizer,
         training={
             "imported": {
                 "esm2": _origin(sources.esm2, done),
@@ -111,9 +104,13 @@ def build_bundle(
                 "head": _origin(sources.head, done),
             }
         },
-        validation={},
-        written=done,
     )
+    tensors = {
+        "esm2": sources.esm2.tensors,
+        "dnabert_s": sources.dnabert_s.tensors,
+        "head": sources.head.tensors,
+    }
+    return write_bundle(output, draft, tensors, sources.tokenizer, done)
 
 
 def _tokenizer(given: Path | None, dna: Part[DnabertSConfig]) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from consumer.cli.heads.head_inputs import HeadInputs
 from virnucpro_core import __version__
 from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.bundle.manifest import HeadConfig
 from virnucpro_core.hashing import sha256_of
 from virnucpro_core.heads.splits import Part
 
@@ -139,23 +140,21 @@ def write(inputs: HeadInputs, made: MadeHead, output: Path, name: str, report: P
     from virnucpro_core.heads.comparison import bundle_with_head
 
     found = made.report
+    base = inputs.base.manifest
+    manifest = replace(
+        base,
+        id=name,
+        description=f"{base.id} with another head, {made.how}",
+        head=HeadConfig(made.hidden),
+        temperature=found["temperature"],
+        training={
+            **{fact: found[fact] for fact in ("command", "software_version", "data", "split", "settings")},
+            "base": found["base"] | {"training": base.training},
+        },
+        validation=_summary(found) | {part: found[part] for part in ("measured", "compared", "notes")},
+    )
     with writing(output):
-        bundle = bundle_with_head(
-            inputs.base,
-            output,
-            name,
-            f"{inputs.base.manifest.id} with another head, {made.how}",
-            made.tensors,
-            made.hidden,
-            found["temperature"],
-            training={
-                **{
-                    fact: found[fact] for fact in ("command", "software_version", "data", "split", "settings")
-                },
-                "base": found["base"] | {"training": inputs.base.manifest.training},
-            },
-            validation=_summary(found) | {part: found[part] for part in ("measured", "compared", "notes")},
-        )
+        bundle = bundle_with_head(inputs.base, output, manifest, made.tensors)
     if report is not None:
         with writing(report), atomic_write(report) as (draft,):
             text = json.dumps({"id": name, **found}, indent=2, allow_nan=False)

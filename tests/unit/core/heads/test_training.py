@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from tests.support.features_fixture import Chunks, count_frames, written
 from tests.support.models_fixture import random_bundle, random_frames
 from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.bundle.manifest import HeadConfig
 from virnucpro_core.bundle.weights import weights_of
 from virnucpro_core.evaluation.labels import Label
 from virnucpro_core.evaluation.metrics import auroc
@@ -320,9 +322,15 @@ class TestBundle:
         head = Head(base.manifest.feature_dim, 8).eval()
         with torch.no_grad():
             head.norm.running_mean.normal_()
-        facts = {"training": {"seed": 3}, "validation": {"chunks": 5}}
-        weights = weights_of(head, torch.float32)
-        return bundle_with_head(base, output, "mine", "a head", weights, 8, temperature, **facts)
+        draft = replace(
+            base.manifest,
+            id="mine",
+            head=HeadConfig(8),
+            temperature=temperature,
+            training={"seed": 3},
+            validation={"chunks": 5},
+        )
+        return bundle_with_head(base, output, draft, weights_of(head, torch.float32))
 
     def test_it_scores_as_the_head_does_over_the_temperature(self, base: Bundle, tmp_path: Path) -> None:
         bundle = self.make(base, tmp_path / "mine", 2.5)
