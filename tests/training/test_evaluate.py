@@ -14,7 +14,7 @@ from training.data.corpus import DEV, DOMAINS, TRAIN, VALIDATION
 from training.data.frame_table import Frames
 from training.data.make_tables import evaluated_part
 from training.reports.baseline import WORDS, Baseline, drawn, shares, table
-from training.reports.dev_metrics import dev_figures, dev_temperature, piece_auroc
+from training.reports.dev_metrics import dev_metrics, dev_temperature, piece_auroc
 from training.reports.evaluate import Judge, headline
 from virnucpro_core.evaluation.metrics import auroc, figures, temperature
 from virnucpro_core.scoring.verdicts import verdict_margins
@@ -75,7 +75,7 @@ class TestDevFigures:
     def test_all_viruses_are_set_against_the_hosts_of_either_domain(self) -> None:
         corpus, dev = data().corpus, validation()
         margins = margins_for(len(dev)).astype(np.float32)
-        found = dev_figures(margins, dev, corpus)
+        found = dev_metrics(margins, dev, corpus)
         chunk = verdict_margins(margins, dev.frame_chunk)
         virus, domain = corpus.labels[dev.chunk_record] == 1, corpus.domains[dev.chunk_record]
         expected = [auroc(chunk[virus | (domain == d)], virus[virus | (domain == d)]) for d in DOMAINS]
@@ -91,7 +91,7 @@ class TestDevFigures:
             i for i in corpus.records_of(VALIDATION) if corpus.labels[i] or corpus.domains[i] == DOMAINS[0]
         ]
         dev = evaluated_part(corpus, data().tokenizer, 500, np.array(records), False)
-        found = dev_figures(margins_for(len(dev)).astype(np.float32), dev, corpus)
+        found = dev_metrics(margins_for(len(dev)).astype(np.float32), dev, corpus)
         assert found["eukaryotes"] is found["within_eukaryotes"] is None
         assert found["dev"] == found["prokaryotes"] is not None
 

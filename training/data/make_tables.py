@@ -19,7 +19,7 @@ import numpy.typing as npt
 from training.data.augment import mutate, recode, stitch
 from training.data.corpus import DOMAINS, BalancedSampler, Corpus
 from training.data.frame_table import Frames, padded, widths
-from training.progress import bar
+from training.progress import tracked
 from training.recipe import Data
 from virnucpro_core.sequence.frames import OpenFrame, open_frames
 from virnucpro_core.sequence.prepare import prepare
@@ -179,7 +179,7 @@ def _run(
     what: str,
 ) -> Frames:
     def gathered(parts: Iterable[Frames]) -> Frames:
-        return Frames.join(list(bar(parts, what, len(tasks))))
+        return Frames.join(list(tracked(parts, what, len(tasks))))
 
     if processes <= 1:
         _start(*initial)

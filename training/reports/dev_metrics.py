@@ -16,7 +16,7 @@ from virnucpro_core.scoring.verdicts import verdict_margins
 Margins = npt.NDArray[np.float32]
 
 
-def dev_figures(margins: Margins, dev: Frames, corpus: Corpus) -> dict[str, float | None]:
+def dev_metrics(margins: Margins, dev: Frames, corpus: Corpus) -> dict[str, float | None]:
     """AUROC of the dev split's chunks, None where a label is missing.
 
     prokaryotes, eukaryotes: all viruses against the hosts of either domain; dev: the mean of the two, by which
@@ -35,13 +35,13 @@ def dev_figures(margins: Margins, dev: Frames, corpus: Corpus) -> dict[str, floa
         against[name] = auroc(of_chunk[chosen], virus[chosen])
         within[f"within_{name}"] = auroc(of_chunk[inside], virus[inside])
     both = [value for value in against.values() if not math.isnan(value)]
-    figures = {
+    found = {
         "dev": sum(both) / len(both) if both else math.nan,
         **against,
         **within,
         "all": auroc(of_chunk, virus),
     }
-    return {name: None if math.isnan(value) else round(value, 4) for name, value in figures.items()}
+    return {name: None if math.isnan(value) else round(value, 4) for name, value in found.items()}
 
 
 def dev_temperature(margins: Margins, dev: Frames, corpus: Corpus) -> float:

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import Progress
 
 from training.data.corpus import DEV, SPLITS, TRAIN, VALIDATION, Corpus
 from training.data.frame_table import DNA_PAD, Frames
 from training.data.make_tables import evaluation_table
+from training.progress import progress
 from training.reports.baseline import CHUNKS, NAME, Baseline, table
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.evaluation.metrics import (
@@ -49,11 +49,10 @@ def engine_margins(engine: Engine, frames: Frames) -> FloatArray:
         for p, d in zip(frames.protein, frames.dna, strict=True)
     ]
     parts = [np.zeros((0, 2), dtype=np.float32)]
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
-        task = progress.add_task("scoring", total=len(prepared))
+    with progress("scoring", len(prepared)) as advance:
         for batch in batches(prepared, engine.default_token_budget):
             parts.append(engine.score(batch))
-            progress.advance(task, len(batch))
+            advance(len(batch))
     scores = np.clip(np.concatenate(parts).astype(np.float64), 1e-9, 1.0)
     margins: FloatArray = np.log(scores[:, 1]) - np.log(scores[:, 0])
     return margins

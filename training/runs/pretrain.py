@@ -27,7 +27,7 @@ from training.model.optim import (
     take_step,
     training_state,
 )
-from training.progress import bar, log
+from training.progress import log, tracked
 from training.runs.workspace import TRIAL, Workspace, options, workspace
 
 LENGTH = 500
@@ -64,7 +64,7 @@ def pretrain(work: Workspace) -> None:
     network.train()
     started = time.monotonic()
     losses_of = unlabelled(work, table)
-    for step in bar(range(first, steps.steps), "pre-training"):
+    for step in tracked(range(first, steps.steps), "pre-training", steps.steps - first):
         if checkpoint.due():
             checkpoint.save(training_state(step, network, average, optimiser))
         random = random_of(steps.seed, step, work.device)

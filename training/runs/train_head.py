@@ -37,8 +37,8 @@ from training.model.optim import (
     take_step,
     training_state,
 )
-from training.progress import bar, log
-from training.reports.dev_metrics import dev_figures, dev_temperature, piece_auroc
+from training.progress import log, tracked
+from training.reports.dev_metrics import dev_metrics, dev_temperature, piece_auroc
 from training.runs.pretrain import encoders_file, random_of
 from training.runs.workspace import PHASES, TRIAL, Workspace, options, workspace
 from virnucpro_core.models.classifier import recalibrate
@@ -114,7 +114,8 @@ class HeadTraining:
         state = unfinished.load()
         first = 0 if state is None else restore(state, self.network, average, optimiser)
         curve = self.curves[name] = [] if state is None else state["curve"]
-        for step in bar(range(first, steps), f"{name}, {self.length} bp, {self.work.phase}"):
+        title = f"{name}, {self.length} bp, {self.work.phase}"
+        for step in tracked(range(first, steps), title, steps - first):
             if unfinished.due():
                 unfinished.save(training_state(step, self.network, average, optimiser) | {"curve": curve})
             loss = self.loss(seed, step)
@@ -123,8 +124,8 @@ class HeadTraining:
             about = {"member": name, "phase": self.work.phase, "length": self.length}
             if self.dev is not None and is_eval_step(step, steps, self.recipe.evals):
                 margins = self.settle(average.network).score(self.dev, self.work.device)
-                figures = dev_figures(margins, self.dev, self.work.corpus)
-                curve.append({"step": step + 1, "loss": round(loss.item(), 4), **figures})
+                metrics = dev_metrics(margins, self.dev, self.work.corpus)
+                curve.append({"step": step + 1, "loss": round(loss.item(), 4), **metrics})
                 log(**about, **curve[-1])
             elif step % LOG_EVERY == LOG_EVERY - 1:
                 log(**about, step=step + 1, loss=round(loss.item(), 4))
@@ -188,14 +189,14 @@ class HeadTraining:
         record alone, the AUROC of the validation split's chunks: recipes are chosen by dev."""
         corpus, margins = self.work.corpus, network.score(dev, self.work.device)
         found: dict[str, Any] = {
-            "model": dev_figures(margins, dev, corpus),
+            "model": dev_metrics(margins, dev, corpus),
             "temperature": dev_temperature(margins, dev, corpus),
         }
         pieces = self.work.dev(self.length, pieces=True)
         if pieces is not None and len(pieces):
             found["pieces"] = piece_auroc(network.score(pieces, self.work.device), pieces, corpus)
         validation = self.work.held_out(VALIDATION, self.length)
-        found["validation"] = dev_figures(network.score(validation, self.work.device), validation, corpus)[
+        found["validation"] = dev_metrics(network.score(validation, self.work.device), validation, corpus)[
             "all"
         ]
         return found
