@@ -17,7 +17,7 @@ from training.data.batches import AMINO_ACIDS, Table
 from training.data.corpus import VALIDATION
 from training.data.make_tables import evaluated_part
 from training.model.losses import (
-    Unlabelled,
+    UnlabelledLosses,
     chunk_margins,
     classification_loss,
     codons_of,
@@ -90,7 +90,7 @@ def test_codons_are_numbered_in_the_order_of_their_bases() -> None:
     assert sorted(codons[codons >= 0].tolist()) == list(range(CODONS))
 
 
-class TestUnlabelled:
+class TestUnlabelledLosses:
     @pytest.fixture
     def table(self) -> Table:
         corpus = data().corpus
@@ -98,8 +98,8 @@ class TestUnlabelled:
         return Table(frames, len(frames), 1, CPU)
 
     @pytest.fixture
-    def losses_of(self, table: Table) -> Unlabelled:
-        return Unlabelled(table, codons_of(data().tokenizer_file), (0.5, 0.5), 1.0)
+    def losses_of(self, table: Table) -> UnlabelledLosses:
+        return UnlabelledLosses(table, codons_of(data().tokenizer_file), (0.5, 0.5), 1.0)
 
     @pytest.fixture
     def network(self) -> Network:
@@ -107,7 +107,7 @@ class TestUnlabelled:
         return Network(tiny_recipe().shape, data().tokenizer.vocabulary_size)
 
     def test_pairs_are_counted_in_the_frames_as_they_are(
-        self, table: Table, losses_of: Unlabelled, network: Network
+        self, table: Table, losses_of: UnlabelledLosses, network: Network
     ) -> None:
         """The loss is what the pairs of the undisturbed ids give, though the features are of hidden tokens."""
         codons = codons_of(data().tokenizer_file)
@@ -129,14 +129,16 @@ class TestUnlabelled:
         assert losses.codon_pairs.item() == pytest.approx(-np.mean(pairs["codons"]), rel=1e-5)
         assert losses.residue_pairs.item() == pytest.approx(-np.mean(pairs["residues"]), rel=1e-5)
 
-    def test_every_loss_has_its_weight(self, table: Table, losses_of: Unlabelled, network: Network) -> None:
+    def test_every_loss_has_its_weight(
+        self, table: Table, losses_of: UnlabelledLosses, network: Network
+    ) -> None:
         _, losses = losses_of(network, table.batch(0), torch.Generator().manual_seed(1))
         hidden = losses.protein + losses.dna
         pairs = losses.residue_pairs + losses.codon_pairs
         assert losses.weighted(0.5, 2.0).item() == pytest.approx((0.5 * hidden + 2 * pairs).item())
 
     def test_all_that_trains_learns_from_it_but_the_head(
-        self, table: Table, losses_of: Unlabelled, network: Network
+        self, table: Table, losses_of: UnlabelledLosses, network: Network
     ) -> None:
         losses_of(network, table.batch(0), torch.Generator().manual_seed(1))[1].weighted(1.0, 1.0).backward()
         of_protein, of_dna, of_head = network.parts

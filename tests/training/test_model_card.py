@@ -24,7 +24,7 @@ import training.reports.evaluate
 from tests.support.training_fixture import data, rows, tiny_recipe
 from training.reports.evaluate import engine_margins, evaluate, headline
 from training.reports.model_card import main
-from training.reports.model_card_text import Made, bundle_section, cell, figures_row, table
+from training.reports.model_card_text import Made, bundle_section, cell, metrics_row, table
 from training.runs.pipeline import facts
 from training.runs.workspace import FINAL, PHASES, Workspace
 from virnucpro_core.bundle.bundle import read_manifest
@@ -369,6 +369,6 @@ def test_if_one_file_cannot_be_written_none_is(run: Run, tmp_path: Path) -> None
 
 def test_what_could_not_be_measured_is_said_to_be_none() -> None:
     one_label = figures(np.array([1.0, -1.0]), np.array([True, True]), np.array([0, 1]))
-    assert [cell(value) for value in figures_row("x", one_label)] == ["x", "2", "2", "2", *["none"] * 6]
+    assert [cell(value) for value in metrics_row("x", one_label)] == ["x", "2", "2", "2", *["none"] * 6]
     assert table("a, b", [["x|y", 1234]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1,234 |"
     assert table("a, b", []) == "| a | b |\n| --- | --- |"

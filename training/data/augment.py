@@ -1,4 +1,4 @@
-"""Disturbed copies of open frames: other codons for the same protein, other amino acids, joined pieces.
+"""Augmentation of open frames: other codons for the same protein, other amino acids, joined pieces.
 
 Nucleotides are strings; what is drawn comes from the generator alone. A frame stays open: no stop codon is
 ever made.

@@ -44,7 +44,7 @@ def _chunk(
     return corpus.sequence(record, start, start + size)
 
 
-def _disturbed(frame: OpenFrame, recoded: float, recipe: Data, rng: np.random.Generator) -> tuple[str, str]:
+def _augmented(frame: OpenFrame, recoded: float, recipe: Data, rng: np.random.Generator) -> tuple[str, str]:
     """Nucleotides and protein of a frame as training sees them."""
     nucleotides, protein = frame.nucleotides, frame.protein
     if rng.random() < recoded:
@@ -79,7 +79,7 @@ def drawn_part(
         eukaryotic = corpus.domains[record] == EUKARYOTES
         recoded = recipe.recoded if eukaryotic else recipe.recoded_prokaryotes
         chunk = _chunk(corpus, record, length, recipe.stitched if eukaryotic else 0.0, recipe, rng)
-        found = [_disturbed(frame, recoded, recipe, rng) for frame in open_frames(chunk)]
+        found = [_augmented(frame, recoded, recipe, rng) for frame in open_frames(chunk)]
         ids = tokenizer.encode([nucleotides for nucleotides, _ in found])
         fitting = [(p, i) for (_, p), i in zip(found, ids, strict=True) if len(i) <= size[1]]
         for protein, tokens in fitting:

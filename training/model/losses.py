@@ -40,7 +40,7 @@ class Losses:
         return lm_weight * (self.protein + self.dna) + pairs_weight * (self.residue_pairs + self.codon_pairs)
 
 
-class Unlabelled:
+class UnlabelledLosses:
     """The losses of batches of one table.
 
     Args:

@@ -2,7 +2,7 @@
 
     python -m training.reports.evaluate --data DATA --bundle FOLDER --out REPORT.json
 
-Chunks are cut as the service cuts them; intervals come from drawing genomes, never chunks. Each figure is given for
+Chunks are cut as the service cuts them; intervals come from drawing genomes, never chunks. Each metric is given for
 all records (`all`) and for those of genera that were not trained on (`unseen_genera`), which is the one to quote. The
 baseline is trained on the same splits and scored on the same chunks.
 """
@@ -39,7 +39,7 @@ from virnucpro_core.scoring.verdicts import verdict_margins
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import ESM2_PAD
 
-MANIFEST_GROUPS = ("all", "unseen_genera", "by_group")  # of the chunks' figures, what a manifest holds
+MANIFEST_GROUPS = ("all", "unseen_genera", "by_group")  # of the chunks' metrics, what a manifest holds
 
 
 def engine_margins(engine: Engine, frames: Frames) -> FloatArray:
@@ -59,7 +59,7 @@ def engine_margins(engine: Engine, frames: Frames) -> FloatArray:
 
 
 class Judge:
-    """Figures of margins against the known labels.
+    """Metrics of margins against the known labels.
 
     Args:
         corpus: the genomes.
@@ -70,7 +70,7 @@ class Judge:
         self._corpus, self._unseen = corpus, unseen
 
     def of(self, margins: FloatArray, record: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Figures of pieces of any kind: of all, and of those of records of unseen genera.
+        """Metrics of pieces of any kind: of all, and of those of records of unseen genera.
 
         margins [pieces]; record int64 [pieces], whose they are.
         """
@@ -83,7 +83,7 @@ class Judge:
     def of_parts(
         self, margins: FloatArray, owner: npt.NDArray[np.int64], record: npt.NDArray[np.int64]
     ) -> dict[str, Any]:
-        """Figures of what chunks are parts of (5 kb pieces, records): the mean margin of their chunks.
+        """Metrics of what chunks are parts of (5 kb pieces, records): the mean margin of their chunks.
 
         margins, owner, record [chunks].
         """
@@ -91,7 +91,7 @@ class Judge:
         return self.of(mean_margins(margins, place), record[first])
 
     def by_kind(self, margins: FloatArray, record: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Figures of chunks by how new they are, and by group."""
+        """Metrics of chunks by how new they are, and by group."""
         corpus = self._corpus
         virus = corpus.labels[record] == 1
         return {

@@ -83,7 +83,7 @@ def cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
-def figures_row(name: str, found: Mapping[str, Any]) -> list[object]:
+def metrics_row(name: str, found: Mapping[str, Any]) -> list[object]:
     """A row of the main tables, of what `virnucpro_core.evaluation.metrics.figures` gives."""
     ends = found["interval95"]
     interval = None if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
@@ -119,9 +119,9 @@ def bundle_section(made: Made, pictures: Iterable[str], least: int) -> Iterator[
     ):
         rows = []
         for level, what in LEVELS.items():
-            rows.append(figures_row(what, report[level][scope]))
+            rows.append(metrics_row(what, report[level][scope]))
             if level in base:
-                rows.append(figures_row(f"{what}: baseline", base[level][scope]))
+                rows.append(metrics_row(f"{what}: baseline", base[level][scope]))
         yield f"**{title}**"
         yield table(head, rows)
     yield (

@@ -3,7 +3,7 @@
     python -m training.run --data DATA --out OUT
 
 Pre-trains the encoders, trains a trial and a final model for each length, and writes the bundles OUT/nano-500 and
-OUT/nano-300 with their figures on the validation split, and OUT/nano-*.json with the whole reports. What is done
+OUT/nano-300 with their metrics on the validation split, and OUT/nano-*.json with the whole reports. What is done
 already is not done again; a run that was interrupted goes on.
 """
 
@@ -48,9 +48,9 @@ def facts(work: Workspace, length: int, trial: dict[str, Any]) -> dict[str, Any]
 def finish(
     work: Workspace, network: Network, length: int, temperature: float, training: dict[str, Any], chunks: int
 ) -> None:
-    """Write the bundle nano-LENGTH with its figures on the validation split, and the report beside it.
+    """Write the bundle nano-LENGTH with its metrics on the validation split, and the report beside it.
 
-    The figures are of the bundle as it is: with its temperature, its weights as they are stored, and through the
+    The metrics are of the bundle as it is: with its temperature, its weights as they are stored, and through the
     service's engine. chunks: that the baseline is trained on.
     """
     name = f"nano-{length}"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from training.data.batches import Table
-from training.model.losses import Losses, Unlabelled
+from training.model.losses import Losses, UnlabelledLosses
 from training.model.network import Network
 from training.model.optim import (
     Checkpoint,
@@ -98,10 +98,10 @@ def watched_table(work: Workspace) -> Table | None:
     return Table(some, len(rows), 1, work.device)
 
 
-def unlabelled(work: Workspace, table: Table) -> Unlabelled:
+def unlabelled(work: Workspace, table: Table) -> UnlabelledLosses:
     """What is minimised: every frame has hidden tokens."""
     recipe = work.recipe.pretrain
-    return Unlabelled(table, work.codons, (recipe.protein_masked, recipe.dna_masked), 1.0)
+    return UnlabelledLosses(table, work.codons, (recipe.protein_masked, recipe.dna_masked), 1.0)
 
 
 def known(losses: Losses) -> dict[str, float]:

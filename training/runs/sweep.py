@@ -1,4 +1,4 @@
-"""Hyper-parameter sweep: trains several recipes side by side on all GPUs, and tabulates their figures on the dev split.
+"""Hyper-parameter sweep: trains several recipes side by side on all GPUs, and tabulates their metrics on the dev split.
 
     python -m training.runs.sweep --data DATA --out OUT --sweep training/sweep.toml
 
@@ -218,8 +218,8 @@ def markdown(rows: Iterable[dict[str, Any]], length: int) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        figures = [row.get(name) for name in ("dev", "prokaryotes", "eukaryotes", "pieces", "validation")]
-        shown = ["-" if figure is None else f"{figure:.4f}" for figure in figures]
+        metrics = [row.get(name) for name in ("dev", "prokaryotes", "eukaryotes", "pieces", "validation")]
+        shown = ["-" if value is None else f"{value:.4f}" for value in metrics]
         seconds = f"{row['seconds']:.0f}" if "seconds" in row else row["failed"]
         changed = " ".join(f"`{change}`" for change in row["set"]) or "none"
         lines.append("| " + " | ".join([row["name"], changed, *shown, seconds, row["why"]]) + " |")

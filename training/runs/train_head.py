@@ -25,7 +25,7 @@ from torch import Tensor
 from training.data.batches import Table
 from training.data.corpus import VALIDATION
 from training.data.frame_table import Frames
-from training.model.losses import Unlabelled, classification_loss
+from training.model.losses import UnlabelledLosses, classification_loss
 from training.model.network import Network
 from training.model.optim import (
     Checkpoint,
@@ -63,7 +63,7 @@ def model_file(work: Workspace, length: int) -> Path:
 
 
 def report_file(work: Workspace, length: int) -> Path:
-    """Figures of the training, and on the dev split; written when all of it is done."""
+    """The report: metrics of the training and on the dev split; written when all of it is done."""
     return work.folder / f"model-{length}.json"
 
 
@@ -86,7 +86,7 @@ class HeadTraining:
         steps = self.recipe.optimiser
         self.table = Table(work.training(length), steps.frames, steps.seed, work.device)
         masked = (self.recipe.masked, self.recipe.masked)
-        self.unlabelled = Unlabelled(self.table, work.codons, masked, self.recipe.masked_frames)
+        self.unlabelled = UnlabelledLosses(self.table, work.codons, masked, self.recipe.masked_frames)
         self.label = torch.from_numpy(work.corpus.labels.astype(np.float32)).to(work.device)
         self.dev = work.dev(length)
         self.network = work.network(self.recipe.dropout)  # one for all members: it is compiled once
@@ -185,7 +185,7 @@ class HeadTraining:
         return network
 
     def _on_dev(self, network: Network, dev: Frames) -> dict[str, Any]:
-        """The figures of the mean of the members, its temperature, and the AUROC of 5 kb pieces; and, for the
+        """The metrics of the mean of the members, its temperature, and the AUROC of 5 kb pieces; and, for the
         record alone, the AUROC of the validation split's chunks: recipes are chosen by dev."""
         corpus, margins = self.work.corpus, network.score(dev, self.work.device)
         found: dict[str, Any] = {
