@@ -150,6 +150,15 @@ def test_gradients_of_esm2_are_fair_esms(network: Network, frames: Frames) -> No
     assert compared > 14 * theirs.num_layers
 
 
+def test_the_encoders_compile_into_one_graph(network: Network, frames: Frames) -> None:
+    protein, dna = (torch.from_numpy(part[:2].astype(np.int64)) for part in (frames.protein, frames.dna))
+    compiled = copy.deepcopy(network.encoders)
+    compiled.compile(dynamic=False, fullgraph=True, backend="eager")  # raises where the graph would break
+    with torch.no_grad():
+        found, expected = compiled(protein, dna), network.encoders(protein, dna)
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(found, expected, strict=True))
+
+
 def test_hidden_tokens_are_predicted_from_their_own_places(network: Network, frames: Frames) -> None:
     protein, dna = (torch.from_numpy(part.astype(np.int64)) for part in (frames.protein, frames.dna))
     places = torch.tensor([1, 5, protein.shape[1] + 2])
