@@ -155,13 +155,13 @@ def test_the_model_is_the_mean_of_its_members_and_the_dev_split_is_measured(unin
 def test_the_head_needs_finished_encoders_of_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], list[int]]
 ) -> None:
-    with pytest.raises(FileNotFoundError, match=r"run training\.pretrain first"):
+    with pytest.raises(FileNotFoundError, match=r"run training\.runs\.pretrain first"):
         HeadTraining(work(tmp_path), LENGTH)
     monkeypatch.setattr(Checkpoint, "due", lambda self: True)
     steps(2)
     with pytest.raises(Interrupted):
         pretrain.pretrain(work(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"run training\.pretrain first"):
+    with pytest.raises(FileNotFoundError, match=r"run training\.runs\.pretrain first"):
         HeadTraining(work(tmp_path), LENGTH)
 
 
