@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.model.loss import chunk_margins
+from training.model.losses import chunk_margins
 from virnucpro_core.scoring.verdicts import calls, is_virus, verdict_margins
 
 margin = st.floats(-12, 12, width=32)

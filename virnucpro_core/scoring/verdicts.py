@@ -2,7 +2,7 @@
 
 The rule: a chunk or a record is a virus if its highest virus score is at least its highest others score. It is applied
 to scores where scores are there (`is_virus`), and to the log odds of frames where a model is measured or trained
-(`verdict_margins`; its torch version is `training.model.loss.chunk_margins`, and a test compares the two).
+(`verdict_margins`; its torch version is `training.model.losses.chunk_margins`, and a test compares the two).
 """
 
 from __future__ import annotations
