@@ -11,6 +11,7 @@ Works on a copy of the tree. A mutant that no test notices makes the exit status
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -239,6 +240,78 @@ MUTANTS = (
         'if failure.kind == "out_of_memory" and len(slots) > 1_000_000:',
         ("tests/unit/core/scoring/test_stream.py", "tests/unit/consumer/scoring/test_inference.py"),
     ),
+    Mutant(
+        "kernel: epsilon",
+        "epsilon of a fused norm",
+        "virnucpro_core/models/kernels/add_norm_triton.py",
+        "tl.sqrt_rn(variance + eps)",
+        "tl.sqrt_rn(variance + 1e-12)",
+        ("tests/gpu/test_kernels.py::test_add_norm_is_as_exact_as_torch",),
+    ),
+    Mutant(
+        "kernel: residual",
+        "a fused norm's sum, kept in the residual stream",
+        "virnucpro_core/models/kernels/add_norm_triton.py",
+        "        tl.store(x_ptr + a, xa)\n",
+        "",
+        ("tests/gpu/test_kernels.py::test_add_norm_is_as_exact_as_torch",),
+    ),
+    Mutant(
+        "kernel: gelu",
+        "digits of gelu's polynomial",
+        "virnucpro_core/models/kernels/gelu_triton.py",
+        "1.421413741",
+        "1.421913741",
+        ("tests/gpu/test_kernels.py::test_gelu_of_every_value_is_as_exact_as_torchs",),
+    ),
+    Mutant(
+        "kernel: position",
+        "positions of the rotary embedding alone",
+        "virnucpro_core/models/kernels/rotary_triton.py",
+        "place = position[:, None] * HALF",
+        "place = (position[:, None] + 1) * HALF",
+        ("tests/gpu/test_kernels.py::test_rotate_is_as_exact_as_torch_and_leaves_v_alone",),
+    ),
+    Mutant(
+        "kernel: key position",
+        "positions of keys in fused attention",
+        "virnucpro_core/models/kernels/rotary_attention_triton.py",
+        "cos_ptr, sin_ptr, key, half",
+        "cos_ptr, sin_ptr, key + 1, half",
+        ("tests/gpu/test_kernels.py::test_rotary_attention_is_as_exact_as_the_two_steps",),
+    ),
+    Mutant(
+        "kernel: segment",
+        "the end of a segment in fused attention",
+        "virnucpro_core/models/kernels/rotary_attention_triton.py",
+        'tl.where(is_key[None, :], scores * scale, float("-inf"))',
+        "scores * scale",
+        ("tests/gpu/test_kernels.py::test_rotary_attention_is_as_exact_as_the_two_steps",),
+    ),
+    Mutant(
+        "kernel: mean",
+        "the end of a segment in its mean",
+        "virnucpro_core/models/kernels/segment_means_triton.py",
+        ".to(tl.int64) - SKIP - first)",
+        ".to(tl.int64) - first)",
+        ("tests/gpu/test_kernels.py::test_segment_means_are_as_exact_as_torch",),
+    ),
+    Mutant(
+        "fp8 scale",
+        "the largest fp8 value in the scale of a row",
+        "virnucpro_core/models/kernels/quantise.py",
+        "LARGEST = 448.0",
+        "LARGEST = 500.0",
+        ("tests/unit/core/models/test_kernels.py",),
+    ),
+    Mutant(
+        "token dropout",
+        "ESM-2's scaling of the embeddings by 0.88",
+        "virnucpro_core/models/esm2_flash.py",
+        "_KEPT_IN_TRAINING = 1 - 0.15 * 0.8",
+        "_KEPT_IN_TRAINING = 1.0",
+        ("tests/unit/core/models/test_esm2_packed.py",),
+    ),
 )
 _FUTURE = "from __future__ import annotations\n"
 _IMPORTS = {
@@ -273,9 +346,12 @@ def first_failure(mutant: Mutant) -> str | None:
     """The name of the first test that notices, None if none does."""
     with tempfile.TemporaryDirectory() as folder:
         broken(mutant, Path(folder))
+        # Kernels run on the GPU that is there, or interpreted.
+        interpreted = {} if shutil.which("nvidia-smi") else {"TRITON_INTERPRET": "1"}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", *_OPTIONS, *mutant.tests],
             cwd=folder,
+            env=os.environ | interpreted,
             capture_output=True,
             text=True,
             timeout=_TEST_S,
