@@ -7,6 +7,7 @@ Skipped without a CUDA device. Each comparison prints its figures, which -rP sho
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,9 @@ def run(model: ESM2WithFlashAttention, proteins: list[NDArray[np.int32]], v1: bo
 @contextmanager
 def no_synchronisation() -> Iterator[None]:
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
