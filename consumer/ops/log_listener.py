@@ -96,6 +96,7 @@ def log_startup(loaded: ModelLoaded) -> None:
         model=info.model_id,
         attention=info.attention,
         attention_backend=info.attention_backend,
+        kernels=info.kernels,
         precision=info.precision,
         device=info.device,
         token_budget=loaded.token_budget,

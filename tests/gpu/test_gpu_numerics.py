@@ -123,6 +123,7 @@ def wrapped(shape: str, precision: str, backend: str = "auto") -> ESM2WithFlashA
     model = _held[shape, precision]
     model.backend_name = backend
     model._choices.clear()
+    model._kernels.clear()
     return model
 
 

@@ -20,6 +20,7 @@ from virnucpro_core.models.device import Placement, device_errors
 from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.esm2_weights import build_esm2
+from virnucpro_core.models.kernels.choice import TORCH
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
 from virnucpro_core.models.self_test import run_self_test
@@ -81,6 +82,7 @@ class Engine:
             self.head = fill("head", head, bundle.tensors("head"), place.device, torch.float32)
             result = run_self_test(self.esm2, place.precision) if self_test else None
         v1 = self.esm2.takes_v1_path() or place.esm2_backend is None
+        kernels = self.esm2.kernels(place.device, dtype)
         self.info = EngineInfo(
             model_id=manifest.id,
             model_sha256=bundle.sha256,
@@ -90,7 +92,8 @@ class Engine:
             dna_attention_backend=place.dna_backend,
             precision=place.precision.name,
             device=place.device_name,
-            refusals=place.refusals,
+            kernels=TORCH if v1 else kernels.name,
+            refusals=place.refusals | {f"kernels: {name}": why for name, why in kernels.refusals.items()},
             self_test=result,
         )
 
@@ -150,6 +153,7 @@ class Engine:
             self.info,
             attention="v1" if v1 else "packed",
             attention_backend=_STANDARD if v1 or choice is None else choice.backend.name,
+            kernels=TORCH if v1 else self.esm2.kernels(self._device, self._dtype).name,
         )
         return twin
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import esm
@@ -24,6 +25,7 @@ from virnucpro_core.models.attention import (
     packed_choice,
 )
 from virnucpro_core.models.inputs import packed_inputs
+from virnucpro_core.models.kernels.choice import TRITON, Case, Kernels, choose_kernels
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.precision import MakeLinear, same_linear
 from virnucpro_core.models.projections import MergedProjections
@@ -110,6 +112,8 @@ class ESM2WithFlashAttention(nn.Module):
             to the call's `v1_compatible`.
         linear: makes what computes each product of the packed path from the layer that has its weights; see
             `virnucpro_core.models.precision`. The standard path keeps fair-esm's own.
+        kernels: "auto" (Triton's where they can serve), "triton" or "torch", for the packed path without
+            gradients.
 
     Raises:
         ValueError: the model's `inv_freq` was cast, or differs between layers.
@@ -121,15 +125,18 @@ class ESM2WithFlashAttention(nn.Module):
         backend: str = AUTO,
         v1_attention: bool | None = None,
         linear: MakeLinear = same_linear,
+        kernels: str = AUTO,
     ) -> None:
         super().__init__()
         self.model = model
         self.backend_name = backend
         self.v1_attention = v1_attention
+        self.kernels_name = kernels
         self.num_layers: int = model.num_layers
         self.dim: int = model.embed_dim
         self.heads: int = model.attention_heads
         self._choices: dict[tuple[torch.device, torch.dtype], Choice | None] = {}
+        self._kernels: dict[tuple[torch.device, torch.dtype], Kernels] = {}
         self._rotary = RotaryTables([layer.self_attn.rot_emb for layer in model.layers])
         self._linear = linear
         self._projections = MergedProjections((layer.self_attn for layer in model.layers), linear)
@@ -151,6 +158,24 @@ class ESM2WithFlashAttention(nn.Module):
         if key not in self._choices:
             self._choices[key] = packed_choice(self.backend_name, device, dtype, self.dim // self.heads)
         return self._choices[key]
+
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> Kernels:
+        """The kernels of the packed path for this device and precision.
+
+        Raises:
+            ValueError: there are none of the name that was asked for.
+            KernelsUnavailable: they were asked for by name and cannot serve.
+        """
+        key = (device, dtype)
+        if key not in self._kernels:
+            head_dim = self.dim // self.heads
+            chosen = choose_kernels(self.kernels_name, Case(device, dtype, self.dim, head_dim))
+            if chosen.fused_attention and self.backend_name != AUTO:
+                reason = f"the attention back-end {self.backend_name} is asked for by name"
+                refusals = chosen.refusals | {"rotary_attention": reason}
+                chosen = replace(chosen, fused_attention=False, refusals=refusals)
+            self._kernels[key] = chosen
+        return self._kernels[key]
 
     def forward(self, tokens: Tensor, repr_layers: Sequence[int] = ()) -> dict[str, Any]:
         """fair-esm's own forward on padded `tokens` [batch, length], int64; its own result."""
@@ -218,6 +243,10 @@ class ESM2WithFlashAttention(nn.Module):
         layer would be the largest error of the whole forward. Matrix products and attention are in that type.
         """
         dtype = self._compute_dtype()
+        kernels = self.kernels(self.device, dtype)
+        if kernels.name == TRITON and not torch.is_grad_enabled():
+            with torch.cuda.device(self.device):
+                return self._forward_by_kernels(ids, layout, layers, backend, kernels)
         attend = backend.bind(layout, dtype)
         cos, sin = self._rotary.packed(layout, dtype)
         x = self._embed(ids, layout)
@@ -229,6 +258,32 @@ class ESM2WithFlashAttention(nn.Module):
         if self.num_layers in layers:
             kept[self.num_layers] = layer_norm(x, self.model.emb_layer_norm_after)
         weight_dtype = self.model.embed_tokens.weight.dtype
+        return {"representations": {layer: kept[layer][: layout.total].to(weight_dtype) for layer in layers}}
+
+    def _forward_by_kernels(
+        self, ids: Tensor, layout: PackedLayout, layers: Sequence[int], backend: Backend, kernels: Kernels
+    ) -> dict[str, dict[int, Tensor]]:
+        """The packed path without gradients. As `esm2_layer`, but a sub-layer's addition to the stream and the norm
+        after it are one step, and the stream is changed in place.
+        """
+        dtype, weight_dtype = self._compute_dtype(), self.model.embed_tokens.weight.dtype
+        attend = kernels.attention(layout, dtype, *self._rotary.by_position(layout.max_seqlen), backend)
+        x = self._embed(ids, layout)  # float32 [rows, dim], the residual stream
+        kept = {0: x.clone()} if 0 in layers else {}
+        norms = [layer.self_attn_layer_norm for layer in self.model.layers[1:]]
+        h = _add_norm(kernels, x, None, self.model.layers[0].self_attn_layer_norm, dtype)
+        for number, (layer, norm) in enumerate(
+            zip(self.model.layers, [*norms, self.model.emb_layer_norm_after], strict=True), start=1
+        ):
+            products = self._layer_products(number - 1)
+            qkv = products.qkv(h)  # [rows, 3 dim]
+            attended = attend(qkv.view(len(x), 3, self.heads, -1))  # [rows, dim]
+            h = _add_norm(kernels, x, products.out(attended), layer.final_layer_norm, dtype)
+            fed = products.fc2(kernels.gelu(products.fc1(h)))  # [rows, dim], through [rows, 4 dim]
+            last = number == self.num_layers
+            h = _add_norm(kernels, x, fed, norm, weight_dtype if last else dtype)
+            if number in layers:
+                kept[number] = h if last else x.clone()
         return {"representations": {layer: kept[layer][: layout.total].to(weight_dtype) for layer in layers}}
 
     def _forward_packed_fallback(
@@ -283,3 +338,8 @@ class ESM2WithFlashAttention(nn.Module):
         self._projections.merge()
         self._products = self._make_products()
         return self
+
+
+def _add_norm(kernels: Kernels, x: Tensor, y: Tensor | None, norm: Any, dtype: torch.dtype) -> Tensor:
+    """x += y; the LayerNorm of x in `dtype`."""
+    return kernels.add_norm(x, y, norm.weight, norm.bias, norm.eps, dtype)

@@ -35,11 +35,15 @@ class RotaryTables:
 
     def packed(self, layout: PackedLayout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin [rows, 1, 1, head size / 2] of each row's position in its segment."""
-        turned = self._angles(-(-layout.max_seqlen // WIDTH_STEP) * WIDTH_STEP)
         cos, sin = (
-            table.to(dtype).index_select(0, layout.positions) for table in (turned.cos(), turned.sin())
+            table.to(dtype).index_select(0, layout.positions) for table in self.by_position(layout.max_seqlen)
         )
         return cos[:, None, None], sin[:, None, None]
+
+    def by_position(self, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin, float32 [`length` or a little more, head size / 2]."""
+        angles = self._angles(-(-length // WIDTH_STEP) * WIDTH_STEP)
+        return angles.cos(), angles.sin()
 
     @contextmanager
     def lent_to_fair_esm(self, length: int, dtype: torch.dtype) -> Iterator[None]:

@@ -103,9 +103,12 @@ class EngineInfo:
         expected_length: bases in a chunk.
         attention: "v1" on the standard path, else "packed".
         attention_backend, dna_attention_backend: what serves ESM-2 and DNABERT-S.
+        kernels: what computes ESM-2's packed path, "triton" or "torch"; Triton's also attend in segments of up to
+            384 tokens unless `refusals` says why not.
         precision: "fp32", "fp16" or "bf16".
         device: as torch names it, with its product name on a GPU.
-        refusals: attention back-ends that would come first and why they do not serve, by "model: name".
+        refusals: attention back-ends and kernels that would come first and why they do not serve, by
+            "model: name" and "kernels: name".
         self_test: the figures of the start-up self-test, None if it was off.
     """
 
@@ -117,6 +120,7 @@ class EngineInfo:
     dna_attention_backend: str
     precision: str
     device: str
+    kernels: str = "torch"
     refusals: dict[str, str] = field(default_factory=dict)
     self_test: SelfTestResult | None = None
 
