@@ -30,11 +30,11 @@ from torch import Tensor
 
 from benchmarks.forward import SHAPES, Proteins, random_proteins, seconds
 from virnucpro_core.bundle.manifest import Esm2Config
-from virnucpro_core.models.device import PRECISIONS
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.kernels.choice import TORCH, TRITON
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import mean_of_residues
+from virnucpro_core.models.precision import PRECISIONS
 from virnucpro_core.scoring.packing import pack
 
 PUBLISHED = "published v2 fp16"
@@ -69,7 +69,7 @@ def random_esm2(shape: Esm2Config) -> esm.ESM2:
 
 def ours(shape: Esm2Config, precision: str, kernels: str) -> tuple[Forward, dict[str, Any]]:
     """This project's packed forward, and what serves it."""
-    dtype = PRECISIONS[precision]
+    dtype = PRECISIONS[precision].dtype
     model = ESM2WithFlashAttention(random_esm2(shape), kernels=kernels).to(dtype)
 
     def prepared(proteins: Proteins) -> Callable[[], Tensor]:
@@ -114,7 +114,7 @@ def faesm(shape: Esm2Config, precision: str) -> Peer:
     with torch.device("cuda"):
         model = FAEsmModel(config, add_pooling_layer=False).eval().requires_grad_(False)
     model.load_state_dict(_hugging_face_names(random_esm2(shape).state_dict(), shape.layers), strict=False)
-    model = model.to(PRECISIONS[precision])
+    model = model.to(PRECISIONS[precision].dtype)
 
     def prepared(proteins: Proteins) -> Callable[[], Tensor]:
         tokens = torch.full((len(proteins), max(map(len, proteins))), 1)
@@ -177,7 +177,7 @@ def published_v2(shape: Esm2Config) -> Peer:
 
 def matrix_products(shape: Esm2Config, precision: str, tokens: int) -> tuple[Callable[[], None], int]:
     """The four products of some layers, with bias, and their floating-point operations."""
-    dtype, dim = PRECISIONS[precision], shape.dim
+    dtype, dim = PRECISIONS[precision].dtype, shape.dim
     sizes = ((dim, 3 * dim), (dim, dim), (dim, 4 * dim), (4 * dim, dim))
     layers = [
         [

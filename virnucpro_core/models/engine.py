@@ -153,7 +153,7 @@ class Engine:
             self.info,
             attention="v1" if v1 else "packed",
             attention_backend=_STANDARD if v1 or choice is None else choice.backend.name,
-            kernels=TORCH if v1 else self.esm2.kernels(self._device, self._dtype).name,
+            kernels=TORCH if v1 else self.esm2.kernels(self._device, self.precision.dtype).name,
         )
         return twin
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from virnucpro_core.models.attention import AUTO, Backend
+from virnucpro_core.models.attention import Backend
 from virnucpro_core.models.kernels import add_norm, gelu, rotary, segment_means
 from virnucpro_core.models.kernels.rotary_attention import (
     RotaryAttention,
@@ -19,6 +19,7 @@ from virnucpro_core.models.kernels.rotary_attention import (
     short_by_kernel,
 )
 from virnucpro_core.models.layout import PackedLayout
+from virnucpro_core.options import AUTO
 
 TRITON: Final = "triton"
 TORCH: Final = "torch"
