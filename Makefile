@@ -3,7 +3,7 @@
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
-TESTS ?= tests/unit tests/property tests/integration tests/training tests/kafka tests/chaos
+TESTS ?= tests/unit tests/property tests/simulation tests/tools tests/integration tests/training tests/kafka tests/chaos
 PYTHONS ?= 3.12 3.13
 CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 
