@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import docker
 import pytest
+from docker.context import ContextAPI
 from docker.errors import DockerException
 from requests import RequestException
 
@@ -18,13 +22,23 @@ from tests.support.kafka.kraft import KraftBroker, class_path
 _ANSWER_S = 10
 
 
-def ping_engine() -> object:
+def ping_engine() -> None:
     """Ask the Docker engine for a sign of life: that a client is installed says nothing about an engine.
 
     Raises:
         DockerException, RequestException: there is none, or it does not answer.
     """
-    return docker.from_env(timeout=_ANSWER_S).ping()
+    address = urlsplit(os.environ.get("DOCKER_HOST") or ContextAPI.get_current_context().Host)
+    if address.scheme == "unix":
+        # Docker's client leaves a socket open when it cannot connect it.
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(_ANSWER_S)
+                probe.connect(address.path)
+        except OSError as error:
+            raise DockerException(f"{address.path}: {error}") from error
+    with closing(docker.from_env(timeout=_ANSWER_S)) as client:
+        client.ping()
 
 
 def in_container(_folder: Path) -> Broker:
