@@ -1,4 +1,4 @@
-"""What several unit tests share."""
+"""What tests of several folders share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support.checkpoints import Published
+    from tests.support.kafka.broker import Broker
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +41,17 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     from tests.support.checkpoints import Published
 
     return Published(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One real broker for the session; each test makes topics of its own. Without one: skipped, and failed in CI."""
+    from tests.support.kafka.broker import NoBroker
+    from tests.support.kafka.choice import do_without, start_broker
+
+    try:
+        running = start_broker(tmp_path_factory.mktemp("kafka"))
+    except NoBroker as reason:
+        do_without(reason)
+    yield running
+    running.stop()

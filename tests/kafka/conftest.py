@@ -1,4 +1,4 @@
-"""Real brokers for the tests of this folder; without one they are skipped, and in CI that is a failure."""
+"""Real brokers for the tests of this folder, beside the one of tests/conftest.py; without one they are skipped."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.kafka.broker import Broker, NoBroker
-from tests.support.kafka.choice import do_without, start_broker
+from tests.support.kafka.choice import do_without
 from tests.support.kafka.job import Job
 from tests.support.kafka.kraft import KraftBroker, class_path
 from tests.support.kafka.security import SecureBroker, start_secure_broker
-
-
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One broker for the session; each test makes topics of its own."""
-    try:
-        running = start_broker(tmp_path_factory.mktemp("kafka"))
-    except NoBroker as reason:
-        do_without(reason)
-    yield running
-    running.stop()
 
 
 @pytest.fixture
