@@ -299,7 +299,7 @@ class MemoryConsumer(_Client):
         def effect() -> list[TopicPartition]:
             offsets = [self._kafka.committed_offset(Partition(tp.topic, tp.partition)) for tp in partitions]
             if self.link.cut_off or None in offsets:
-                raise KafkaException(retriable())
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
             found = zip(partitions, offsets, strict=True)
             return [
                 TopicPartition(tp.topic, tp.partition, OFFSET_INVALID if offset is None else offset)

@@ -35,6 +35,7 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.
 _GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:build-classpath"
 _JVM = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _READY = "Kafka Server started"
+_resolved: list[str] = []
 _PREPARE_S, _START_S, _STOP_S = 600.0, 60.0, 20.0
 
 
@@ -58,9 +59,20 @@ def missing_tool() -> str | None:
 def class_path(folder: Path) -> str:
     """Kafka's jars, resolved into Maven's own repository; without the network where they are there already.
 
+    Maven is run once in a process.
+
+    Args:
+        folder: for what Maven reads and writes the first time.
+
     Raises:
         NoBroker: they are not there and cannot be fetched, or there is nothing to run them with.
     """
+    if not _resolved:
+        _resolved.append(_resolve(folder))
+    return _resolved[0]
+
+
+def _resolve(folder: Path) -> str:
     if (reason := missing_tool()) is not None:
         raise NoBroker(reason)
     (folder / "pom.xml").write_text(_POM)
