@@ -4,6 +4,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 TESTS ?= tests/unit tests/property tests/simulation tests/tools tests/integration tests/training tests/kafka tests/chaos
+# One worker has the real broker and the tests that need it, see tests/conftest.py; WORKERS=0 for none.
+WORKERS ?= auto
+SIDE_BY_SIDE = --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 PYTHONS ?= 3.12 3.13
 CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 
@@ -26,10 +29,10 @@ demo: $(READY) ## real sequences in, predictions out, on an embedded broker: no 
 	@$(BIN)/virnucpro demo
 
 test: $(READY) ## run all tests (TESTS=tests/unit for some)
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(TESTS)
 
 coverage: $(READY) ## run tests and show which lines and branches they do not reach (TESTS= as above)
-	$(BIN)/pytest $(TESTS) --cov --cov-report=term
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(TESTS) --cov --cov-report=term
 
 lint: $(READY) ## check style, types, which package imports which, spelling
 	$(BIN)/ruff check

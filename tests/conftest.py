@@ -8,11 +8,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Read by torch when it is imported, here and in every child: more threads wait for each other by spinning, which costs
+# much where tests run side by side, and what the tests compute is too small to gain from them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from tests.support.checkpoints import Published
     from tests.support.kafka.broker import Broker
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    """With `--dist loadgroup` all tests with a real broker go to one worker, in the beginning: they take longest,
+    mostly waiting, and share the broker. Others stay together by file, as fixtures are made once for a file."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("broker" if _needs_broker(item) else item.path.stem))
+    yield
+    items.sort(key=lambda item: not _needs_broker(item))  # after the order was made random
+
+
+def _needs_broker(item: pytest.Item) -> bool:
+    return item.get_closest_marker("real_broker") is not None or item.path.parent.name in ("kafka", "chaos")
 
 
 @pytest.fixture(scope="session", autouse=True)

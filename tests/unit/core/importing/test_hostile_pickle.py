@@ -13,7 +13,7 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,24 @@ def unrestricted(path: Path) -> None:
     stream = io.BytesIO(content)
     while stream.tell() < len(content):
         try:
-            _FromScript(stream).load()
+            made = _FromScript(stream).load()
         except (pickle.UnpicklingError, EOFError):  # the storages of the older format follow
             return
+        close_files(made)
+
+
+def close_files(made: object) -> None:
+    """Close what a payload has opened, wherever it is in what was loaded."""
+    if isinstance(made, io.IOBase):
+        made.close()
+    elif isinstance(made, Mapping):
+        for part in made.values():
+            close_files(part)
+    elif isinstance(made, list | tuple):
+        for part in made:
+            close_files(part)
+    elif hasattr(made, "note"):
+        close_files(made.note)
 
 
 def in_module(payload: Payload, path: Path, legacy: bool) -> None:
