@@ -53,6 +53,7 @@ SHAPES = {"8M": Esm2Config(6, 320, 20), "650M": Esm2Config(33, 1280, 20), "3B": 
 PARAMETERS = {"8M": 8e6, "650M": 0.65e9, "3B": 2.84e9}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 POOLED_TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 3e-2}
+"""Absolute. ESM-2 has to keep to it in fp32 alone; in 16 bits to fair-esm's own error."""
 PUBLISHED_DNABERT_S = DnabertSConfig(layers=12, dim=768, heads=12, intermediate=3072, vocab=4096)
 FP32_BITS = (
     "in fp32 cuBLAS takes other kernels, with other last bits, for other numbers of rows; not in 16 bits"
@@ -66,7 +67,7 @@ backends = pytest.mark.parametrize("backend", [backend.name for backend in BACKE
 
 @dataclass(frozen=True)
 class Reference:
-    """fair-esm's own fp32 forward, one protein at a time; on the CPU."""
+    """What fair-esm's own forward gives, one protein at a time; on the CPU."""
 
     proteins: list[NDArray[np.int32]]
     tokens: Tensor
@@ -92,7 +93,12 @@ def new_model(shape: str) -> esm.ESM2:
 
 @cache
 def reference(shape: str) -> Reference:
-    model, last = new_model(shape), SHAPES[shape].layers
+    return original(shape, torch.float32)
+
+
+def original(shape: str, dtype: torch.dtype) -> Reference:
+    """fair-esm's own forward in one type: everything is cast, its rotary frequencies too."""
+    model, last = new_model(shape).to(dtype), SHAPES[shape].layers
     proteins = random_proteins(LENGTHS)
     rows = []
     with torch.inference_mode():
@@ -100,7 +106,18 @@ def reference(shape: str) -> Reference:
             tokens = torch.from_numpy(protein)[None].long().cuda()
             rows.append(model(tokens, repr_layers=[last])["representations"][last][0].cpu())
     every = torch.cat(rows)
-    return Reference(proteins, every, mean_of_residues(every, layout_of(proteins)))
+    return Reference(proteins, every, mean_of_residues(every.float(), layout_of(proteins)))
+
+
+@cache
+def pooled_limit(shape: str, precision: str) -> float:
+    """How far pooled rows may be from fair-esm's fp32: in 16 bits as far as its own forward in that type is."""
+    if precision == "fp32":
+        return POOLED_TOLERANCE[precision]
+    own = relative_l2(original(shape, DTYPES[precision]).pooled, reference(shape).pooled)
+    print(f"{shape} {precision}: fair-esm's own pooled error {own:.2e}")
+    assert own < 1, "fair-esm's own forward is no measure in this type"
+    return own
 
 
 _held: dict[tuple[str, str], ESM2WithFlashAttention] = {}
@@ -166,7 +183,7 @@ def test_packed_is_fair_esms_fp32_forward(shape: str, precision: str, backend: s
     pooled, cosine = report(
         f"{name} pooled", mean_of_residues(rows.cpu(), layout_of(expected.proteins)), expected.pooled
     )
-    assert pooled < POOLED_TOLERANCE[precision]
+    assert pooled < pooled_limit(shape, precision)
     if precision == "fp32":
         assert per_token < 1e-5
     if precision == "fp16" and shape == "3B":
@@ -210,7 +227,8 @@ def test_v1_is_fair_esms_fp32_forward(shape: str, precision: str) -> None:
     expected = reference(shape)
     rows = torch.cat(run(wrapped(shape, precision), expected.proteins, v1=True)).cpu()
     pooled = mean_of_residues(rows, layout_of(expected.proteins))
-    assert report(f"{shape} {precision} v1 pooled", pooled, expected.pooled)[0] < POOLED_TOLERANCE[precision]
+    distance, _ = report(f"{shape} {precision} v1 pooled", pooled, expected.pooled)
+    assert distance < pooled_limit(shape, precision)
 
 
 @backends

@@ -99,6 +99,17 @@ def relative_l2(actual: Tensor, expected: Tensor) -> float:
     return float(torch.where(distances == 0, 0.0, distances / expected.norm(dim=-1)).max())
 
 
+def error_ratio(actual: Tensor, original: Tensor, truth: Tensor) -> float:
+    """How many times the original's error ours is, both computed in one type and measured by `relative_l2`.
+
+    Args:
+        actual: what our code computes.
+        original: what the code that it has to agree with computes in the same type.
+        truth: the original in float64.
+    """
+    return relative_l2(actual, truth) / relative_l2(original, truth)
+
+
 def random_frames(count: int, seed: int = 0, longest: int = 120) -> list[PreparedFrame]:
     """Frames of unequal lengths as `prepare` makes them, of random tokens."""
     rng = np.random.default_rng(seed)
