@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from confluent_kafka import Producer
@@ -21,14 +22,14 @@ from schemas import (
     DeadLetter,
     FrameScore,
     Prediction,
-    Provenance,
     Reason,
     Verdict,
     encode_dead_letter,
     encode_prediction,
 )
+from tests.support.factories import STAMP
 
-PROVENANCE = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0", "sequences", 1, 7)
+PROVENANCE = replace(STAMP, source_topic="sequences", source_partition=1, source_offset=7)
 
 
 def prediction(record_id: str, virus: float = 0.9) -> Prediction:

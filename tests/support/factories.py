@@ -23,6 +23,7 @@ T = TypeVar("T")
 TOPIC = "sequences"
 INFO = EngineInfo("nano", "ab" * 32, 500, "packed", "sdpa", "sdpa", "fp32", "cpu")
 STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
+"""What every answer says of the model that scored it."""
 
 
 def at_once(call: Callable[[], T]) -> Future[T]:
