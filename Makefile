@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests/unit tests/property tests/simulation tests/tools tests/integration tests/training tests/kafka tests/chaos
 # One worker has the real broker and the tests that need it, see tests/conftest.py; WORKERS=0 for none.
 WORKERS ?= auto
-SIDE_BY_SIDE = --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE = --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTHONS ?= 3.12 3.13
 CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 

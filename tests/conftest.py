@@ -13,24 +13,36 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
+
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
 
     from tests.support.checkpoints import Published
     from tests.support.kafka.broker import Broker
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
-    """With `--dist loadgroup` all tests with a real broker go to one worker, in the beginning: they take longest,
-    mostly waiting, and share the broker. Others stay together by file, as fixtures are made once for a file."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("broker" if _needs_broker(item) else item.path.stem))
-    yield
-    items.sort(key=lambda item: not _needs_broker(item))  # after the order was made random
+_WITH_BROKER = ("tests/kafka/", "tests/chaos/", "tests/simulation/test_conformance.py")
 
 
-def _needs_broker(item: pytest.Item) -> bool:
-    return item.get_closest_marker("real_broker") is not None or item.path.parent.name in ("kafka", "chaos")
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a real broker begin, after the order was made random: they take longest, mostly waiting."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_WITH_BROKER))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Side by side (`-n`): all tests with a real broker on one worker, since they share it; others by file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = _scope  # marks (`--dist loadgroup`) are not seen by xdist 3.8 with pytest 9.2
+    return scheduler
+
+
+def _scope(nodeid: str) -> str:
+    return "broker" if nodeid.startswith(_WITH_BROKER) else nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,7 @@ from tests.simulation.clusters import (
 ALL = set(range(PARTITIONS))
 
 
-@pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.real_broker)])
+@pytest.fixture(params=["memory", "real"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     made = MemoryCluster() if request.param == "memory" else RealCluster(request.getfixturevalue("broker"))
     yield made
