@@ -37,7 +37,7 @@ def run(options: Options, folder: Path) -> Report:
     return report
 
 
-def test_exactly_once(tmp_path):
+def test_exactly_once_every_record_has_one_answer(tmp_path):
     report = run(Options(SEED, records=2500, faults=8, every=8.0), tmp_path)
     assert report.problems == []
     assert report.answered == report.published == 2500
@@ -45,7 +45,7 @@ def test_exactly_once(tmp_path):
     assert {kind for kind, times in report.faults.items() if times} >= set(KINDS)
 
 
-def test_at_least_once(tmp_path):
+def test_at_least_once_every_record_has_an_answer(tmp_path):
     report = run(Options(SEED, records=1200, faults=6, every=6.0, delivery="at_least_once"), tmp_path)
     assert report.problems == []
     assert report.answered == report.published == 1200

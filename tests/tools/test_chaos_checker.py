@@ -69,7 +69,7 @@ def test_a_doubled_record_counts_but_is_allowed_at_least_once():
     assert checker.repeats == 3
 
 
-def test_swapped_records():
+def test_swapped_records_are_out_of_order():
     answers = right_answers()
     answers[0], answers[3] = answers[3], answers[0]
     assert complaints(answers) == ["out_of_order"]

@@ -80,18 +80,18 @@ def test_weights_are_stored_in_16_bits_but_for_inv_freq(written: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 class TestDamagedFiles:
-    def test_missing(self, copied: Path, name: str) -> None:
+    def test_a_missing_file_is_refused(self, copied: Path, name: str) -> None:
         (copied / name).unlink()
         with pytest.raises(BundleError, match=f"{name} cannot be read \\(No such file"):
             Bundle.load(copied)
 
-    def test_truncated(self, copied: Path, name: str) -> None:
+    def test_a_truncated_file_is_refused(self, copied: Path, name: str) -> None:
         content = (copied / name).read_bytes()
         (copied / name).write_bytes(content[:-1])
         with pytest.raises(BundleError, match=f"{name} has {len(content) - 1} bytes, its manifest says"):
             Bundle.load(copied)
 
-    def test_altered_by_one_bit(self, copied: Path, name: str) -> None:
+    def test_a_file_altered_by_one_bit_is_refused(self, copied: Path, name: str) -> None:
         content = bytearray((copied / name).read_bytes())
         content[len(content) // 2] ^= 1
         (copied / name).write_bytes(content)
@@ -237,10 +237,10 @@ class TestWriting:
 
 
 class TestFinding:
-    def test_a_folder(self, written: Path) -> None:
+    def test_a_bundle_is_found_by_its_folder(self, written: Path) -> None:
         assert find_bundle(written) == written
 
-    def test_a_bundled_name(self, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_bundle_is_found_by_its_name(self, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bundle_module, "_BUNDLED", written.parent)
         assert find_bundle("tiny") == written
 
@@ -249,7 +249,7 @@ class TestFinding:
         with pytest.raises(BundleError, match="no model bundle 'nope': give a folder or one of tiny"):
             find_bundle("nope")
 
-    def test_a_folder_without_manifest(self, tmp_path: Path) -> None:
+    def test_a_folder_without_manifest_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"is not a model bundle: it has no manifest\.json"):
             find_bundle(tmp_path)
 

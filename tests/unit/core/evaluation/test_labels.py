@@ -20,7 +20,7 @@ def test_columns_come_in_any_order_beside_others(tmp_path):
     assert read_labels(path) == {"a": Label(True, "Flaviviridae"), "b": Label(False, "")}
 
 
-def test_a_group_is_not_needed(tmp_path):
+def test_a_table_of_labels_needs_no_column_group(tmp_path):
     assert read_labels(table(tmp_path, 'id\tlabel\n"a\tvirus\n')) == {'"a': Label(True)}
 
 

@@ -133,7 +133,7 @@ def test_verdict_margins_have_the_sign_of_virnucpro_s_rule(owners: list[list[flo
         assert min(members) - 1e-12 <= margin <= max(members) + 1e-12
 
 
-def test_mean_margins() -> None:
+def test_mean_margins_are_those_of_each_owner() -> None:
     assert mean_margins(np.array([1.0, 2.0, 6.0, -1.0]), np.array([1, 0, 1, 0])).tolist() == [0.5, 3.5]
 
 
@@ -162,7 +162,7 @@ class TestFigures:
         assert set(found.values()) == {None}
         assert set(found) == {"auroc", "interval95", "accuracy", "sensitivity", "specificity", "ece"}
 
-    def test_by_kind(self) -> None:
+    def test_figures_are_counted_by_kind(self) -> None:
         kind = np.array(["flu", "flu", "pox", "plant", "plant", "flu"])
         found = by_kind(self.MARGINS, self.POSITIVE, self.GENOME, kind)
         assert list(found) == ["flu (others)", "plant (others)", "flu (virus)", "pox (virus)"]

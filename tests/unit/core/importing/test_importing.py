@@ -73,12 +73,12 @@ def build(output: Path, published: Published, **changes: Path) -> Bundle:
 class TestEsm2:
     @pytest.mark.parametrize("layout", ["cfg", "cfg of dictionaries", "args"])
     @pytest.mark.parametrize("prefix", ["encoder.sentence_encoder.", "encoder."])
-    def test_fair_esm(self, published, tmp_path, layout, prefix):
+    def test_fair_esms_layouts_are_imported(self, published, tmp_path, layout, prefix):
         path = fair_esm(published.esm2, tmp_path / "esm2.pt", layout, prefix)
         assert_same_numbers(build(tmp_path / "bundle", published, esm2=path), published)
 
     @pytest.mark.parametrize("form", ["safetensors", "shards", "bin"])
-    def test_hugging_face(self, published, tmp_path, form):
+    def test_hugging_faces_layout_is_imported(self, published, tmp_path, form):
         path = hugging_face_esm2(published.esm2, tmp_path / "esm2", form)
         assert_same_numbers(build(tmp_path / "bundle", published, esm2=path), published)
 
@@ -172,14 +172,14 @@ class TestEsm2:
 class TestDnabertS:
     @pytest.mark.parametrize("form", ["safetensors", "bin", "legacy bin"])
     @pytest.mark.parametrize("prefix", ["bert.", ""])
-    def test_a_folder(self, published, tmp_path, form, prefix):
+    def test_a_folder_is_imported(self, published, tmp_path, form, prefix):
         path = dnabert_s(published.dna, tmp_path / "dna", form, prefix)
         assert_same_numbers(build(tmp_path / "bundle", published, dnabert_s=path), published)
 
     @pytest.mark.parametrize(
         ("form", "name"), [("safetensors", "model.safetensors"), ("bin", "pytorch_model.bin")]
     )
-    def test_a_file_with_what_is_beside_it(self, published, tmp_path, form, name):
+    def test_a_file_is_imported_with_what_is_beside_it(self, published, tmp_path, form, name):
         path = dnabert_s(published.dna, tmp_path / "dna", form) / name
         assert_same_numbers(build(tmp_path / "bundle", published, dnabert_s=path), published)
 
@@ -208,23 +208,23 @@ class TestDnabertS:
 
 class TestHead:
     @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-    def test_the_published_pickled_module(self, published, tmp_path, legacy):
+    def test_the_published_pickled_module_is_imported(self, published, tmp_path, legacy):
         path = save_classifier(published.head, tmp_path / "500_model.pth", legacy)
         assert_same_numbers(build(tmp_path / "bundle", published, head=path), published)
 
-    def test_a_module_that_was_saved_on_a_gpu(self, published, tmp_path, monkeypatch):
+    def test_a_module_that_was_saved_on_a_gpu_is_imported(self, published, tmp_path, monkeypatch):
         monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
         path = save_classifier(published.head, tmp_path / "500_model.pth")
         assert b"cuda:0" in path.read_bytes()
         assert_same_numbers(build(tmp_path / "bundle", published, head=path), published)
 
     @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-    def test_a_state_dict(self, published, tmp_path, legacy):
+    def test_a_state_dict_is_imported(self, published, tmp_path, legacy):
         path = tmp_path / "head.pth"
         torch.save(published.head.state_dict(), path, _use_new_zipfile_serialization=not legacy)
         assert_same_numbers(build(tmp_path / "bundle", published, head=path), published)
 
-    def test_a_safetensors_state_dict(self, published, tmp_path):
+    def test_a_safetensors_state_dict_is_imported(self, published, tmp_path):
         path = tmp_path / "head.safetensors"
         save_file(published.head.state_dict(), path)
         assert_same_numbers(build(tmp_path / "bundle", published, head=path), published)

@@ -59,7 +59,7 @@ def text_of(form, *results: RecordResult) -> str:
     return stream.getvalue()
 
 
-def test_tsv() -> None:
+def test_tsv_is_a_row_for_each_record() -> None:
     assert text_of("tsv", SCORED, UNSCORED) == (
         "id\tlength\tverdict\tvirus_score\tothers_score\tchunks\tvirus_chunks\tframes\n"
         "synthetic_seq_1\t30\tvirus\t0.9988405\t0.5501341\t3\t1\t3\n"

@@ -42,11 +42,11 @@ def refusal(path: str) -> str:
     return message.replace(path, "FILE")
 
 
-def test_fasta(file) -> None:
+def test_fasta_is_read_by_its_content(file) -> None:
     assert list(read_sequences(file(FASTA))) == RECORDS
 
 
-def test_fastq(file) -> None:
+def test_fastq_is_read_by_its_content(file) -> None:
     path = file(b"@one first record\nACGTacgtn\n+\nIIIIIIIII\n@two\nGGG\n+two\n@@@\n")
     assert list(read_sequences(path)) == RECORDS
 
@@ -95,7 +95,7 @@ def test_letters_are_given_as_they_are_and_an_empty_sequence_is_a_record(file) -
     ]
 
 
-def test_standard_input(monkeypatch, file) -> None:
+def test_a_dash_reads_standard_input(monkeypatch, file) -> None:
     with Path(file(gzip.compress(FASTA))).open() as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         assert list(read_sequences("-")) == RECORDS
@@ -121,11 +121,11 @@ def test_records_come_before_the_file_is_read_to_its_end(file) -> None:
     assert [record_id for record_id, _, _ in islice(records, 3)] == ["r0", "r1", "r2"]
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert refusal(str(tmp_path / "no.fasta")) == "FILE cannot be read: there is no such file; check the path"
 
 
-def test_a_directory(tmp_path: Path) -> None:
+def test_a_directory_is_refused(tmp_path: Path) -> None:
     assert refusal(str(tmp_path)) == "FILE cannot be read: it is a directory; name a file in it"
 
 
@@ -163,27 +163,27 @@ def test_garbage_and_binary_files(file, content: bytes) -> None:
     assert "give a file of nucleotide sequences" in message
 
 
-def test_binary_behind_a_first_record(file) -> None:
+def test_binary_behind_a_first_record_is_refused(file) -> None:
     message = refusal(file(FASTA * 2000 + b"\xff\xfe\x00\x81"))
     assert "FILE is not text after record " in message
 
 
 @pytest.mark.parametrize("compress", COMPRESSORS)
-def test_truncated_compressed_data(file, compress) -> None:
+def test_truncated_compressed_data_is_refused(file, compress) -> None:
     assert "truncated" in refusal(file(compress(FASTA * 500)[:-10]))
 
 
-def test_damaged_compressed_data(file) -> None:
+def test_damaged_compressed_data_is_refused(file) -> None:
     data = bytearray(gzip.compress(os.urandom(5000).hex().encode()))
     data[len(data) // 2] ^= 0xFF
     assert "compressed data is damaged" in refusal(file(bytes(data).replace(b"\n", b"\n")))
 
 
 @pytest.mark.parametrize("content", [b"@one\nACGT\n+\nII\n", b"@one\nACGT\n", b"@one\nACGT\nACGT\n+\nIIII\n"])
-def test_damaged_fastq(file, content: bytes) -> None:
+def test_damaged_fastq_is_refused(file, content: bytes) -> None:
     assert refusal(file(content)).startswith("FILE is damaged after record 0 (Error in FASTQ file at ")
 
 
 @pytest.mark.parametrize("header", [b">", b"> ", b">\t"])
-def test_a_record_without_a_name(file, header: bytes) -> None:
+def test_a_record_without_a_name_is_refused(file, header: bytes) -> None:
     assert refusal(file(FASTA + header + b"\nACGT\n")).startswith("FILE: record 3 has no name")

@@ -43,6 +43,6 @@ def test_a_record_without_open_frames_keeps_its_chunks() -> None:
     assert prepared.tokens == 0
 
 
-def test_nothing_at_all() -> None:
+def test_an_empty_sequence_has_no_chunks_and_no_frames() -> None:
     prepared = prepare("r", "", 40, small_tokenizer())
     assert (prepared.length, prepared.spans, prepared.frames) == (0, (), ())
