@@ -14,13 +14,12 @@ from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.guarantee import DeliveryParts, Guarantee
 from consumer.ledger import Ledger
 from consumer.types import Partition
-from schemas import DeadLetter, Provenance, decode_dead_letter, decode_prediction
+from schemas import DeadLetter, decode_dead_letter, decode_prediction
 from schemas.codecs import AvroCodec
 from tests.simulation.memory_clients import Fault, Link, MemoryConsumer, MemoryProducer
 from tests.simulation.memory_kafka import MemoryKafka
-from tests.support.factories import TOPIC, FakeClock, finished, message, partition, scored
+from tests.support.factories import STAMP, TOPIC, FakeClock, finished, message, partition, scored
 
-STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
 PREDICTIONS, LETTERS = "predictions", "sequences.dlq"
 _FOREVER_S = 1e9
 _TRANSACTIONAL = {

@@ -17,11 +17,10 @@ from consumer.delivery.answers import (
 )
 from consumer.kafka.error_table import Kind
 from consumer.ledger import Entry
-from schemas import Provenance, Reason, decode_dead_letter, decode_prediction
+from schemas import Reason, decode_dead_letter, decode_prediction
 from schemas.codecs import AnswerEncoder, AvroCodec, Encoded
-from tests.support.factories import message, refused, scored
+from tests.support.factories import STAMP, message, refused, scored
 
-STAMP = Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0")
 HEADERS = (("trace", b"1"), ("trace", b"2"), ("empty", None))
 
 

@@ -23,10 +23,10 @@ from consumer.ops.listeners import Listeners
 from consumer.ops.log_listener import LogListener
 from consumer.ops.metrics import Metrics
 from schemas.codecs import AvroCodec
-from tests.simulation.delivery_bench import STAMP, refuse
+from tests.simulation.delivery_bench import refuse
 from tests.simulation.memory_clients import Fault, Link, MemoryConsumer, MemoryProducer, retriable
 from tests.simulation.memory_kafka import MemoryKafka
-from tests.support.factories import FakeClock, finished, message, partition, scored
+from tests.support.factories import STAMP, FakeClock, finished, message, partition, scored
 
 BOTH = ("exactly_once", "at_least_once")
 
