@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from consumer.cli.app import run
+from tests.support.models_fixture import random_bundle
 from virnucpro_core import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,11 @@ def imported_by(*arguments: str) -> tuple[int, set[str], str]:
         (["watch", "--bootstrap", "127.0.0.1:1", "--timeout", "0.3"], 1),
         (["frames", "consumer/data/sample.fasta"], 0),
         (["serve", "--print-config"], 0),
+        (["models", "list"], 0),
+        (["models", "show"], 0),
+        (["models", "path", "nano"], 0),
+        (["models", "import", "--help"], 0),
+        (["models", "verify", "--help"], 0),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -170,3 +176,15 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("virnucpro: error: ")
     assert line.endswith(" --help)")
+
+
+def test_checking_a_bundle_needs_no_torch(tmp_path):
+    written = random_bundle(tmp_path / "bundle").path
+    code = (
+        "import sys; from virnucpro_core.bundle.bundle import Bundle; from pathlib import Path;"
+        f"b = Bundle.load(Path({str(written)!r})); b.tokenizer(); print(b.manifest.id, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["random-0", "False"]

@@ -5,13 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatch
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -228,57 +222,3 @@ def test_the_health_checks_run_the_probe_that_is_copied():
     probe = copied()["deploy/docker/probe.py"]
     assert json.loads(one("HEALTHCHECK").split("CMD", 1)[1]) == ["python", "-IS", probe, "livez"]
     assert service("virnucpro")["healthcheck"]["test"] == ["CMD", "python", "-IS", probe, "readyz"]
-
-
-@contextmanager
-def answering(status: int) -> Iterator[tuple[int, list[str]]]:
-    """An HTTP server with that answer to everything; gives its port and the pages asked for."""
-    asked: list[str] = []
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(b"what it says\n")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.server_port, asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
-
-
-def probe(page: str, port: int, host: str = "0.0.0.0") -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-IS", str(DEPLOY / "docker" / "probe.py"), page],
-        env={"VIRNUCPRO_HTTP_PORT": str(port), "VIRNUCPRO_HTTP_HOST": host},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (404, 1)])
-def test_the_probe_passes_on_what_the_service_says(status, code):
-    with answering(status) as (port, asked):
-        assert probe("readyz", port) == (code, "what it says\n")
-    assert asked == ["/readyz"]
-
-
-def test_the_probe_fails_when_nobody_answers():
-    with answering(200) as (port, _):
-        pass
-    code, text = probe("livez", port, "127.0.0.1")
-    assert code == 1
-    assert text.startswith("no answer: ")
-    assert "Traceback" not in text

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +21,6 @@ from tests.support.models_fixture import random_dnabert_s
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.importing.bundle_builder import build_bundle, read_sources
 from virnucpro_core.importing.import_error import CheckpointError
-
-ROOT = Path(__file__).parents[4]
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
@@ -121,27 +117,6 @@ def test_models_list_show_and_path(published, tmp_path, capsys):
     )
     assert run(["models", "path", "nano"]) == 0
     assert Path(capsys.readouterr().out.strip()).name == "nano-500"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["list"], ["show"], ["path", "nano"], ["import", "--help"], ["verify", "--help"]],
-    ids=" ".join,
-)
-def test_looking_at_models_needs_no_torch(arguments):
-    code = (
-        "import json, sys; from consumer.cli.app import run; code = run(json.loads(sys.argv[1]));"
-        "print(code, 'torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(["models", *arguments])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == "0 False"
 
 
 def test_verify_names_an_altered_file(published, tmp_path, capsys):
