@@ -7,14 +7,13 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
-
-import dnaio
+from typing import BinaryIO, TextIO, cast
 
 from virnucpro_core.errors import SequenceFileWarning
 from virnucpro_core.sequence.compressed import CompressedDataError, decompressed
+from virnucpro_core.sequence.records import MalformedRecords, parse_records
 from virnucpro_core.wording import one_line
 
 STDIN = "-"
@@ -24,29 +23,21 @@ class SequenceFileError(ValueError):
     """A file that cannot be read as sequences; the message is one line with the cause and the cure."""
 
 
-class _Record(NamedTuple):
-    """What the reader makes of a record. Unlike dnaio's own type it takes names outside ASCII."""
-
-    name: str
-    sequence: str
-    qualities: str | None
-
-
 def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     """The records of a file, in order, read as they are asked for.
 
     Args:
         path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2, xz or Zstandard, told apart by
-            content; `-` reads standard input. Concatenated streams and padding are read as by the formats' own
-            tools (`virnucpro_core.sequence.compressed`).
+            content, in UTF-8; `-` reads standard input. Concatenated streams and padding are read as by the
+            formats' own tools (`virnucpro_core.sequence.compressed`).
 
     Yields:
         (id, description, sequence): the first word of the header, the rest of it or None, and the letters as
         they stand in the file, blanks between them removed. The sequence may be empty and is not validated.
 
     Raises:
-        SequenceFileError: while iterating, when the file is missing, unreadable, empty, truncated, damaged, or
-            neither FASTA nor FASTQ, or when a record has no name.
+        SequenceFileError: while iterating, when the file is missing, unreadable, empty, truncated, damaged, not
+            UTF-8, or neither FASTA nor four-line FASTQ, or when a record has no name.
 
     Warns:
         SequenceFileWarning: at the end, when bytes after the compressed data are passed over.
@@ -54,25 +45,17 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     name = "standard input" if path == STDIN else path
     number = 0
     try:
-        with _opened(path) as file:
-            for number, record in enumerate(_reader(file, name), start=1):
-                words = record.name.split(maxsplit=1)
+        with _opened(path) as file, _as_text(file, name) as text:
+            for number, record in enumerate(parse_records(text), start=1):
+                words = record.header.split(maxsplit=1)
                 if not words:
                     raise SequenceFileError(
                         f"{name}: record {number} has no name: give it one after its > or @"
                     )
                 description = words[1].rstrip() if len(words) > 1 else None
                 yield words[0], description, record.sequence.replace(" ", "")
-    except CompressedDataError as error:
+    except (CompressedDataError, MalformedRecords) as error:
         raise SequenceFileError(f"{name} {error}") from error
-    except UnicodeDecodeError as error:
-        raise SequenceFileError(
-            f"{name} is not text after record {number}: give a FASTA or FASTQ file in ASCII or UTF-8"
-        ) from error
-    except dnaio.FileFormatError as error:
-        raise SequenceFileError(
-            f"{name} is damaged after record {number} ({one_line(error)}): repair the file or make it again"
-        ) from error
     except OSError as error:
         raise SequenceFileError(f"{name} cannot be read: {_cause_and_cure(error)}") from error
     if number == 0:
@@ -85,24 +68,17 @@ def _opened(path: str) -> AbstractContextManager[BinaryIO]:
     return Path(path).open("rb")
 
 
-def _reader(opened: BinaryIO, name: str) -> Iterator[_Record]:
-    """The records of an open file, decompressed where it is compressed."""
-    file = decompressed(
+@contextmanager
+def _as_text(opened: BinaryIO, name: str) -> Iterator[TextIO]:
+    """The content of an open file, decompressed where it is compressed; the file stays open."""
+    content = decompressed(
         cast("io.BufferedIOBase", opened),
         lambda text: warnings.warn(SequenceFileWarning(f"{name} {text}"), stacklevel=1),
     )
-    start = file.peek(1)
-    if not start:
-        raise SequenceFileError(f"{name} is empty: give a FASTA or FASTQ file with at least one record")
-    if start.startswith(b"@"):
-        return cast("Iterator[_Record]", iter(dnaio.FastqReader(file, sequence_class=_Record)))
-    start = start.lstrip()
-    if start and not start.startswith((b">", b"#")):
-        raise SequenceFileError(
-            f"{name} is neither FASTA nor FASTQ: it starts with {start[:20]!r} instead of > or @; "
-            "give a file of nucleotide sequences"
-        )
-    return cast("Iterator[_Record]", iter(dnaio.FastaReader(file, sequence_class=_Record)))
+    with content, io.TextIOWrapper(content, encoding="utf-8", errors="surrogateescape") as text:
+        if not content.peek(1):
+            raise SequenceFileError(f"{name} is empty: give a FASTA or FASTQ file with at least one record")
+        yield text
 
 
 def _cause_and_cure(error: OSError) -> str:

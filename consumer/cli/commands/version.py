@@ -8,7 +8,7 @@ from importlib.metadata import version as installed
 
 from virnucpro_core import __version__
 
-_PARTS = ("torch", "fair-esm", "flash-attn", "confluent-kafka", "fastavro", "tokenizers", "dnaio")
+_PARTS = ("torch", "fair-esm", "flash-attn", "confluent-kafka", "fastavro", "tokenizers")
 
 
 def one_line() -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import io
 import lzma
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from virnucpro_core.sequence.compressed import zstd
 from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
@@ -165,7 +169,9 @@ def test_garbage_and_binary_files(file, content: bytes) -> None:
 
 def test_binary_behind_a_first_record_is_refused(file) -> None:
     message = refusal(file(FASTA * 2000 + b"\xff\xfe\x00\x81"))
-    assert "FILE is not text after record " in message
+    assert message.startswith(
+        "FILE is not text in UTF-8: record 4000 ('two') has the byte 0xff in its sequence"
+    )
 
 
 @pytest.mark.parametrize("compress", COMPRESSORS)
@@ -179,9 +185,121 @@ def test_damaged_compressed_data_is_refused(file) -> None:
     assert "compressed data is damaged" in refusal(file(bytes(data).replace(b"\n", b"\n")))
 
 
-@pytest.mark.parametrize("content", [b"@one\nACGT\n+\nII\n", b"@one\nACGT\n", b"@one\nACGT\nACGT\n+\nIIII\n"])
-def test_damaged_fastq_is_refused(file, content: bytes) -> None:
-    assert refusal(file(content)).startswith("FILE is damaged after record 0 (Error in FASTQ file at ")
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"@one\nACGT\n+\nII\n", "FILE ends in the middle of record 1 ('one'): it is truncated"),
+        (b"@one\nACGT\n", "FILE ends in the middle of record 1 ('one'): it is truncated"),
+        (b"@one\nACGT\n+\nIIII\n@two\n", "FILE ends in the middle of record 2 ('two'): it is truncated"),
+        (b"@one\nACGT\n+\nIIIII\n", "FILE record 1 ('one') is damaged: it has 4 letters but 5 qualities"),
+        (b"@one\nACGT\n+\nII\n@two\nA\n+\nI\n", "FILE record 1 ('one') is damaged: it has 4 letters but 2"),
+        (
+            b"@one\nACGT\n+two\nIIII\n",
+            "FILE record 1 ('one') is damaged: its third line names another record",
+        ),
+        (b"@one\nACGT\nIIII\n+\n", "FILE is multi-line FASTQ, from record 1 ('one') on"),
+        (
+            b"@one\nACGT\n=II5\n",
+            "FILE record 1 ('one') is damaged: its third line begins with '=II5' instead of +",
+        ),
+        (
+            b"@one\nACGT\n+\nIIII\n>two\nACGT\n",
+            "FILE is damaged after record 1: the next line begins with '>two'",
+        ),
+    ],
+)
+def test_damaged_fastq_is_refused(file, content: bytes, expected: str) -> None:
+    assert refusal(file(content)).startswith(expected)
+
+
+WORD = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+NAMES = st.lists(WORD, min_size=1, max_size=5)
+LINE_ENDS = st.sampled_from(["\n", "\r\n"])
+BLANK_LINES = st.sampled_from(["", "\n", "\n\n", " \n", "\r\n\t\r\n"])
+BOMS = st.sampled_from([b"", b"\xef\xbb\xbf"])
+
+
+def fastq(name: str, sequence: str, line_end: str, width: int) -> str:
+    """A record whose sequence and qualities are `width` letters to the line."""
+    parts = [sequence[at : at + width] for at in range(0, len(sequence), width)]
+    return line_end.join(["@" + name, *parts, "+", *("I" * len(part) for part in parts), ""])
+
+
+@given(NAMES, LINE_ENDS, BLANK_LINES, BOMS, st.booleans())
+def test_headers_in_utf8_byte_order_marks_line_ends_and_blank_lines(
+    tmp_path_factory, names: list[str], line_end: str, blank: str, bom: bytes, as_fastq: bool
+) -> None:
+    parts = [
+        fastq(name, "ACGTN", line_end, 80) if as_fastq else f">{name}{line_end}ACG{line_end}TN{line_end}"
+        for name in names
+    ]
+    path = tmp_path_factory.mktemp("case") / "reads"
+    # Each file with its mark, joined.
+    path.write_bytes(b"".join(bom + (blank + part).encode() for part in parts) + blank.encode())
+    assert list(read_sequences(str(path))) == [(name, None, "ACGTN") for name in names]
+
+
+@given(
+    st.integers(0, 3),
+    st.sampled_from([b"\xfc", b"\x80", b"\xed\xa0\x80", b"\xc3(", b"\xff\xfe"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_bytes_that_are_not_utf8_are_named_with_their_record(
+    tmp_path_factory, before: int, byte: bytes, in_header: bool, as_fastq: bool
+) -> None:
+    header, letters = (b"na" + byte + b"me", b"ACGT") if in_header else (b"name", b"AC" + byte)
+    good, bad = (b">%s\n%s\n", b">%s\n%s\n")
+    if as_fastq:
+        good, bad = (
+            b"@%s\n%s\n+\nIIII\n",
+            b"@%s\n%s\n+\n" + b"I" * (4 if in_header else 2 + len(byte)) + b"\n",
+        )
+    content = b"".join(good % (b"r%d" % number, b"ACGT") for number in range(before)) + bad % (
+        header,
+        letters,
+    )
+    path = tmp_path_factory.mktemp("case") / "reads"
+    path.write_bytes(content + good % (b"last", b"ACGT"))
+    message = refusal(str(path))
+    assert message.startswith(f"FILE is not text in UTF-8: record {before + 1} ('na")
+    assert f"has the byte 0x{byte[:1].hex()} in its {'header' if in_header else 'sequence'}" in message
+    message.encode("ascii")
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=5), st.integers(1, 100))
+def test_fastq_with_several_lines_a_sequence_is_named_as_such(
+    tmp_path_factory, lengths: list[int], width: int
+) -> None:
+    path = tmp_path_factory.mktemp("case") / "reads"
+    path.write_text("".join(fastq(f"r{n}", "A" * length, "\n", width) for n, length in enumerate(lengths)))
+    wrapped = [number for number, length in enumerate(lengths, start=1) if length > width]
+    if wrapped:
+        expected = f"FILE is multi-line FASTQ, from record {wrapped[0]} ('r{wrapped[0] - 1}') on"
+        assert refusal(str(path)).startswith(expected)
+    else:
+        assert len(list(read_sequences(str(path)))) == len(lengths)
+
+
+def test_qualities_on_several_lines(file) -> None:
+    path = file(b"@one\nACGTACGT\n+\nIIII\nIIII\n@two\nAC\n+\nII\n")
+    assert refusal(path).startswith("FILE is multi-line FASTQ, from record 1 ('one') on")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16(file, encoding: str) -> None:
+    message = refusal(file(FASTA.decode().encode(encoding)))
+    assert message.startswith(("FILE is text in UTF-16: convert it", "FILE is neither FASTA nor FASTQ"))
+
+
+def test_what_is_opened_is_closed(file) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        list(read_sequences(file(FASTA)))
+        next(read_sequences(file(gzip.compress(FASTA))))
+        refusal(file(b"nothing"))
+        gc.collect()
+    assert not caught
 
 
 @pytest.mark.parametrize("header", [b">", b"> ", b">\t"])
