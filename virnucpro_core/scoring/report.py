@@ -22,6 +22,7 @@ Format = Literal["tsv", "jsonl", "virnucpro"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 TSV_COLUMNS = ("id", "length", "verdict", "virus_score", "others_score", "chunks", "virus_chunks", "frames")
+_COLUMN_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 FRAMES_FILE = "prediction_results.txt"
 CHUNKS_FILE = "prediction_results_highestscore.csv"
 
@@ -34,8 +35,8 @@ def report(form: Format, target: Path | TextIO) -> Iterator[Write]:
     """Open a report; gives the function that adds a record to it.
 
     Args:
-        form: `tsv`: a header, then a row a record. `jsonl`: a JSON object a line, the whole result, with the
-            field names of the service's predictions. `virnucpro`: the original's two files.
+        form: `tsv`: a header, then a row a record, ids as they are. `jsonl`: a JSON object a line, the whole
+            result, with the field names of the service's predictions. `virnucpro`: the original's two files.
         target: for `tsv` and `jsonl` a file to be (re)written or a stream; for `virnucpro` a folder, made
             if it is missing. A file takes its name when the block ends; if the block raises, nothing is left
             behind, and what was there before stays.
@@ -64,23 +65,23 @@ def float32_text(score: float | None) -> str:
 
 
 def _tsv(stream: TextIO) -> Write:
-    rows = csv.writer(stream, delimiter="\t", lineterminator="\n")
-    rows.writerow(TSV_COLUMNS)
+    def row(*cells: object) -> None:
+        stream.write("\t".join(map(str, cells)) + "\n")
 
     def write(result: RecordResult) -> None:
-        rows.writerow(
-            (
-                result.record_id,
-                result.length,
-                result.verdict,
-                float32_text(result.virus_score),
-                float32_text(result.others_score),
-                len(result.chunks),
-                sum(chunk.verdict == "virus" for chunk in result.chunks),
-                sum(len(chunk.frames) for chunk in result.chunks),
-            )
+        row(
+            # Not quoted: that would change ids with quotation marks. Ids from sequence files have no blanks.
+            result.record_id.translate(_COLUMN_BREAKS),
+            result.length,
+            result.verdict,
+            float32_text(result.virus_score),
+            float32_text(result.others_score),
+            len(result.chunks),
+            sum(chunk.verdict == "virus" for chunk in result.chunks),
+            sum(len(chunk.frames) for chunk in result.chunks),
         )
 
+    row(*TSV_COLUMNS)
     return write
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -67,10 +66,11 @@ def test_tsv_is_a_row_for_each_record() -> None:
     )
 
 
-def test_a_tab_in_an_id_does_not_move_the_columns() -> None:
-    rows = list(csv.reader(io.StringIO(text_of("tsv", result('a\t"b"\nc', []))), delimiter="\t"))
-    assert rows[1][0] == 'a\t"b"\nc'
-    assert len(rows[1]) == len(rows[0])
+def test_ids_are_written_as_they_are_and_move_no_column() -> None:
+    ids = ['a"b"c,d;e\'f', '"quoted"', "é\x1b[2J"]
+    lines = text_of("tsv", *(result(name, []) for name in [*ids, "a\tb\nc\rd"])).split("\n")
+    assert [line.split("\t")[0] for line in lines] == ["id", *ids, r"a\tb\nc\rd", ""]
+    assert {line.count("\t") for line in lines[:-1]} == {7}
 
 
 def test_jsonl_is_the_whole_result() -> None:
