@@ -40,7 +40,7 @@ from consumer.kafka.cluster import (
 )
 from consumer.kafka.embedded import EmbeddedBroker
 from consumer.ledger import Ledger
-from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading
+from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RnaPrepared
 from consumer.ops.http import HttpServer
 from consumer.ops.listeners import Listener, Listeners
 from consumer.ops.log_listener import LogListener
@@ -226,7 +226,13 @@ def build_scoring(
     stack.callback(quarantine.close)
     pipeline = Pipeline(
         model.scorer,
-        Preparation(codec, model.prepare, settings.max_message_bytes, settings.max_sequence_bases),
+        Preparation(
+            codec,
+            model.prepare,
+            settings.max_message_bytes,
+            settings.max_sequence_bases,
+            lambda: listeners.happened(RnaPrepared()),
+        ),
         PipelineLimits(
             token_budget=budget,
             max_tokens=max_tokens,

@@ -80,6 +80,14 @@ V1Attention = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+KeepU = Annotated[
+    bool,
+    typer.Option(
+        "--keep-u",
+        help="Do not read U as T: drop codons with U, as VirNucPro does; the same as VIRNUCPRO_KEEP_U=1.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of lines for people.")]
 
 
@@ -104,6 +112,7 @@ def model_settings(
     precision: str | None = None,
     attention_backend: str | None = None,
     v1_attention: bool = False,
+    keep_u: bool = False,
 ) -> ModelSettings:
     """The settings of the environment that a command for files needs, the options winning over them.
 
@@ -118,5 +127,6 @@ def model_settings(
         precision=precision,
         attention_backend=attention_backend,
         v1_attention=v1_attention,
+        keep_u=keep_u,
     )
     return load_model_settings(os.environ, **overrides)

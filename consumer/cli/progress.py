@@ -23,13 +23,21 @@ class Meter:
 
     def __init__(self, update: Update) -> None:
         self._update = update
-        self.records = self.bases = 0
+        self.records = self.bases = self._shown = 0
 
     def add(self, bases: int) -> None:
         """One more record is done."""
         self.records += 1
         self.bases += bases
-        self._update(completed=self.bases, records=self.records)
+        self._show(self.bases)
+
+    def within(self, bases: int) -> None:
+        """About so many bases of the next record are done; the bar never goes back."""
+        self._show(self.bases + bases)
+
+    def _show(self, bases: int) -> None:
+        self._shown = max(self._shown, bases)
+        self._update(completed=self._shown, records=self.records)
 
 
 @contextmanager

@@ -134,6 +134,7 @@ class ModelSettings(BaseModel):
     v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = Field(None, description=_YES_NO)
     attention_backend: BackendChoice = Field("auto", description=one_of(BACKEND_CHOICES))
     self_test: Switch = Field(True, description=_YES_NO)
+    keep_u: Switch = Field(False, description=_YES_NO)
     token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
     max_sequence_bases: int = Field(1_000_000, ge=1, description="a whole number of bases, 1 or more")
     log_level: LogLevel = Field("info", description="debug, info, warning or error")

@@ -35,6 +35,11 @@ class BrokersChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RnaPrepared:
+    """A valid record holds a U; said on the thread that prepared it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerError:
     """The consumer returned an error from which it recovers."""
 
@@ -106,6 +111,7 @@ Event = (
     ModelLoading
     | ModelLoaded
     | BrokersChanged
+    | RnaPrepared
     | ConsumerError
     | Rebalanced
     | MessageRead

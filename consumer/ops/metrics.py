@@ -22,6 +22,7 @@ from consumer.ops.events import (
     ModelLoaded,
     Rebalanced,
     ResultStale,
+    RnaPrepared,
     Turned,
 )
 from consumer.ops.monitor import IntakeState, PipelineState
@@ -67,6 +68,10 @@ class Metrics:
         self.consumed = self._counter("records_consumed_total", "Messages read from the input topic.")
         self.consumed_bytes = self._counter(
             "consumed_bytes_total", "Keys, values and headers of the messages read, in bytes."
+        )
+        self.rna_records = self._counter(
+            "rna_records_total",
+            "Records prepared that hold a U, which is read as T unless VIRNUCPRO_KEEP_U is on.",
         )
         self.records = self._counter(
             "records_total",
@@ -194,6 +199,8 @@ class Metrics:
                 self.records.labels("stale").inc()
             case Rebalanced(kind):
                 self.rebalances.labels(kind).inc()
+            case RnaPrepared():
+                self.rna_records.inc()
             case BrokersChanged(up):
                 self.broker_up.set(up)
             case ModelLoaded():

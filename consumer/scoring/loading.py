@@ -42,7 +42,7 @@ def load_model(settings: ServiceSettings, diverged: Callable[[Divergence | None]
         sampler = DivergenceSampler(engine, other, settings.divergence_sample, diverged).saw
     return ServedModel(
         scorer=engine,
-        prepare=preparer(engine),
+        prepare=preparer(engine, settings.keep_u),
         info=engine.info,
         default_token_budget=engine.default_token_budget,
         after_batch=sampler,

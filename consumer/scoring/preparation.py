@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from consumer.types import NotNow, RawMessage, Refused
 from schemas import MalformedMessage, Reason
 from schemas.codecs import DependencyUnavailable, RecordDecoder
@@ -18,6 +20,7 @@ class Preparation:
         prepare: cuts and tokenises a valid sequence.
         max_message_bytes: a larger value is refused undecoded.
         max_sequence_bases: a longer sequence is refused.
+        on_rna: told of each valid record that holds a U, from any thread.
     """
 
     def __init__(
@@ -26,8 +29,9 @@ class Preparation:
         prepare: PrepareSequence,
         max_message_bytes: int,
         max_sequence_bases: int,
+        on_rna: Callable[[], None] = lambda: None,
     ) -> None:
-        self._decoder, self._prepare = decoder, prepare
+        self._decoder, self._prepare, self._on_rna = decoder, prepare, on_rna
         self._max_message_bytes, self._max_sequence_bases = max_message_bytes, max_sequence_bases
 
     def __call__(self, message: RawMessage) -> PreparedRecord | Refused | NotNow:
@@ -49,4 +53,7 @@ class Preparation:
             validate(record.id, record.sequence, self._max_sequence_bases)
         except InvalidSequence as error:
             return Refused(Reason(error.kind), "validate", error.detail)
-        return self._prepare(record.id, record.sequence)
+        prepared = self._prepare(record.id, record.sequence)
+        if prepared.rna:
+            self._on_rna()
+        return prepared

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from consumer.cli.app import run
+from consumer.cli.progress import Meter
 from tests.support.models_fixture import random_bundle
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.errors import OutOfMemory
@@ -143,6 +144,56 @@ def test_an_output_that_is_replaced_keeps_its_mode(fasta, tmp_path, capsys):
     assert run(["predict", str(fasta), "-o", str(output)]) == 0
     assert output.stat().st_mode & 0o777 == 0o600
     assert output.read_text().startswith("id\t")
+
+
+def test_rna_gets_the_answer_of_its_dna_and_is_told_once(fasta, tmp_path, capsys):
+    assert run(["predict", str(fasta), "--format", "jsonl"]) == 0
+    dna = capsys.readouterr()
+    rna = tmp_path / "rna.fasta"
+    rna.write_text(
+        "".join(
+            f">{name}\n{sequence.replace('T', 'U').replace('t', 'u')}\n"
+            for name, sequence in SEQUENCES.items()
+        )
+    )
+    assert run(["predict", str(rna), "--format", "jsonl"]) == 0
+    out, err = capsys.readouterr()
+    assert out == dna.out
+    assert err.count("records hold U, RNA: U was read as T (--keep-u") == 1
+    assert err.startswith("virnucpro: 4 records hold U")
+    assert "RNA" not in dna.err
+
+
+def test_keep_u_is_the_originals_answer_by_option_and_by_variable(bundle, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "rna.fasta"
+    path.write_text(f">r\n{'GCAUUCGACCGA' * 20}\n")
+    assert run(["predict", str(path), "--format", "jsonl", "--keep-u"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 record holds U, RNA: every codon with a U was dropped" in err
+    engine = Engine(bundle, device="cpu", self_test=False)
+    frames = prepare("r", "GCAUUCGACCGA" * 20, engine.expected_length, engine.tokenizer, keep_u=True).frames
+    printed = [f["virus"] for chunk in json.loads(out)["chunks"] for f in chunk["frames"]]
+    assert [_float32(score) for score in printed] == engine.score(frames)[:, 1].tolist()
+    monkeypatch.setenv("VIRNUCPRO_KEEP_U", "yes")
+    assert run(["predict", str(path), "--format", "jsonl"]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_a_long_record_is_scored_and_its_progress_shows_before_it_is_done(
+    bundle, tmp_path, capsys, monkeypatch
+):
+    path = tmp_path / "long.fasta"
+    sequence = "GCATTCGACCGA" * 1000
+    path.write_text(f">genome\n{sequence}\n")
+    monkeypatch.setenv("VIRNUCPRO_TOKEN_BUDGET", "2000")
+    shown = []
+    monkeypatch.setattr(Meter, "_show", lambda meter, bases: shown.append((meter.records, bases)))
+    assert run(["predict", str(path)]) == 0
+    assert f"genome\t{len(sequence)}\t" in capsys.readouterr().out
+    before = [bases for records, bases in shown if records == 0]
+    assert len(before) > 5
+    assert before == sorted(before)
+    assert before[-1] > 0.8 * len(sequence)
 
 
 def test_a_model_on_the_command_line_wins_over_the_variable(fasta, tmp_path, capsys, monkeypatch):

@@ -71,11 +71,11 @@ class VerifiableModel(Preparer, Scorer, Embedder, Protocol):
     """A model that can be compared with the original."""
 
 
-def preparer(model: Preparer) -> PrepareSequence:
-    """Cuts and tokenises sequences for this model."""
+def preparer(model: Preparer, keep_u: bool = False) -> PrepareSequence:
+    """Cuts and tokenises sequences for this model; `keep_u` as of `virnucpro_core.sequence.prepare.prepare`."""
 
     def prepare_sequence(record_id: str, sequence: str) -> PreparedRecord:
-        return prepare(record_id, sequence, model.expected_length, model.tokenizer)
+        return prepare(record_id, sequence, model.expected_length, model.tokenizer, keep_u)
 
     return prepare_sequence
 

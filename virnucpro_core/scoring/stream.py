@@ -70,13 +70,14 @@ def score_records(
     token_budget: int,
     max_bases: int,
     on_left_out: OnLeftOut,
+    keep_u: bool = False,
 ) -> Iterator[RecordResult]:
     """Score records in batches that several records share; arguments, memory and errors as of `rows_of_records`.
 
     Yields:
         the result of each record that can be scored, in the order of `records`.
     """
-    scored = rows_of_records(records, engine, engine.score, token_budget, max_bases, on_left_out)
+    scored = rows_of_records(records, engine, engine.score, token_budget, max_bases, on_left_out, keep_u)
     for prepared, scores in scored:
         yield assemble(prepared, np.array(scores, dtype=np.float32).reshape(-1, 2))
 
@@ -88,6 +89,7 @@ def rows_of_records(
     token_budget: int,
     max_bases: int,
     on_left_out: OnLeftOut,
+    keep_u: bool = False,
 ) -> Iterator[tuple[PreparedRecord, list[NDArray[np.float32]]]]:
     """Put records through a model in batches that several records share.
 
@@ -101,6 +103,7 @@ def rows_of_records(
         max_bases: a longer sequence is invalid.
         on_left_out: told of each record that is invalid, as soon as it is read, or that the model cannot compute (one
             frame does not fit into memory, or it fails on this record alone).
+        keep_u: as of `virnucpro_core.sequence.prepare.prepare`.
 
     Yields:
         each other record, in the order of `records`, with a row [columns] for each of its frames.
@@ -109,7 +112,7 @@ def rows_of_records(
         ValueError: a single frame is over the token budget.
         DeviceLost: from the model. What `records` and `on_left_out` raise passes through.
     """
-    prepare_sequence = preparer(engine)
+    prepare_sequence = preparer(engine, keep_u)
     waiting = _Waiting(compute, token_budget, on_left_out)
     for record_id, _, sequence in records:
         try:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from virnucpro_core.sequence.chunks import chunk_spans
 from virnucpro_core.sequence.frames import open_frames_by_span
+from virnucpro_core.sequence.rna import holds_u, u_as_t
 from virnucpro_core.sequence.tokens import DnaTokenizer, esm2_token_ids
 
 
@@ -43,12 +44,14 @@ class PreparedRecord:
         length: bases in the sequence.
         spans: (start, end) of each chunk, 0-based, end exclusive.
         frames: the open frames in the order of chunk and label; a chunk may have none.
+        rna: whether the sequence holds a U.
     """
 
     record_id: str
     length: int
     spans: tuple[tuple[int, int], ...]
     frames: tuple[PreparedFrame, ...]
+    rna: bool = False
 
     @property
     def tokens(self) -> int:
@@ -56,7 +59,9 @@ class PreparedRecord:
         return sum(frame.tokens for frame in self.frames)
 
 
-def prepare(record_id: str, sequence: str, chunk_size: int, tokenizer: DnaTokenizer) -> PreparedRecord:
+def prepare(
+    record_id: str, sequence: str, chunk_size: int, tokenizer: DnaTokenizer, keep_u: bool = False
+) -> PreparedRecord:
     """Cut a valid sequence into chunks, find their open frames and tokenise these.
 
     Args:
@@ -64,11 +69,15 @@ def prepare(record_id: str, sequence: str, chunk_size: int, tokenizer: DnaTokeni
         sequence: nucleotide codes in any case, as `virnucpro_core.sequence.validation.validate` accepts them.
         chunk_size: bases in a full chunk, the model's expected length.
         tokenizer: the model's nucleotide tokenizer.
+        keep_u: leave U as it is, so that codons with it are dropped, as in the original; else U is read as T.
 
     Raises:
         ValueError: the sequence holds a letter outside ASCII, or `chunk_size` is not positive.
     """
     spans = chunk_spans(len(sequence), chunk_size)
+    rna = holds_u(sequence)
+    if rna and not keep_u:
+        sequence = u_as_t(sequence)
     found = [
         (chunk, frame)
         for chunk, frames in enumerate(open_frames_by_span(sequence, spans))
@@ -83,4 +92,5 @@ def prepare(record_id: str, sequence: str, chunk_size: int, tokenizer: DnaTokeni
             PreparedFrame(chunk, frame.label, esm2_token_ids(frame.protein), dna_ids)
             for (chunk, frame), dna_ids in zip(found, nucleotides, strict=True)
         ),
+        rna,
     )

@@ -49,6 +49,7 @@ def divergence(
 
     Example: `virnucpro divergence --fasta reads.fasta`
     """
+    from consumer.cli.files.scoring import max_bases_of
     from consumer.scoring.loading import load_engine
     from virnucpro_core.evaluation.divergence import frames_of_proteins, measure, published_proteins
 
@@ -58,7 +59,7 @@ def divergence(
     budget = settings.token_budget or engine.default_token_budget
     sets = {"published proteins": frames_of_proteins(published_proteins(), engine.tokenizer)}
     if fasta is not None:
-        sets[fasta] = _frames_of(fasta, engine, settings.max_sequence_bases)
+        sets[fasta] = _frames_of(fasta, engine, max_bases_of(settings), settings.keep_u)
     found = {name: measure(packed, v1, frames, budget) for name, frames in sets.items()}
     if as_json or form == "json":
         print(json.dumps(_about(packed) | {"sets": {name: d.as_dict() for name, d in found.items()}}))
@@ -82,14 +83,14 @@ def _about(packed: Engine) -> dict[str, str]:
     }
 
 
-def _frames_of(fasta: str, engine: Engine, max_bases: int) -> list[PreparedFrame]:
+def _frames_of(fasta: str, engine: Engine, max_bases: int, keep_u: bool) -> list[PreparedFrame]:
     """All open frames of a file; raises UserError for a record that can't be scored, or if there is no frame."""
     from consumer.cli.error_messages import UserError
     from virnucpro_core.scoring.model import preparer
     from virnucpro_core.sequence.fasta import read_sequences
     from virnucpro_core.sequence.validation import InvalidSequence, validate
 
-    prepare = preparer(engine)
+    prepare = preparer(engine, keep_u)
     frames: list[PreparedFrame] = []
     for record_id, _, sequence in read_sequences(fasta):
         try:

@@ -12,6 +12,7 @@ from consumer.cli.files.scoring import Run
 from consumer.cli.options import (
     AttentionBackend,
     Device,
+    KeepU,
     Model,
     Precision,
     SequenceFile,
@@ -34,6 +35,7 @@ def embed(
     precision: Precision = None,
     attention_backend: AttentionBackend = None,
     v1_attention: V1Attention = False,
+    keep_u: KeepU = False,
 ) -> None:
     """Write the features of every open frame of a file: DNABERT-S's, then ESM-2's, as the classifier gets them.
 
@@ -49,7 +51,7 @@ def embed(
     from virnucpro_core.sequence.fasta import read_sequences
 
     check_file(output, "--output", [fasta], seekable=True)
-    settings = model_settings(model, device, precision, attention_backend, v1_attention)
+    settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
     size = count_records([fasta])
     engine = load_engine(settings)
     run = Run(engine, settings)

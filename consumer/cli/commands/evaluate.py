@@ -13,6 +13,7 @@ from consumer.cli.files.scoring import Run
 from consumer.cli.options import (
     AttentionBackend,
     Device,
+    KeepU,
     LabelTable,
     Model,
     Precision,
@@ -44,6 +45,7 @@ def evaluate(
     precision: Precision = None,
     attention_backend: AttentionBackend = None,
     v1_attention: V1Attention = False,
+    keep_u: KeepU = False,
 ) -> None:
     """Measure a model on sequences of yours whose label you know.
 
@@ -58,7 +60,7 @@ def evaluate(
     from consumer.cli.output.evaluation_table import evaluation_table
 
     _check_targets(report, plots, [fasta, labels])
-    settings = model_settings(model, device, precision, attention_backend, v1_attention)
+    settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
     records = Labelled(fasta, labels, skip_unlabelled)
     if records.warning:
         warn(records.warning)

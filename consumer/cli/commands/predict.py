@@ -12,6 +12,7 @@ from consumer.cli.files.scoring import Run
 from consumer.cli.options import (
     AttentionBackend,
     Device,
+    KeepU,
     Model,
     Precision,
     SequenceFile,
@@ -53,6 +54,7 @@ def predict(
     precision: Precision = None,
     attention_backend: AttentionBackend = None,
     v1_attention: V1Attention = False,
+    keep_u: KeepU = False,
 ) -> None:
     """Score the sequences of a file: VirNucPro's answers, without a Kafka broker.
 
@@ -67,7 +69,7 @@ def predict(
 
     form = _format(form, as_json)
     target = _target(fasta, form, output)
-    settings = model_settings(model, device, precision, attention_backend, v1_attention)
+    settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
     size = count_records([fasta])
     engine = load_engine(settings)
 

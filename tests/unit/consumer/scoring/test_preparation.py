@@ -9,6 +9,8 @@ from consumer.types import NotNow, Refused
 from schemas import Reason, SequenceRecord, encode_record
 from schemas.codecs import AvroCodec, DependencyUnavailable
 from tests.support.factories import message, prepared_record
+from tests.support.small_tokenizer import small_tokenizer
+from virnucpro_core.sequence import prepare as core
 
 
 def prepare(record_id, sequence):
@@ -50,6 +52,20 @@ def test_bad_input_is_refused_with_its_reason(preparation, value, reason, stage)
 @pytest.mark.parametrize("sequence", ["ACGT", "acgu", "NNRYSWKMBDHV"])
 def test_iupac_letters_are_fine(preparation, sequence):
     assert preparation(message(1, value=encode_record(SequenceRecord("r", sequence)))).record_id == "r"
+
+
+@pytest.mark.parametrize(("sequence", "counted"), [("ACGT", 0), ("acgu", 1), ("TU", 1), ("ACG7U", 0)])
+def test_records_that_hold_a_u_are_counted(sequence, counted):
+    told = []
+    preparation = Preparation(
+        AvroCodec(),
+        lambda record_id, sequence: core.prepare(record_id, sequence, 500, small_tokenizer()),
+        1000,
+        100,
+        lambda: told.append(1),
+    )
+    preparation(message(1, value=encode_record(SequenceRecord("r", sequence))))
+    assert len(told) == counted
 
 
 def test_confluent_framing_is_read_too(preparation):
