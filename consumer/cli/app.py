@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from consumer.cli import streams
 from consumer.cli.commands.demo import demo
 from consumer.cli.commands.divergence import divergence
 from consumer.cli.commands.embed import embed
@@ -60,6 +61,7 @@ def virnucpro(
     """
 
 
+_INTERRUPTED = 130
 _SCIENCE = "For a file"
 _SERVICE = "For a Kafka broker"
 _START = "To begin with"
@@ -99,16 +101,21 @@ def run(arguments: list[str] | None = None) -> int:
         print_error(str(error))
         return exit_code_of(error)
     except OSError as error:
-        print_error(
-            f"cannot read or write ({error.strerror or error}): check the path, its rights and the disk"
-        )
+        streams.report_os_error(error)
         return ExitCode.RUNTIME
     return result if isinstance(result, int) else 0
 
 
 def main() -> None:
     """What the command `virnucpro` calls."""
-    sys.exit(run())
+    streams.prepare()
+    try:
+        code = run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except KeyboardInterrupt:  # before or after the command itself, which answers with the same code
+        code = _INTERRUPTED
+    sys.exit(streams.finish(code))
 
 
 if __name__ == "__main__":

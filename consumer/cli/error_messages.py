@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 from consumer.errors import ExitCode
+from consumer.escaping import escaped
 
 
 class UserError(Exception):
@@ -21,9 +23,15 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+def tell(line: str) -> None:
+    """Print one line for people on stderr; a stderr that takes nothing stops no command."""
+    with suppress(OSError):
+        print(escaped(line), file=sys.stderr, flush=True)
+
+
 def warn(message: str) -> None:
     """Tell about something that does not stop the command; one line on stderr."""
-    print(f"virnucpro: {message}", file=sys.stderr, flush=True)
+    tell(f"virnucpro: {message}")
 
 
 def show_warning(
@@ -40,7 +48,7 @@ def show_warning(
 
 def print_error(message: str) -> None:
     """Show an error; a message of several lines (one for each bad setting) becomes as many error lines."""
-    for line in message.splitlines() or ["unknown error"]:
+    for line in message.split("\n") if message else ["unknown error"]:
         warn(f"error: {line}")
 
 

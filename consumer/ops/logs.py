@@ -11,9 +11,10 @@ import re
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from consumer.clock import Clock, monotonic
+from consumer.escaping import escaped
 from consumer.throttle import Throttle
 
 # Loggers of libraries that tell every request or connection at the level info.
@@ -34,6 +35,14 @@ class Repeats(logging.Filter):
         return self._throttle.allows(re.sub(r"\d+", "", record.getMessage()))
 
 
+def _escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For a terminal: control codes and line breaks in what others wrote (keys, ids, details) as escapes."""
+    return {
+        name: escaped(value) if isinstance(value, str) and name != "exception" else value
+        for name, value in event.items()
+    }
+
+
 def configure(level: str, fmt: str) -> None:
     """Set logging up for this process; calling it again replaces what was set.
 
@@ -50,7 +59,7 @@ def configure(level: str, fmt: str) -> None:
     ]
     console = sys.stderr.isatty() if fmt == "auto" else fmt == "console"
     ending: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [_escape_values, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -8,6 +8,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from virnucpro_core.atomic_files import atomic_write
+from virnucpro_core.new_folder import new_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,8 +47,7 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
         )
     )
     figures = {folder / name: figure for name, figure in drawn.items() if figure is not None}
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(*figures) as written:
+    with new_folder(folder), atomic_write(*figures) as written:
         for draft, figure in zip(written, figures.values(), strict=True):
             figure.savefig(draft, format="png", dpi=DPI)
     for name in drawn:

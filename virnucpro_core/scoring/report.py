@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO, get_args
 import numpy as np
 
 from virnucpro_core.atomic_files import atomic_write
+from virnucpro_core.new_folder import new_folder
 from virnucpro_core.scoring.results import RecordResult
 from virnucpro_core.scoring.verdicts import is_virus
 
@@ -49,7 +50,7 @@ def report(form: Format, target: Path | TextIO) -> Iterator[Write]:
         if form == "virnucpro":
             if not isinstance(target, Path):
                 raise ValueError("the virnucpro format is two files: give a folder to write them to")
-            target.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(new_folder(target))
             frames, chunks = stack.enter_context(_complete_files(target / FRAMES_FILE, target / CHUNKS_FILE))
             yield stack.enter_context(_virnucpro(frames, chunks))
         else:

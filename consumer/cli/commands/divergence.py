@@ -50,6 +50,7 @@ def divergence(
     Example: `virnucpro divergence --fasta reads.fasta`
     """
     from consumer.cli.files.scoring import max_bases_of
+    from consumer.escaping import escaped
     from consumer.scoring.loading import load_engine
     from virnucpro_core.evaluation.divergence import frames_of_proteins, measure, published_proteins
 
@@ -65,11 +66,10 @@ def divergence(
         print(json.dumps(_about(packed) | {"sets": {name: d.as_dict() for name, d in found.items()}}))
         return
     about = _about(packed)
-    print(
-        f"{about['model']} on {about['device']}, {about['precision']}: packed ({about['packed_backend']}) against v1"
-    )
+    where = f"{about['model']} on {about['device']}, {about['precision']}"
+    print(escaped(f"{where}: packed ({about['packed_backend']}) against v1"))
     for name, compared in found.items():
-        print(f"\n{name}")
+        print(f"\n{escaped(name)}")
         _show(compared)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +43,7 @@ def embed(
 
     Example: `virnucpro embed reads.fasta -o packed.safetensors`
     """
+    from consumer.cli.error_messages import tell
     from consumer.cli.files.inputs import count_records
     from consumer.cli.files.targets import check_file, writing
     from consumer.scoring.loading import load_engine
@@ -59,10 +59,9 @@ def embed(
         for record, rows in run.rows(read_sequences(fasta), size, engine.features, "embedding"):
             writer.add(record, rows)
         writer.left_out = run.refused
-    print(
+    tell(
         f"embedded {writer.frames:,} frames of {writer.records:,} records, {run.bases:,} bases, {run.with_what()}, "
         f"written to {output} ({output.stat().st_size / 1e6:,.1f} MB)",
-        file=sys.stderr,
     )
     run.complain()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,9 +54,10 @@ def evaluate(
 
     Example: `virnucpro evaluate reads.fasta --labels truth.tsv --report report.json --plots pictures/`
     """
-    from consumer.cli.error_messages import warn
+    from consumer.cli.error_messages import tell, warn
     from consumer.cli.files.labelled import Labelled
     from consumer.cli.output.evaluation_table import evaluation_table
+    from consumer.escaping import escaped
 
     _check_targets(report, plots, [fasta, labels])
     settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
@@ -74,10 +74,10 @@ def evaluate(
 
     text = json.dumps(found, indent=2, allow_nan=False)
     _write(found, text, report, plots)
-    print(text if as_json else "\n".join(evaluation_table(found)))
+    print(text if as_json else "\n".join(map(escaped, evaluation_table(found))))
     places = [str(path) for path in (report, plots) if path is not None]
     where = f", written to {' and '.join(places)}" if places else ""
-    print(f"evaluated {run.scored:,} records, {run.bases:,} bases, {run.with_what()}{where}", file=sys.stderr)
+    tell(f"evaluated {run.scored:,} records, {run.bases:,} bases, {run.with_what()}{where}")
     run.complain()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -32,6 +31,7 @@ def frames(
     Example: `virnucpro frames reads.fasta --expected-length 300 | jq .protein`
     """
     from consumer.cli.error_messages import warn
+    from consumer.escaping import json_line
     from virnucpro_core.sequence.fasta import read_sequences
     from virnucpro_core.sequence.validation import InvalidSequence, validate
 
@@ -44,7 +44,7 @@ def frames(
             warn(f"record {record_id!r} is left out: {error.detail}")
             continue
         for line in frame_lines(record_id, sequence, int(expected_length)):
-            print(json.dumps(line, ensure_ascii=False))
+            print(json_line(line))
     if refused:
         raise typer.Exit(1)
 

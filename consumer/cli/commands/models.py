@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from consumer.cli.options import AsJson, ChunkSize, Device, NewId, Precision, model_settings
+from consumer.escaping import escaped
 
 models = typer.Typer(
     no_args_is_help=True,
@@ -70,8 +71,8 @@ def import_(
     except OSError as error:
         where = error.filename or output
         raise UserError(f"{where}: {error.strerror}; check its rights and the disk") from error
-    print(f"{bundle.path} is complete ({_megabytes(bundle.manifest)}): check it with")
-    print(f"  virnucpro models verify {bundle.path}")
+    print(escaped(f"{bundle.path} is complete ({_megabytes(bundle.manifest)}): check it with"))
+    print(escaped(f"  virnucpro models verify {bundle.path}"))
 
 
 @models.command("list")
@@ -97,7 +98,8 @@ def list_(
             found[str(manifest_path.parent)] = manifest_path.parent
     for name, path in found.items():
         manifest, _ = read_manifest(path)
-        print(name, manifest.id, manifest.expected_length, _megabytes(manifest), path, sep="\t")
+        row = (name, manifest.id, manifest.expected_length, _megabytes(manifest), path)
+        print("\t".join(escaped(str(cell)) for cell in row))
 
 
 @models.command()
@@ -166,7 +168,7 @@ def verify(
     else:
         _rows(found.rows())
         for line in found.frame_lines():
-            print(line)
+            print(escaped(line))
     if not found.agrees:
         raise UserError(
             "the model does not give the original VirNucPro's numbers: if these are the published weights, fetch "
@@ -183,7 +185,7 @@ def _find(model: str | None) -> Path:
 def _rows(rows: dict[str, Any]) -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:{width}}  {value}")
+        print(escaped(f"{name:{width}}  {value}"))
 
 
 def _plain_values(validation: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def predict(
 
     Example: `virnucpro predict reads.fasta.gz --format virnucpro --output results/`
     """
+    from consumer.cli.error_messages import tell
     from consumer.cli.files.inputs import count_records
     from consumer.scoring.loading import load_engine
     from virnucpro_core.sequence.fasta import read_sequences
@@ -75,10 +76,9 @@ def predict(
 
     run = Run(engine, settings)
     _write(form, target, run.results(read_sequences(fasta), size))
-    where = "" if target is sys.stdout else f", written to {target}"
-    print(
+    where = f", written to {target}" if isinstance(target, Path) else ""
+    tell(
         f"scored {run.scored:,} records, {run.bases:,} bases, {run.viral:,} of them viral, {run.with_what()}{where}",
-        file=sys.stderr,
     )
     run.complain()
 
@@ -101,6 +101,7 @@ def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextI
     from consumer.cli.error_messages import UserError
     from consumer.cli.files.targets import STDOUT, check_file, check_folder, check_stdout
     from consumer.errors import ExitCode
+    from consumer.escaping import shown_on
     from virnucpro_core.scoring.report import CHUNKS_FILE, FRAMES_FILE
     from virnucpro_core.sequence.fasta import STDIN
 
@@ -115,7 +116,7 @@ def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextI
         return folder
     if output is None or str(output) == STDOUT:
         check_stdout([fasta])
-        return sys.stdout
+        return shown_on(sys.stdout)
     check_file(output, "--output", [fasta])
     return output
 
@@ -125,6 +126,9 @@ def _write(form: ReportFormat, target: Path | TextIO, results: Iterator[RecordRe
     from virnucpro_core.scoring.report import report
 
     write: Callable[[RecordResult], None]
-    with writing("the output" if target is sys.stdout else str(target)), report(form, target) as write:
+    with (
+        writing(str(target) if isinstance(target, Path) else "standard output"),
+        report(form, target) as write,
+    ):
         for result in results:
             write(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +65,7 @@ def publish(
 
 def _send(publisher: Publisher, paths: list[str], size: Size | None, target: str) -> None:
     """Publish every record of the files and tell what became of them."""
-    from consumer.cli.error_messages import UserError
+    from consumer.cli.error_messages import UserError, tell
     from consumer.cli.progress import record_bar
     from schemas import SequenceRecord
     from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
@@ -88,7 +87,6 @@ def _send(publisher: Publisher, paths: list[str], size: Size | None, target: str
             f"{'; '.join(publisher.failures)}"
         )
     seconds = time.monotonic() - began_at
-    print(
+    tell(
         f"published {publisher.delivered:,} records, {done.bases:,} bases, to {target} in {seconds:.1f} s",
-        file=sys.stderr,
     )

@@ -7,9 +7,13 @@ import os
 import sys
 from typing import Annotated
 
+import structlog
 import typer
 
 from consumer.cli.options import V1Attention, given
+from consumer.cli.streams import discard_stdout
+
+log = structlog.get_logger(__name__)
 
 
 def serve(
@@ -44,10 +48,20 @@ def serve(
 
 
 def _announce(http: str, bootstrap: str) -> None:
-    """Say where the service can be reached: for people on a terminal, as one line of JSON for programs."""
+    """Say where the service can be reached: for people on a terminal, as one line of JSON for programs.
+
+    A standard output that takes nothing (closed, a full disk, a reader that is gone) does not stop the service.
+    """
     if sys.stdout.isatty():
-        typer.echo(f"ready: {http} (/metrics /livez /readyz), Kafka at {bootstrap}")
-        typer.echo(f"  virnucpro publish reads.fasta --bootstrap {bootstrap}")
-        typer.echo(f"  virnucpro watch --bootstrap {bootstrap}")
+        text = (
+            f"ready: {http} (/metrics /livez /readyz), Kafka at {bootstrap}\n"
+            f"  virnucpro publish reads.fasta --bootstrap {bootstrap}\n"
+            f"  virnucpro watch --bootstrap {bootstrap}"
+        )
     else:
-        print(json.dumps({"event": "ready", "http": http, "bootstrap": bootstrap}), flush=True)
+        text = json.dumps({"event": "ready", "http": http, "bootstrap": bootstrap})
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        log.warning("announcement_failed", http=http, bootstrap=bootstrap, error=error.strerror)
+        discard_stdout()

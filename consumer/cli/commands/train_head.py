@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -64,11 +63,13 @@ def train_head(
 
     Example: `virnucpro train-head packed.safetensors --labels truth.tsv -o bundles/mine --id mine`
     """
+    from consumer.cli.error_messages import tell
     from consumer.cli.files.targets import check_file
     from consumer.cli.heads.head_inputs import HeadInputs
     from consumer.cli.heads.head_job import load, train, write
     from consumer.cli.heads.head_table import head_table
     from consumer.cli.progress import epoch_bar
+    from consumer.escaping import escaped
     from virnucpro_core.heads.training import HeadRecipe
 
     began_at = time.monotonic()
@@ -87,12 +88,11 @@ def train_head(
         with epoch_bar(epochs * len(inputs.files)) as done:
             made = train(inputs, recipe, validation_share, done)
     bundle = write(inputs, made, output, name, report)
-    print("\n".join(head_table(name, made.report)))
+    print("\n".join(map(escaped, head_table(name, made.report))))
     where = f", its results are in {report}" if report else ""
-    print(
+    tell(
         f"{bundle.path} is complete in {time.monotonic() - began_at:.1f} s{where}; use it with "
-        f"--model {bundle.path}",
-        file=sys.stderr,
+        f"--model {bundle.path}"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from confluent_kafka import Message
 
 from consumer.cli.error_messages import warn
+from consumer.escaping import json_line
 from consumer.kafka.headers import headers_of
 from schemas import DeadLetter, Prediction
 from virnucpro_core.scoring.report import float32_text
@@ -30,7 +30,7 @@ class JsonLines:
 
 
 def _print(line: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_line(line) + "\n")
     sys.stdout.flush()
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from consumer.escaping import escaped
 from schemas import DeadLetter, Prediction, Verdict
 
 Column = tuple[str, int, Literal["left", "right"]]
@@ -41,7 +42,7 @@ def prediction_cells(prediction: Prediction) -> list[Text]:
     score = score_of(prediction)
     viral = sum(chunk.verdict is Verdict.VIRUS for chunk in prediction.chunks)
     return [
-        Text(prediction.id),
+        Text(escaped(prediction.id)),
         Text(f"{prediction.length:,}"),
         Text(prediction.verdict.replace("_", " "), _STYLES[prediction.verdict]),
         Text("" if score is None else f"{score:.3f}"),
@@ -120,15 +121,15 @@ class WatchTable:
 
     def prediction(self, message: Message, prediction: Prediction) -> None:
         self._verdicts[prediction.verdict] += 1
-        self._rows.add([*prediction_cells(prediction), Text(_place(message), "dim")])
+        self._rows.add([*prediction_cells(prediction), Text(escaped(_place(message)), "dim")])
         self.idle()
 
     def dead_letter(self, message: Message, letter: DeadLetter) -> None:
         self._dead_letters += 1
         key = (letter.key or b"").decode(errors="replace")
-        reason = Text(f"{letter.reason.value}: {letter.detail}", "red")
+        reason = Text(escaped(f"{letter.reason.value}: {letter.detail}"), "red")
         verdict = Text("dead letter", "bold red")
-        self._rows.add([Text(key or "(no key)"), Text(""), verdict, Text(""), Text(""), reason])
+        self._rows.add([Text(escaped(key) or "(no key)"), Text(""), verdict, Text(""), Text(""), reason])
         self.idle()
 
     def idle(self) -> None:
