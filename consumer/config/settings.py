@@ -84,6 +84,19 @@ def _topic(name: str, info: ValidationInfo) -> str:
     return name
 
 
+def _bootstrap(servers: str) -> str:
+    """Check the ports, which librdkafka takes from any number; hosts are checked when they are looked up."""
+    for server in servers.split(","):
+        address = server.strip().rpartition("://")[2]
+        host, colon, port = address.rpartition(":")
+        without_port = not colon or (":" in host and not host.endswith("]"))  # a bare IPv6 address
+        if without_port or server == EMBEDDED:
+            continue
+        if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+            raise ValueError("no port")
+    return servers
+
+
 def _delivery(wanted: str, info: ValidationInfo) -> str:
     if wanted == "exactly_once" and info.data.get("kafka_bootstrap_servers") == EMBEDDED:
         raise _refuse(
@@ -144,7 +157,9 @@ class ModelSettings(BaseModel):
 class ServiceSettings(ModelSettings):
     """All settings."""
 
-    kafka_bootstrap_servers: Name = Field(EMBEDDED, description="host:port, several with commas, or embedded")
+    kafka_bootstrap_servers: Annotated[Name, AfterValidator(_bootstrap)] = Field(
+        EMBEDDED, description="host:port, ports 1 to 65535, several with commas, or embedded"
+    )
     kafka: dict[str, str] = Field(default_factory=dict, description="further options of the Kafka client")
     input_topic: Topic = Field("sequences", description=_TOPIC)
     output_topic: Topic = Field("predictions", description=_TOPIC)

@@ -37,10 +37,12 @@ class Repeats(logging.Filter):
 
 def _escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """For a terminal: control codes and line breaks in what others wrote (keys, ids, details) as escapes."""
-    return {
-        name: escaped(value) if isinstance(value, str) and name != "exception" else value
-        for name, value in event.items()
-    }
+    return {name: _escape(name, value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _escape(name: str, value: str) -> str:
+    """A traceback keeps its lines."""
+    return "\n".join(map(escaped, value.split("\n"))) if name == "exception" else escaped(value)
 
 
 def configure(level: str, fmt: str) -> None:
@@ -59,7 +61,13 @@ def configure(level: str, fmt: str) -> None:
     ]
     console = sys.stderr.isatty() if fmt == "auto" else fmt == "console"
     ending: list[Processor] = (
-        [_escape_values, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            structlog.processors.format_exc_info,
+            _escape_values,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -142,6 +142,28 @@ def test_a_terminal_gets_ids_escaped(reads: Path, bundle: str) -> None:
         assert b"a\\u001b]0;PWNED\\u0007b" in written
 
 
+@pytest.mark.parametrize("arguments", [["predict"], ["predict", "--format", "virnucpro"], ["embed"]])
+def test_a_disk_that_takes_no_more_is_blamed_and_leaves_nothing(
+    tmp_path: Path, bundle: str, arguments: list[str]
+) -> None:
+    path = tmp_path / "many.fasta"
+    path.write_text("".join(f">r{number}\nGCATTCGACCGA\n" for number in range(400)))
+    target = tmp_path / "results"
+    before = set(tmp_path.rglob("*"))
+    # A limit on the size of files: the device /dev/full cannot stand for a regular file.
+    shell = ["sh", "-c", 'ulimit -f 4; exec "$@"', "sh", *VIRNUCPRO, *arguments, str(path), "-o", str(target)]
+    done = subprocess.run(
+        [*shell, "--model", bundle, "--device", "cpu"],
+        capture_output=True,
+        timeout=120,
+        check=False,
+        env=environment(VIRNUCPRO_SELF_TEST="off"),
+    )
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(f"virnucpro: error: cannot write {target}")
+    assert set(tmp_path.rglob("*")) == before
+
+
 @pytest.fixture
 def genome(tmp_path: Path) -> Path:
     path = tmp_path / "genome.fasta"

@@ -168,6 +168,20 @@ def test_rows_fit_a_terminal():
     assert all(len(row) <= 60 for row in rows)
 
 
+def test_what_publishers_wrote_cannot_act_on_the_terminal():
+    harmful = "x\x1b[2J\x1b]52;c;cm0=\x07\x9b2J\u202e\nrow\rVIRUS"
+    console = Console(file=io.StringIO(), force_terminal=True, width=300, color_system=None)
+    letter = replace(LETTER, detail=harmful, key=harmful.encode())
+    with WatchTable(console) as table:
+        table.prediction(_Found(), prediction(harmful[:12]))
+        table.prediction(_Found(), prediction(harmful[12:]))
+        table.dead_letter(_Found(), letter)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for code in ("\x1b[2J", "\x1b]52", "\x07", "\x9b", "\u202e", "\nrow", "\rVIRUS"):
+        assert code not in text
+    assert r"malformed: x\u001b[2J\u001b]52;c;cm0=\u0007\u009b2J\u202e\nrow\rVIRUS" in text
+
+
 class _Found:
     """As much of a Kafka message as the table looks at."""
 

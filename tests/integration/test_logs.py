@@ -20,11 +20,11 @@ from consumer.ops.logs import configure
 configure({level!r}, {fmt!r})
 log = structlog.get_logger("consumer.service")
 log.debug("hidden", n=0)
-log.info("batch %s", "done", records=3)
+log.info("batch %s", "done", records=3, key="k\\x1b[2J\\nFORGED \\u202e")
 logging.getLogger("librdkafka").warning("FAIL %s", "broker down")
 logging.getLogger("uvicorn.error").info("chatter")
 try:
-    1 / 0
+    raise ZeroDivisionError("x\\x1b[2J")
 except ZeroDivisionError:
     log.exception("failed")
 print("result")
@@ -66,7 +66,11 @@ def test_console_is_for_people():
     assert "batch done" in line
     assert "records=3" in line
     assert not line.startswith("{")
-    assert "\x1b" not in err  # no colours where there is no terminal
+    assert "\x1b" not in err  # no colours where there is no terminal, and no codes from what others wrote
+    assert "u001b[2J" in line
+    assert "FORGED" in line
+    assert "Traceback" in err
+    assert r"ZeroDivisionError: x\u001b[2J" in err
 
 
 def test_lines_that_differ_in_numbers_alone_come_once_in_half_a_minute():

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
 
 import pytest
 
 from schemas import SequenceRecord, decode_prediction, encode_record
-from tests.support.harness import broker_process, produce, read, serving, virnucpro
+from tests.support.harness import ROOT, broker_process, environment, produce, read, serving, virnucpro
 
 
 def refusal(code: int, **variables: str) -> str:
@@ -94,6 +100,49 @@ def test_a_self_test_that_is_off_is_warned_of(tmp_path):
     assert (events["model_loaded"]["attention"], events["model_loaded"]["self_test"]) == ("packed", None)
     refused = {line["backend"] for line in lines if line["event"] == "attention_backend_refused"}
     assert {"esm2: flash_attn", "esm2: varlen"} <= refused
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "<&- >&- 2>/dev/null"])
+def test_a_stdout_that_takes_nothing_does_not_stop_the_service(redirection):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        "sh",
+        "-c",
+        f'exec "$@" {redirection}',
+        "sh",
+        sys.executable,
+        "-m",
+        "consumer.cli.app",
+        "serve",
+    ]
+    variables = {"VIRNUCPRO_HTTP_PORT": str(port), "VIRNUCPRO_SELF_TEST": "off"}
+    with subprocess.Popen(command, env=environment(**variables), cwd=ROOT, stderr=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: is_ready(port), process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"Traceback" not in error
+    assert (b"announcement_failed" in error) == ("2>" not in redirection)
+
+
+def is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_the_v1_variable_is_stamped_on_each_prediction(tmp_path):

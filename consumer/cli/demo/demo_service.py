@@ -30,6 +30,7 @@ _INHERITED = (
     "ATTENTION_BACKEND",
     "TOKEN_BUDGET",
     "SELF_TEST",
+    "KEEP_U",
     "LOG_LEVEL",
 )
 """The settings that mean something to the demo; the others, a broker's credentials among them, do not."""

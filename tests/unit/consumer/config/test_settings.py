@@ -283,6 +283,7 @@ def test_a_command_for_files_reads_the_settings_of_the_model_as_the_service_does
         "VIRNUCPRO_ATTENTION_BACKEND": "sdpa",
         "VIRNUCPRO_V1_ATTENTION": "yes",
         "VIRNUCPRO_SELF_TEST": "no",
+        "VIRNUCPRO_KEEP_U": "yes",
         "VIRNUCPRO_TOKEN_BUDGET": "4096",
         "VIRNUCPRO_MAX_SEQUENCE_BASES": "5000",
         "VIRNUCPRO_LOG_LEVEL": "debug",
@@ -314,3 +315,38 @@ def test_a_wrong_setting_of_the_model_stops_a_command_for_files(environment, lin
     with pytest.raises(SettingsError) as refused:
         load_model_settings(environment)
     assert str(refused.value) == line
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        "broker:9092",
+        "a:1,b:65535",
+        "broker",
+        "a:9092, b",
+        "[::1]:9092",
+        "::1",
+        "[::1]",
+        "SASL_SSL://broker:9092",
+    ],
+)
+def test_addresses_of_brokers(servers):
+    assert load_settings({"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": servers}).kafka_bootstrap_servers == servers
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        "broker:0",
+        "broker:65536",
+        "broker:99999999999",
+        "broker:",
+        "broker:kafka",
+        "a:9092,b:-1",
+        "[::1]:0",
+        "b:٣",
+    ],
+)
+def test_a_port_that_cannot_be(servers):
+    with pytest.raises(SettingsError, match="it takes host:port, ports 1 to 65535"):
+        load_settings({"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": servers})

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from consumer.delivery.answers import Answer
-from consumer.ops.events import BrokersChanged, Draining, Rebalanced, Turned
+from consumer.ops.events import BrokersChanged, Draining, Rebalanced, RnaPrepared, Turned
 from consumer.ops.health import STUCK_AFTER_S
 from consumer.ops.http import application
 from consumer.ops.metrics import Metrics
@@ -111,6 +111,12 @@ def test_delivered_records_are_counted(metrics):
     assert (value(metrics, "vnp_chunks_total"), value(metrics, "vnp_frames_total")) == (2, 2)
     assert value(metrics, "vnp_tokens_total") == 30
     assert value(metrics, "vnp_record_seconds_sum") == 1.0
+
+
+def test_records_that_hold_a_u_are_counted(metrics):
+    metrics.happened(RnaPrepared())
+    metrics.happened(RnaPrepared())
+    assert metrics.registry.get_sample_value("vnp_rna_records_total") == 2
 
 
 def test_every_series_exists_from_the_start(metrics, client):
