@@ -31,7 +31,7 @@ def strict(text: str | bytes) -> dict:
 @pytest.fixture(scope="module")
 def grouped(tmp_path_factory) -> Path:
     """The sample's table with the first word of the organism as the group."""
-    rows = list(csv.DictReader(TRUTH.open(), delimiter="\t"))
+    rows = list(csv.DictReader(TRUTH.read_text().splitlines(), delimiter="\t"))
     path = tmp_path_factory.mktemp("labels") / "grouped.tsv"
     lines = ["label\tgroup\tid", *(f"{r['label']}\t{r['organism'].split()[0]}\t{r['id']}" for r in rows)]
     path.write_text("\n".join(lines) + "\n")
@@ -75,7 +75,10 @@ def test_the_pictures_are_there(made):
 
 def test_the_counts_and_shares_are_those_of_predict(made, predicted):
     report = strict(made[1].stdout)
-    virus = {row["id"]: row["label"] == "virus" for row in csv.DictReader(TRUTH.open(), delimiter="\t")}
+    virus = {
+        row["id"]: row["label"] == "virus"
+        for row in csv.DictReader(TRUTH.read_text().splitlines(), delimiter="\t")
+    }
     chunks = [(chunk, virus[record["id"]]) for record in predicted for chunk in record["chunks"]]
     scored = [(chunk, label) for chunk, label in chunks if chunk["frames"]]
     assert (
@@ -103,7 +106,10 @@ def test_the_counts_and_shares_are_those_of_predict(made, predicted):
 
 def test_the_auroc_is_that_of_predicts_scores(made, predicted):
     report = strict(made[1].stdout)
-    virus = {row["id"]: row["label"] == "virus" for row in csv.DictReader(TRUTH.open(), delimiter="\t")}
+    virus = {
+        row["id"]: row["label"] == "virus"
+        for row in csv.DictReader(TRUTH.read_text().splitlines(), delimiter="\t")
+    }
     margins: dict[bool, list[float]] = {True: [], False: []}
     for record in predicted:
         for chunk in record["chunks"]:

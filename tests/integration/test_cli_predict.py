@@ -102,7 +102,7 @@ def test_a_record_that_cannot_be_scored_is_named_the_others_are_written(tmp_path
     path.write_text(f">good\nGCATTC\n>digits\nGC4\n>empty\n\n>long\n{'GCA' * 50}\n>good2\nGCAGCA\n")
     monkeypatch.setenv("VIRNUCPRO_MAX_SEQUENCE_BASES", "100")
     assert run(["predict", str(path), "--output", str(output)]) == 1
-    ids = [row["id"] for row in csv.DictReader(output.open(), delimiter="\t")]
+    ids = [row["id"] for row in csv.DictReader(output.read_text().splitlines(), delimiter="\t")]
     assert ids == ["good", "good2"]
     lines = capsys.readouterr().err.splitlines()
     assert "'digits' is left out: '4' at position 3" in lines[0]
