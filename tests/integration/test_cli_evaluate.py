@@ -21,6 +21,10 @@ TRUTH = ROOT / "consumer/data/sample_truth.tsv"
 PNG = ["by_group.png", "by_length.png", "calibration.png", "roc.png", "scores.png"]
 
 
+def truth() -> list[dict[str, str]]:
+    return list(csv.DictReader(TRUTH.read_text().splitlines(), delimiter="\t"))
+
+
 def strict(text: str | bytes) -> dict:
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
@@ -31,7 +35,7 @@ def strict(text: str | bytes) -> dict:
 @pytest.fixture(scope="module")
 def grouped(tmp_path_factory) -> Path:
     """The sample's table with the first word of the organism as the group."""
-    rows = list(csv.DictReader(TRUTH.read_text().splitlines(), delimiter="\t"))
+    rows = truth()
     path = tmp_path_factory.mktemp("labels") / "grouped.tsv"
     lines = ["label\tgroup\tid", *(f"{r['label']}\t{r['organism'].split()[0]}\t{r['id']}" for r in rows)]
     path.write_text("\n".join(lines) + "\n")
@@ -75,10 +79,7 @@ def test_the_pictures_are_there(made):
 
 def test_the_counts_and_shares_are_those_of_predict(made, predicted):
     report = strict(made[1].stdout)
-    virus = {
-        row["id"]: row["label"] == "virus"
-        for row in csv.DictReader(TRUTH.read_text().splitlines(), delimiter="\t")
-    }
+    virus = {row["id"]: row["label"] == "virus" for row in truth()}
     chunks = [(chunk, virus[record["id"]]) for record in predicted for chunk in record["chunks"]]
     scored = [(chunk, label) for chunk, label in chunks if chunk["frames"]]
     assert (
@@ -106,10 +107,7 @@ def test_the_counts_and_shares_are_those_of_predict(made, predicted):
 
 def test_the_auroc_is_that_of_predicts_scores(made, predicted):
     report = strict(made[1].stdout)
-    virus = {
-        row["id"]: row["label"] == "virus"
-        for row in csv.DictReader(TRUTH.read_text().splitlines(), delimiter="\t")
-    }
+    virus = {row["id"]: row["label"] == "virus" for row in truth()}
     margins: dict[bool, list[float]] = {True: [], False: []}
     for record in predicted:
         for chunk in record["chunks"]:
