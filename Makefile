@@ -14,7 +14,7 @@ CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage lint mutants check-lower-bounds check-pythons bench kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons bench kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ check-pythons: $(READY) ## unit tests with other Pythons: PYTHONS=3.12 for one
 
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
 	$(BIN)/python -m benchmarks.forward
+
+docs: $(READY) ## write the tables of the guides from the code
+	$(BIN)/python docs/generate.py
 
 kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker
 	$(BIN)/python -m tests.support.kafka.kraft --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4
