@@ -151,26 +151,39 @@ def log_events() -> Iterator[str]:
 
 
 def log_calls() -> dict[str, list[tuple[str, tuple[str, ...]]]]:
-    """Every call of a logger in the product: by event, the (level, fields) of each call."""
+    """Every call in the product that logs an event of constant name: by event, the (level, fields) of each call."""
     found: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     for path in sorted((ROOT / "consumer").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and isinstance(node.func.value, ast.Name)
-                and node.func.value.id == "log"
-                and node.func.attr in _LEVELS
-                and node.args
-            ):
-                event = (
-                    node.args[0].value
-                    if isinstance(node.args[0], ast.Constant)
-                    else ast.unparse(node.args[0])
-                )
-                names = tuple(keyword.arg for keyword in node.keywords if keyword.arg)
-                found.setdefault(str(event), []).append((node.func.attr, names))
+            if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+                continue
+            names = tuple(name for keyword in node.keywords for name in _field_names(keyword))
+            if ast.unparse(node.func) == "rejection.log":
+                names = ("topic", "error", "alone")
+            for level in _levels(node.func):
+                found.setdefault(str(node.args[0].value), []).append((level, names))
     return found
+
+
+def _field_names(keyword: ast.keyword) -> tuple[str, ...]:
+    """The fields that one argument of a logging call adds."""
+    from consumer.types import InFlight
+
+    if keyword.arg is None:
+        return InFlight._fields if ast.unparse(keyword.value) == "in_flight._asdict()" else ()
+    return (keyword.arg,)
+
+
+def _levels(function: ast.expr) -> list[str]:
+    """At which levels a call of this function logs; none if it does not log."""
+    if isinstance(function, ast.IfExp):
+        return _levels(function.body) + _levels(function.orelse)
+    match ast.unparse(function).split("."):
+        case ["log", level] if level in _LEVELS:
+            return [level]
+        case ["self", "_warn"] | ["rejection", "log"]:
+            return ["warning"]
+    return []
 
 
 TABLES: dict[str, Callable[..., Table]] = {

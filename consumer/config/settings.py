@@ -142,16 +142,29 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: Name = Field("nano", description="nano, or the path of a model bundle")
+    """The model bundle that scores."""
     device: str = Field(AUTO, description=DEVICES, pattern=DEVICE_PATTERN)
+    """Where it runs; `auto` takes a GPU if there is one."""
     precision: PrecisionChoice = Field("auto", description=one_of(PRECISION_CHOICES))
+    """Number format of the forward pass; `auto` is fp16 on a GPU, fp32 on a CPU."""
     v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = Field(None, description=_YES_NO)
+    """Standard attention, compatible with VirNucPro 1.0, instead of the packed one: slower."""
     attention_backend: BackendChoice = Field("auto", description=one_of(BACKEND_CHOICES))
+    """A back-end asked for by name is never replaced by another: if it cannot serve, the start fails."""
     self_test: Switch = Field(True, description=_YES_NO)
+    """At the start, compare the chosen attention with the standard one on a few proteins."""
     keep_u: Switch = Field(False, description=_YES_NO)
+    """Do not read U as T: a codon with a U is dropped, as in VirNucPro, so that RNA has hardly a frame left.
+    """
     token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
+    """The most protein tokens, and the most nucleotide tokens, in one batch. Bounds the device's memory."""
     max_sequence_bases: int = Field(1_000_000, ge=1, description="a whole number of bases, 1 or more")
+    """A longer sequence is a dead letter. For the commands that score files there is no limit unless this is
+    set; then a longer record is left out."""
     log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    """How much is logged, to stderr."""
     log_format: LogFormat = Field("auto", description="auto, console or json")
+    """`auto` is `console` on a terminal and `json` elsewhere."""
 
 
 class ServiceSettings(ModelSettings):
@@ -160,42 +173,71 @@ class ServiceSettings(ModelSettings):
     kafka_bootstrap_servers: Annotated[Name, AfterValidator(_bootstrap)] = Field(
         EMBEDDED, description="host:port, ports 1 to 65535, several with commas, or embedded"
     )
+    """Which Kafka. `embedded` starts a broker inside the process: in memory, for one machine."""
     kafka: dict[str, str] = Field(default_factory=dict, description="further options of the Kafka client")
     input_topic: Topic = Field("sequences", description=_TOPIC)
+    """Sequence records are read from here."""
     output_topic: Topic = Field("predictions", description=_TOPIC)
+    """Predictions are written here."""
     dlq_topic: Topic = Field("sequences.dlq", description=_TOPIC)
+    """Dead letters are written here. The three topics must differ and, on a real broker, exist."""
     group_id: Name = Field("virnucpro", description="the name of a consumer group")
+    """Processes with the same group share the partitions of the input topic."""
     instance_id: Name = Field(
         default_factory=socket.gethostname, description="a name that no other member of the group has"
     )
+    """Names this process to the broker (`client.id`, and the transactional id); for a StatefulSet the pod
+    name is right."""
     delivery: Annotated[Delivery, AfterValidator(_delivery)] = Field(
         default_factory=_default_delivery, validate_default=True, description="exactly_once or at_least_once"
     )
+    """The delivery guarantee."""
 
     divergence_sample: float = Field(0.0, ge=0, le=1, description="a share of the batches, 0 to 1")
+    """The share of batches that also go through the other attention path, after their answers are handed
+    over; metrics show how far the two paths differ. Each costs two more forwards."""
 
     max_wait_ms: int = Field(50, ge=0, le=60_000, description=_MILLISECONDS)
+    """How long a record may wait for its batch to fill."""
     prepare_threads: int = Field(1, ge=1, le=64, description="a whole number of threads, 1 to 64")
+    """Threads that cut, translate and tokenise."""
     max_message_bytes: int = Field(
         4 << 20, ge=1000, le=900_000_000, description="a whole number of bytes, 1000 to 900000000"
     )
+    """A larger message is a dead letter, undecoded."""
     max_inflight_records: int = Field(2000, ge=1, description="a whole number of records, 1 or more")
+    """Records read and not yet answered; at this number reading pauses."""
     max_inflight_bytes: int = Field(64 << 20, ge=1, description="a whole number of bytes, 1 or more")
+    """The same for what they take in memory: key, value and headers, 500 bytes for each record and 200 for
+    each header. See [Memory](#memory)."""
     max_inflight_tokens: int | None = Field(
         None, ge=1, description="a whole number of tokens, the token budget or more"
     )
+    """The same for protein tokens that wait for a batch; unset is four batches."""
     breaker_records: int = Field(
         500, ge=10, le=100_000, description="a whole number of records, 10 to 100000"
     )
+    """The window: the number of latest records that are looked at."""
     breaker_share: float = Field(0.5, ge=0, le=1, description="a share of the records, 0 to 1")
+    """Reading stops when more than this share of them was refused; with 1 it never does."""
     breaker_pause_s: float = Field(60.0, gt=0, description="a number of seconds, more than 0")
+    """Seconds from one trial to the next."""
     commit_interval_ms: int = Field(100, ge=0, le=60_000, description=_MILLISECONDS)
+    """Offsets are committed at most this often."""
     startup_timeout_s: float = Field(30.0, gt=0, description="a number of seconds, more than 0")
+    """How long to wait at the start for a broker to answer."""
     drain_timeout_s: float = Field(25.0, ge=0, description="a number of seconds, 0 or more")
+    """After SIGTERM: how long to finish what is in flight. A watchdog ends the process 10 seconds later in
+    any case: keep both below the supervisor's grace period."""
 
     state_dir: Name = Field(default_factory=_state_dir, description="a folder that this process may write to")
+    """Where the quarantine file lies; the default is `virnucpro-<user number>` in the system's folder for
+    temporary files. It must outlive the process, not the machine: a folder in an `emptyDir` is right."""
     http_host: Name = Field("0.0.0.0", description="an address of this machine; 0.0.0.0 is all of them")
+    """Where `/metrics`, `/livez` and `/readyz` listen. Nothing secret is on them; `127.0.0.1` keeps them to
+    this machine."""
     http_port: int = Field(8080, ge=0, le=65_535, description="a port, 1 to 65535, or 0 for any free one")
+    """Their port."""
 
     @property
     def embedded(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from consumer.delivery.answers import Answer
@@ -19,7 +21,7 @@ from consumer.ops.events import (
     Resumed,
 )
 from consumer.scoring.batcher import Batch
-from consumer.types import Refused
+from consumer.types import Partition, Refused
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +49,12 @@ class LogListener:
                 log.warning("kafka_brokers_unreachable")
             case ConsumerError(error):
                 log.warning("kafka_consumer_error", error=error.str(), code=error.name())
-            case Rebalanced(kind, partitions):
-                log.info(f"partitions_{kind}", partitions=[partition.number for partition in partitions])
+            case Rebalanced("assigned", partitions):
+                log.info("partitions_assigned", partitions=_numbers(partitions))
+            case Rebalanced("revoked", partitions):
+                log.info("partitions_revoked", partitions=_numbers(partitions))
+            case Rebalanced("lost", partitions):
+                log.info("partitions_lost", partitions=_numbers(partitions))
             case Paused(limit, in_flight):
                 log.info("paused", reason=limit, **in_flight._asdict())
             case Resumed(in_flight):
@@ -82,6 +88,10 @@ class LogListener:
     def committed(self, outcome: CommitOutcome) -> None:
         if outcome != "ok":
             log.warning("commit_not_ok", outcome=outcome)
+
+
+def _numbers(partitions: Sequence[Partition]) -> list[int]:
+    return [partition.number for partition in partitions]
 
 
 def log_startup(loaded: ModelLoaded) -> None:

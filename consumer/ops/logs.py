@@ -18,6 +18,7 @@ from consumer.escaping import escaped
 from consumer.throttle import Throttle
 
 # Loggers of libraries that tell every request or connection at the level info.
+_LIBRDKAFKA = "librdkafka"
 _CHATTY = ("httpcore", "httpx", "uvicorn", "urllib3")
 
 
@@ -45,6 +46,13 @@ def _escape(name: str, value: str) -> str:
     return "\n".join(map(escaped, value.split("\n"))) if name == "exception" else escaped(value)
 
 
+def _name_librdkafka(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Lines of the Kafka client's library are one event, with what it wrote as `message`."""
+    if event.get("logger") == _LIBRDKAFKA:
+        return {**event, "event": _LIBRDKAFKA, "message": event["event"]}
+    return event
+
+
 def configure(level: str, fmt: str) -> None:
     """Set logging up for this process; calling it again replaces what was set.
 
@@ -56,6 +64,7 @@ def configure(level: str, fmt: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _name_librdkafka,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
     ]
@@ -79,7 +88,7 @@ def configure(level: str, fmt: str) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    librdkafka = logging.getLogger("librdkafka")
+    librdkafka = logging.getLogger(_LIBRDKAFKA)
     librdkafka.filters[:] = [Repeats()]
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.getLevelName(level.upper()), logging.WARNING))

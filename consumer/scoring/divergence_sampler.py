@@ -45,9 +45,9 @@ class DivergenceSampler:
         except DeviceLost:
             raise
         except (CoreError, RuntimeError, ValueError) as error:
-            log.warning("divergence not measured", error=str(error))
+            log.warning("divergence_not_measured", error=str(error))
             self._observe(None)
         else:
             self._observe(figures)
             if figures.label_agreement < 1:
-                log.warning("the attention paths disagree", **figures.as_dict())
+                log.warning("attention_paths_disagree", **figures.as_dict())

@@ -50,14 +50,14 @@ def test_json_has_one_object_a_line_and_stdout_stays_clean(fmt):
     assert (batch["event"], batch["records"], batch["level"]) == ("batch done", 3, "info")
     assert batch["logger"] == "consumer.service"
     assert batch["timestamp"].endswith("Z")
-    assert (kafka["event"], kafka["logger"], kafka["level"]) == ("FAIL broker down", "librdkafka", "warning")
+    assert (kafka["event"], kafka["message"], kafka["level"]) == ("librdkafka", "FAIL broker down", "warning")
     assert "ZeroDivisionError" in failed["exception"]
 
 
 def test_the_level_is_a_threshold():
     assert "hidden" in say("debug", "json")[1]
     events = [json.loads(line)["event"] for line in say("warning", "json")[1].splitlines()]
-    assert events == ["FAIL broker down", "failed"]
+    assert events == ["librdkafka", "failed"]
 
 
 def test_console_is_for_people():

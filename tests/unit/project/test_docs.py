@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from consumer.config.settings import ServiceSettings
+from consumer.errors import ExitCode
+from consumer.ops.log_events import EVENTS
 from schemas import SCHEMA_NAMES
 from schemas.contracts import contract
 
@@ -52,3 +55,14 @@ def test_every_setting_is_in_the_guide():
 @pytest.mark.parametrize("name", SCHEMA_NAMES)
 def test_the_fingerprint_of_every_schema_is_in_the_guide(name):
     assert contract(name).fingerprint.hex(" ") in (DOCS / "schemas.md").read_text(encoding="utf-8")
+
+
+def test_every_log_event_is_in_the_catalogue_and_in_the_code(generate):
+    calls = set(generate.log_calls()) | {"librdkafka"}
+    assert calls == set(EVENTS)
+    assert [event for event in EVENTS if not re.fullmatch(r"[a-z]+(_[a-z]+)*", event)] == []
+
+
+def test_every_exit_code_setting_and_event_says_what_it_means(generate):
+    assert all(EVENTS.values())
+    assert set(generate.attribute_docs(ExitCode)) == {code.name for code in ExitCode}

@@ -1,0 +1,63 @@
+"""The catalogue of log events: stable names, for people who grep and alert on them, and what each one means.
+
+docs/logs.md is written from it (`make docs`), and a test compares it with the calls in the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EVENTS: Mapping[str, str] = {
+    "announcement_failed": "The line `ready` could not be written to standard output; the service goes on.",
+    "attention_backend_refused": "An attention back-end, or the kernels, cannot serve here, and why; another one does.",
+    "attention_paths_disagree": "A batch that went through both attention paths differs by more than the limit.",
+    "batch_done": "A batch has been scored.",
+    "batch_failed": "One run of the model failed: out_of_memory or error. The batch is divided and run again.",
+    "batch_halved": "The device ran out of memory; both halves of the batch are run.",
+    "batch_split": "The model failed on a batch; its parts are run to find the record that it fails on.",
+    "breaker_closed": "Records pass again, and reading goes on.",
+    "breaker_opened": "Too many of the latest records were refused, so reading stops; `mostly` is the main reason.",
+    "commit_not_ok": "A commit of offsets did not succeed: rebalancing (the next owner does the work again), error "
+    "(it is repeated) or hung (a new producer repeats it).",
+    "committed_offset_unknown": "The broker withholds the committed offset of partitions, most likely because a "
+    "transaction of their previous owner is still open. They are not read until it is known.",
+    "dependency_available": "The dependency of the codec answers again.",
+    "dependency_unavailable": "A dependency of the codec does not answer; its records wait and are tried again.",
+    "divergence_not_measured": "The run through the other attention path failed; the answers are not affected.",
+    "drain_timed_out": "The drain's time was over; the records still in flight will be read again.",
+    "draining": "The service was asked to stop and finishes what is in flight.",
+    "embedded_broker": "The service runs its own broker: data is in memory only, and there are no transactions.",
+    "headers_dropped": "A header name is not UTF-8; the record is answered without the input's headers.",
+    "kafka_brokers_reachable": "A broker answers.",
+    "kafka_brokers_unreachable": "No broker answers; the service waits and retries.",
+    "kafka_client_error": "The Kafka client reports an error; most are transient.",
+    "kafka_consumer_error": "`poll` returned an error; most are transient, and librdkafka retries.",
+    "librdkafka": "A line of the Kafka client's library as `message`; lines that differ only in numbers are throttled.",
+    "log_truncated": "The log of a partition was truncated or its offset reset; it is read from there again.",
+    "loop_hangs": "A call of the Kafka client did not return; the process ends so that another one takes over.",
+    "answer_rejected": "The broker rejected an answer; another form of it is sent, or the service ends.",
+    "answer_retried": "An answer was not acknowledged and is sent again.",
+    "model_loaded": "What computes the predictions.",
+    "model_loading": "The model is being loaded.",
+    "offset_commit_failed": "The commit of one partition's offset failed and is repeated.",
+    "partition_counts_not_refreshed": "The broker did not say how many partitions the topics have; asked again later.",
+    "partitions_assigned": "Partitions were assigned to this process.",
+    "partitions_lost": "The group gave partitions to another member before this one could finish.",
+    "partitions_revoked": "Partitions were taken back; what ran was finished and committed first.",
+    "paused": "Reading stopped: which budget is full, or the breaker, or the drain.",
+    "pipeline_thread_ended": "A thread of the pipeline failed; the service ends.",
+    "process_died_with_records_on_device": "The last process of this instance died with records on the device.",
+    "producer_replaced": "A call of the transactional producer did not return; a new producer takes its place.",
+    "record_answered": "The answer to one record is in Kafka.",
+    "record_given_up": "A record becomes a dead letter because the model cannot take it.",
+    "record_run_alone": "A record runs alone: the process died while it was on the device.",
+    "resumed": "Reading goes on.",
+    "seek_refused": "The client refused to move to the committed offset of a partition; it is tried again.",
+    "self_test_off": "The self-test is off: nothing has checked the attention path.",
+    "start_offset_corrected": "The client began to read a partition at another offset than the committed one; it is moved there.",
+    "state_file_discarded": "A state file is damaged or of another version; the service begins without it.",
+    "stopped": "The service has stopped; drained says whether all that was in flight was delivered.",
+    "suspects_not_written": "The state folder cannot be written to; the service goes on without the quarantine.",
+    "topic_missing": "A topic was not found; after several misses the service ends.",
+    "transaction_to_abort": "Kafka asks for an abort; the same answers are sent again.",
+}
