@@ -54,7 +54,7 @@ EVENTS: Mapping[str, str] = {
     "resumed": "Reading goes on.",
     "seek_refused": "The client refused to move to the committed offset of a partition; it is tried again.",
     "self_test_off": "The self-test is off: nothing has checked the attention path.",
-    "start_offset_corrected": "The client began to read a partition at another offset than the committed one; it is moved there.",
+    "start_offset_corrected": "The client began a partition at another offset than the committed one; it is moved.",
     "state_file_discarded": "A state file is damaged or of another version; the service begins without it.",
     "stopped": "The service has stopped; drained says whether all that was in flight was delivered.",
     "suspects_not_written": "The state folder cannot be written to; the service goes on without the quarantine.",
