@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery.answers import Answer
 from consumer.delivery.contract import UNIT_RECORDS, position
-from consumer.delivery.listeners import DeliveryListener
+from consumer.delivery.delivery_listener import DeliveryListener
 from consumer.delivery.sender import Rejection, Sender
 from consumer.errors import ServiceError
 from consumer.kafka.error_table import PER_MESSAGE, Kind, classify, fatal_error, rejected_client

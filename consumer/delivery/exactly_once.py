@@ -27,7 +27,7 @@ from confluent_kafka import Consumer, TopicPartition
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery.answers import Answer
 from consumer.delivery.contract import UNIT_RECORDS, position
-from consumer.delivery.listeners import DeliveryListener
+from consumer.delivery.delivery_listener import DeliveryListener
 from consumer.delivery.sender import Rejection, Sender
 from consumer.delivery.transactions import Transactions
 from consumer.errors import ServiceError

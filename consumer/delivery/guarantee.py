@@ -14,8 +14,8 @@ from consumer.config.settings import ServiceSettings
 from consumer.delivery.answers import AnswerBuilder
 from consumer.delivery.at_least_once import AtLeastOnce, CommitReports
 from consumer.delivery.contract import Delivery
+from consumer.delivery.delivery_listener import DeliveryListener
 from consumer.delivery.exactly_once import ExactlyOnce
-from consumer.delivery.listeners import DeliveryListener
 from consumer.delivery.sender import Sender
 from consumer.delivery.transactions import Transactions
 from consumer.kafka.cluster import refuse_mock_transactions

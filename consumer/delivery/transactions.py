@@ -25,7 +25,7 @@ import structlog
 from confluent_kafka import KafkaException, Producer, TopicPartition
 
 from consumer.clock import Clock, monotonic
-from consumer.delivery.listeners import DeliveryListener
+from consumer.delivery.delivery_listener import DeliveryListener
 from consumer.errors import KafkaFatal, ServiceError
 from consumer.kafka.error_table import Classified, Kind, classify, fenced_error, rejected_client
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from consumer.delivery.answers import Answer
-from consumer.delivery.listeners import CommitOutcome, DeliveryListener
+from consumer.delivery.delivery_listener import CommitOutcome, DeliveryListener
 from consumer.ops.events import Event
 from consumer.scoring.batcher import Batch
 from consumer.scoring.pipeline import PipelineListener

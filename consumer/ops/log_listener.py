@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import structlog
 
 from consumer.delivery.answers import Answer
-from consumer.delivery.listeners import CommitOutcome
+from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.ops.events import (
     BrokersChanged,
     ConsumerError,

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from consumer.clock import Clock, monotonic
 from consumer.delivery.answers import Answer
-from consumer.delivery.listeners import CommitOutcome
+from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.ops.events import (
     BrokersChanged,
     Event,

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from consumer.clock import Clock, monotonic
 from consumer.delivery.answers import Answer
-from consumer.delivery.listeners import CommitOutcome
+from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.ops.events import (
     BrokersChanged,
     ConsumerError,

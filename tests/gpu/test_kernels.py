@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from virnucpro_core.models.attention import AUTO, choose_backend
-from virnucpro_core.models.kernels import add_norm, gelu, quantise, rotary, segment_means
+from virnucpro_core.models.kernels import add_norm, gelu, quantise, rotation, segment_means
 from virnucpro_core.models.kernels.fp8 import Fp8Linear, fp8_refusal
 from virnucpro_core.models.kernels.rotary_attention import rotate_then_attend, short_by_kernel
 from virnucpro_core.models.layout import PackedLayout
@@ -238,7 +238,7 @@ def test_rotate_is_as_exact_as_torch_and_leaves_v_alone(size: int, heads: int, d
     layout, (cos, sin) = layout_of(lengths), tables(size)
     qkv = randn(layout.rows, 3, heads, size, dtype=dtype)
     actual = triton("rotate")(qkv.clone(), cos, sin, layout.positions)
-    plain = rotary.rotate(qkv.clone(), cos, sin, layout.positions)
+    plain = rotation.rotate(qkv.clone(), cos, sin, layout.positions)
     exact = exact_rotation(qkv, cos, sin, layout.positions)
     assert ratio(actual[:, :2], plain[:, :2], exact) < CLOSE
     assert torch.equal(actual[:, 2], qkv[:, 2])

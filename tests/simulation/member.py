@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from consumer.config.settings import ServiceSettings
 from consumer.delivery.answers import Answer
 from consumer.delivery.at_least_once import CommitReports
-from consumer.delivery.listeners import CommitOutcome
+from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.errors import KafkaFatal
 from consumer.kafka.cluster import BrokerWatch
 from consumer.ledger import Ledger

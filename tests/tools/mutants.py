@@ -267,7 +267,7 @@ MUTANTS = (
     Mutant(
         "kernel: position",
         "positions of the rotary embedding alone",
-        "virnucpro_core/models/kernels/rotary_triton.py",
+        "virnucpro_core/models/kernels/rotation_triton.py",
         "place = position[:, None] * HALF",
         "place = (position[:, None] + 1) * HALF",
         ("tests/gpu/test_kernels.py::test_rotate_is_as_exact_as_torch_and_leaves_v_alone",),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from virnucpro_core.models.attention import Backend
-from virnucpro_core.models.kernels import add_norm, gelu, rotary, segment_means
+from virnucpro_core.models.kernels import add_norm, gelu, rotation, segment_means
 from virnucpro_core.models.kernels.rotary_attention import (
     RotaryAttention,
     rotate_then_attend,
@@ -87,7 +87,7 @@ class Kernels:
         return short_by_kernel(layout, fused, LONGEST_FUSED, QUERIES, apart)
 
 
-PLAIN = Kernels(TORCH, add_norm.add_norm, gelu.gelu, rotary.rotate, fused_attention=False)
+PLAIN = Kernels(TORCH, add_norm.add_norm, gelu.gelu, rotation.rotate, fused_attention=False)
 """Plain torch, anywhere."""
 
 
@@ -178,7 +178,7 @@ def choose_kernels(name: str, case: Case) -> Kernels:
     refused = {each: why for each, refusal in REFUSALS.items() if (why := refusal(case)) is not None}
     from virnucpro_core.models.kernels.add_norm_triton import add_norm as fused_add_norm
     from virnucpro_core.models.kernels.gelu_triton import gelu as fused_gelu
-    from virnucpro_core.models.kernels.rotary_triton import rotate as fused_rotate
+    from virnucpro_core.models.kernels.rotation_triton import rotate as fused_rotate
 
     return Kernels(
         TRITON,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from virnucpro_core.models.attention import Attention
-from virnucpro_core.models.kernels.rotary import rotate
+from virnucpro_core.models.kernels.rotation import rotate
 from virnucpro_core.models.layout import PackedLayout, to_device
 
 RotaryAttention = Callable[[Tensor], Tensor]
@@ -17,7 +17,7 @@ RotaryAttention = Callable[[Tensor], Tensor]
 change `qkv`."""
 
 Rotate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""As `rotary.rotate`."""
+"""As `rotation.rotate`."""
 
 
 def rotate_then_attend(

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from virnucpro_core.models.kernels.rotary_triton import turned
+from virnucpro_core.models.kernels.rotation_triton import turned
 
 QUERIES = 64
 _KEYS = 64

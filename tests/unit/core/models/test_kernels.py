@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from virnucpro_core.models.attention import Sdpa
-from virnucpro_core.models.kernels import add_norm, gelu, quantise, rotary
+from virnucpro_core.models.kernels import add_norm, gelu, quantise, rotation
 from virnucpro_core.models.kernels.choice import (
     PLAIN,
     REFUSALS,
@@ -74,10 +74,12 @@ def test_rotate_is_fair_esms_rotary_embedding_from_the_start_of_each_segment() -
     for part in torch.split(torch.arange(layout.rows), lengths):
         q, k = turn(*(qkv[part, index].transpose(0, 1) for index in (0, 1)))  # [heads, tokens, size]
         expected[part, 0], expected[part, 1] = q.transpose(0, 1), k.transpose(0, 1)
-    out = rotary.rotate(qkv, angles.cos(), angles.sin(), layout.positions)
+    out = rotation.rotate(qkv, angles.cos(), angles.sin(), layout.positions)
     assert out is qkv
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
-    assert not torch.allclose(rotary.rotate(qkv, angles.cos(), angles.sin(), layout.positions + 1), expected)
+    assert not torch.allclose(
+        rotation.rotate(qkv, angles.cos(), angles.sin(), layout.positions + 1), expected
+    )
 
 
 def test_segments_long_and_short_are_put_back_where_they_came_from() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rotate(qkv: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
-    """Rotate q and k in place: the plain form of `rotary_triton.rotate`.
+    """Rotate q and k in place: the plain form of `rotation_triton.rotate`.
 
     Args:
         qkv: float [rows, 3, heads, head size], changed in place; its last third, v, is left alone.

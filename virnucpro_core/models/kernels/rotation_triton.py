@@ -48,7 +48,7 @@ def _rotate(
 
 
 def rotate(qkv: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
-    """As `rotary.rotate`; all tensors contiguous, on one CUDA device."""
+    """As `rotation.rotate`; all tensors contiguous, on one CUDA device."""
     rows, _, heads, size = qkv.shape
     half = size // 2
     half_block = triton.next_power_of_2(half)
