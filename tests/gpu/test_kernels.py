@@ -56,7 +56,7 @@ def triton(name: str) -> Callable[..., Tensor]:
         "add_norm_quantise": "add_norm",
         "quantise_rows": "quantise",
         "gelu_quantise": "quantise",
-        "rotate": "rotary",
+        "rotate": "rotation",
     }
     module = import_module(f"virnucpro_core.models.kernels.{places.get(name, name)}_triton")
     function: Callable[..., Tensor] = getattr(module, name)
