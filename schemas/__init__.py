@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.codec import (
+from schemas.avro import (
     MalformedMessage,
     WriterSchema,
     decode_dead_letter,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from schemas.codec import decode_record, encode_dead_letter, encode_prediction
+from schemas.avro import decode_record, encode_dead_letter, encode_prediction
 from schemas.types import DeadLetter, Prediction, SequenceRecord
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -56,7 +56,7 @@ class Codec(RecordDecoder, AnswerEncoder, Protocol):
 
 
 class AvroCodec:
-    """Avro in single-object encoding out; that or Confluent framing in (schemas/codec.py)."""
+    """Avro in single-object encoding out; that or Confluent framing in (schemas/avro.py)."""
 
     def decode_record(self, value: bytes | None, headers: Headers) -> SequenceRecord:
         return decode_record(value)

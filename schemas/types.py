@@ -3,7 +3,7 @@
 Field meanings, units and allowed words are documented once, in ``schemas/avsc/*.avsc``;
 the classes here have the same fields in the same order.  Positions are 0-based bases with
 exclusive ends.  Scores are float32: a Python float that float32 cannot hold is rounded on
-the wire.  Nothing is checked on construction: `schemas.codec` refuses what Avro cannot carry.
+the wire.  Nothing is checked on construction: `schemas.avro` refuses what Avro cannot carry.
 """
 
 from __future__ import annotations
