@@ -61,7 +61,8 @@ def test_gelu_is_fair_esms() -> None:
     expected = esm.modules.gelu(x)
     out = gelu.gelu(x)
     assert out is x
-    torch.testing.assert_close(out, expected, rtol=1e-6, atol=3e-7)
+    # Where 1 + erf cancels, another erf of the same accuracy differs by some units of the last place of 1.
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_rotate_is_fair_esms_rotary_embedding_from_the_start_of_each_segment() -> None:
