@@ -20,6 +20,7 @@ from virnucpro_core.models.kernels.rotary_attention import (
 )
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.options import AUTO
+from virnucpro_core.wording import one_line
 
 TRITON: Final = "triton"
 TORCH: Final = "torch"
@@ -107,18 +108,14 @@ def _trial(device: torch.device) -> str | None:
 
         from virnucpro_core.models.kernels.gelu_triton import gelu as kernel
     except ImportError as error:
-        return f"Triton cannot be imported ({_one_line(error)})"
+        return f"Triton cannot be imported ({one_line(error)})"
     # Triton builds its launcher with the machine's C compiler: a slim image can have the package and no way to run.
     try:
         with torch.cuda.device(device):
             kernel(torch.ones(8, dtype=torch.float16, device=device))
     except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return f"Triton cannot run a kernel ({_one_line(error)})"
+        return f"Triton cannot run a kernel ({one_line(error)})"
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _dtype_refusal(case: Case) -> str | None:
