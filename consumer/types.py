@@ -103,7 +103,7 @@ class Finished:
 Level = Literal["open", "hold", "pause"]
 """Whether the service reads: it does; not just now, without telling Kafka; or its partitions are paused."""
 Limit = Literal["records", "bytes", "tokens", "breaker", "suspect", "draining"]
-"""Why it does not read: a budget that is used up, most records refused, a record that runs alone, or a shutdown."""
+"""Why it does not read: a budget that is used up, most records failing, a record that runs alone, or a shutdown."""
 
 
 class InFlight(NamedTuple):

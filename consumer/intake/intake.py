@@ -67,7 +67,7 @@ class Intake:
 
     @property
     def is_broken(self) -> bool:
-        """True while nothing is read because most of the latest records were refused."""
+        """True while nothing is read because most of the latest records failed."""
         return self._breaker.is_open
 
     # Reading
@@ -97,6 +97,7 @@ class Intake:
         if self._ledger.went_back(partition, offset):
             log.warning("log_truncated", partition=str(partition), to=offset)
             epoch = self._ledger.cut(partition, offset)
+            self._breaker.forget([partition])
             self._dropped([partition])
         kind, timestamp = message.timestamp()
         raw = RawMessage(
@@ -108,7 +109,7 @@ class Intake:
             received_at=self._clock(),
         )
         self._ledger.receive(raw)
-        self._breaker.admitted()
+        self._breaker.admitted(raw.source)
         return raw
 
     def sets_apart(self, message: RawMessage) -> bool:
@@ -134,7 +135,7 @@ class Intake:
         if self._ledger.finish(finished) is None:
             return False
         outcome = finished.outcome
-        self._breaker.outcome(outcome.reason if isinstance(outcome, Refused) else None)
+        self._breaker.outcome(finished.source, outcome.reason if isinstance(outcome, Refused) else None)
         return True
 
     def oldest_s(self) -> float:
@@ -158,6 +159,7 @@ class Intake:
         """These partitions belong to another member: drop what is in flight of them."""
         self._start_offsets.forget(partitions)
         self._ledger.drop(partitions)
+        self._breaker.forget(partitions)
         self._dropped(partitions)
 
 

@@ -30,5 +30,5 @@ def not_ready(state: Snapshot) -> str | None:
     if state.stage != "serving":
         return "joining the consumer group"
     if state.is_broken:
-        return "most records are refused, see vnp_dead_letters_total: reading has stopped"
+        return "most records fail, see breaker_opened in the log: reading has stopped"
     return None

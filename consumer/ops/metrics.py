@@ -138,7 +138,7 @@ class Metrics:
             "Assigned partitions that are not read because their committed offset is not known.",
         )
         self.breaker_open = self._gauge(
-            "breaker_open", "1 while nothing is read because most of the latest records were refused, else 0."
+            "breaker_open", "1 while nothing is read because most of the latest records failed, else 0."
         )
         self.suspects = self._gauge(
             "suspects",

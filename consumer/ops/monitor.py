@@ -95,7 +95,7 @@ class Snapshot:
         model: what computes; None while it is loading.
         assigned: the partitions of this process.
         limit: what keeps the service from reading, None while it reads.
-        is_broken: nothing is read because most of the latest records were refused.
+        is_broken: nothing is read because most of the latest records failed.
         turns: how often the loop has turned.
         turn_age_s: seconds since it last did, None before the first time.
         errors: the latest, the oldest first.

@@ -11,6 +11,7 @@ import pytest
 from schemas import Reason, SequenceRecord, decode_dead_letter, encode_record
 from tests.support.harness import NoopServe, Serve, produce, read, serving, wait_until
 from tests.support.kafka.job import Job
+from tests.support.noop_service import FAILS
 
 RECORDS = 200
 SLOW = {"NOOP_TOKENS_PER_S": "4000", "VIRNUCPRO_TOKEN_BUDGET": "1000"}  # a batch of ten records takes 0.25 s
@@ -119,7 +120,7 @@ def test_a_record_that_kills_the_process_is_set_aside_at_the_fourth_start(job, t
 
 
 @pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
-def test_when_most_records_are_bad_reading_stops(job, tmp_path, guarantee):
+def test_when_most_records_fail_reading_stops(job, tmp_path, guarantee):
     variables = worker(
         job,
         0,
@@ -128,11 +129,12 @@ def test_when_most_records_are_bad_reading_stops(job, tmp_path, guarantee):
         VIRNUCPRO_BREAKER_PAUSE_S="2",
         VIRNUCPRO_MAX_INFLIGHT_RECORDS="100",
     )
-    produce(job.bootstrap, ({"value": b"junk", "partition": n % 4} for n in range(1000)), f"{job.name}.in")
+    failing = encode_record(SequenceRecord(f"r{FAILS}", "ACGTACGT"))
+    produce(job.bootstrap, ({"value": failing, "partition": n % 4} for n in range(1000)), f"{job.name}.in")
     with serving(tmp_path / "0.log", kind=NoopServe, **variables) as serve:
         wait_until(lambda: serve.metric("vnp_breaker_open") == 1, "the breaker is open")
         code, why = serve.get("/readyz")
-        assert (code, "most records are refused" in why) == (503, True)
+        assert (code, "most records fail" in why) == (503, True)
         wait_until(lambda: serve.metric("vnp_inflight_records") == 0, "what was in flight is answered")
-        assert serve.metric("vnp_dead_letters_total", reason="malformed") < 300
+        assert serve.metric("vnp_dead_letters_total", reason="inference_failed") < 300
         assert serve.stop() == 0

@@ -33,7 +33,8 @@ from consumer.runtime import (
 from consumer.scoring.batcher import Batch
 from consumer.scoring.model import ServedModel
 from consumer.scoring.pipeline import Pipeline
-from consumer.types import Finished, Outcome, Partition, RawMessage, Scored, Source
+from consumer.types import Finished, Outcome, Partition, RawMessage, Refused, Scored, Source
+from schemas import Reason
 from schemas.codecs import AvroCodec, Codec
 from tests.simulation.memory_clients import Link, MemoryAdmin, MemoryConsumer, MemoryProducer
 from tests.simulation.memory_kafka import MemoryKafka
@@ -42,7 +43,7 @@ from tests.support.factories import STAMP, AtOnce, FakeClock, refused, scored
 INPUT, OUTPUT, LETTERS = "sequences", "predictions", "sequences.dlq"
 PARTITIONS = 3
 TEMPLATE = scored(10)
-POISON, LARGE = b"poison", b"large"
+POISON, FAILING, LARGE = b"poison", b"failing", b"large"
 MAX_MESSAGE_BYTES = 20_000  # the prediction of a large record is more
 
 
@@ -123,6 +124,8 @@ class StepPipeline:
 def outcome(source: Source, value: bytes) -> Outcome:
     if value == POISON:
         return refused()
+    if value == FAILING:
+        return Refused(Reason.INFERENCE_FAILED, "inference", "no")
     name = f"{source}{'!' * MAX_MESSAGE_BYTES if value == LARGE else ''}"
     return Scored(replace(TEMPLATE.result, record_id=name), TEMPLATE.tokens)
 

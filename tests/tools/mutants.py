@@ -143,6 +143,22 @@ MUTANTS = (
         ("tests/unit/consumer/delivery/test_at_least_once.py", "tests/simulation/test_loop_properties.py"),
     ),
     Mutant(
+        "content opens no breaker",
+        "refused content opens no breaker (a record refused for its own content counts)",
+        "consumer/intake/breaker.py",
+        "says_nothing = reason is not None and reason not in TELLING",
+        "says_nothing = False",
+        ("tests/unit/consumer/intake/test_breaker.py", "tests/unit/consumer/test_service.py"),
+    ),
+    Mutant(
+        "trial of its own records",
+        "a trial is judged by its own records (by what was in flight when the breaker opened, too)",
+        "consumer/intake/breaker.py",
+        "            if source not in self._on_trial:\n                return\n",
+        "            self._on_trial.add(source)\n",
+        ("tests/unit/consumer/intake/test_breaker.py",),
+    ),
+    Mutant(
         "suspects run apart",
         "suspects run apart (alone on the device, beside what else is in flight)",
         "consumer/service.py",

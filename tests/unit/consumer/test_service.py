@@ -13,6 +13,7 @@ from consumer.errors import KafkaFatal, ServiceError
 from consumer.ops.health import not_ready
 from consumer.types import Partition, Source
 from tests.simulation.member import (
+    FAILING,
     FAST,
     HALT,
     INPUT,
@@ -279,22 +280,31 @@ def test_headers_that_the_client_cannot_give_cost_the_headers_alone(make):
     assert [name for name, _ in answer.headers] == ["vnp-source"]
 
 
-def test_when_most_records_are_refused_reading_stops(make):
+def test_when_most_records_fail_reading_stops(make):
     bench = make(breaker_records=20, breaker_share=0.5)
-    bench.write(0, 240, POISON)
+    bench.write(0, 240, FAILING)
     with capture_logs() as lines:
         bench.turn_until(
             lambda: bench.count("breaker_open") == 1 and bench.ledger.records == 0, Pace(2, 2, False)
         )
         bench.turn(turns=100)
-    assert "most records are refused" in str(not_ready(bench.monitor.snapshot()))
+    assert "most records fail" in str(not_ready(bench.monitor.snapshot()))
     assert len(bench.answered()) < 240
     assert [line["reason"] for line in lines if line["event"] == "paused"] == ["breaker"]
 
 
+def test_records_refused_for_their_content_stop_nothing_however_many(make):
+    bench = make(breaker_records=20, breaker_share=0.5)
+    bench.write(0, 240, POISON)
+    bench.write(1, 20)
+    bench.turn_until(lambda: len(bench.answered()) == 260)
+    assert bench.count("dead_letters_total", reason="malformed") == 240
+    assert bench.count("breaker_open") == 0
+
+
 def test_after_a_trial_that_passes_reading_goes_on(make):
     bench = make(breaker_records=20, breaker_share=0.5, breaker_pause_s=5.0, max_records=20)
-    bench.write(0, 20, POISON)
+    bench.write(0, 20, FAILING)
     bench.write(0, 40)
     bench.turn_until(lambda: bench.count("breaker_open") == 1)
     bench.turn_until(lambda: bench.ledger.records == 0)

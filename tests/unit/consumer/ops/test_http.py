@@ -98,7 +98,7 @@ def test_an_open_breaker_is_not_ready(client, monitor):
     monitor.happened(TURNED)
     assert client.get("/readyz").status_code == 200
     intake.is_broken = True
-    assert "most records are refused" in client.get("/readyz").text
+    assert "most records fail" in client.get("/readyz").text
 
 
 def test_delivered_records_are_counted(metrics):
