@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.config.clients import asking_config, consumer_config, new_client, producer_config
-from consumer.config.settings import ServiceSettings
+from consumer.config.settings import ServiceSettings, unambiguous_id
 from consumer.delivery.answers import AnswerBuilder
 from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.contract import Delivery
@@ -42,6 +42,7 @@ from consumer.kafka.embedded import EmbeddedBroker
 from consumer.ledger import Ledger
 from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RnaPrepared
 from consumer.ops.http import HttpServer
+from consumer.ops.instance import with_own_instance
 from consumer.ops.listeners import Listener, Listeners
 from consumer.ops.log_listener import LogListener
 from consumer.ops.metrics import Metrics
@@ -60,6 +61,8 @@ from schemas.codecs import AvroCodec, Codec
 log = structlog.get_logger(__name__)
 
 EMBEDDED_PARTITIONS = 4
+PORTS_TRIED = 100
+"""From VIRNUCPRO_HTTP_PORT's default on, while that variable is not set."""
 _BATCHES_WAITING = 4  # one to run next, and enough that the others fill up
 _STOP_S = 5.0
 _WATCHDOG_S = 10.0  # after the drain's own time: for leaving the group, closing transactions, ending threads
@@ -144,10 +147,12 @@ def run_service(settings: ServiceSettings, announce: Announce, load_model: Model
     """
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals(settings.drain_timeout_s + _WATCHDOG_S))
+        settings = with_own_instance(settings, stack)
         telemetry = Telemetry(settings)
         monitor = telemetry.monitor
+        tries = 1 if "http_port" in settings.model_fields_set else PORTS_TRIED
         http = stack.enter_context(
-            HttpServer(settings.http_host, settings.http_port, telemetry.metrics, monitor)
+            HttpServer(settings.http_host, settings.http_port, telemetry.metrics, monitor, tries)
         )
         bootstrap = settings.kafka_bootstrap_servers
         if settings.embedded:
@@ -222,7 +227,7 @@ def build_scoring(
     ledger = Ledger()
     budget = _token_budget(settings, model)
     max_tokens = _max_tokens(settings, budget)
-    quarantine = Quarantine(Path(settings.state_dir), f"{settings.group_id}.{settings.instance_id}")
+    quarantine = Quarantine(Path(settings.state_dir), unambiguous_id(settings.group_id, settings.instance_id))
     stack.callback(quarantine.close)
     pipeline = Pipeline(
         model.scorer,

@@ -53,6 +53,7 @@ __all__ = [
     "SettingsError",
     "load_model_settings",
     "load_settings",
+    "unambiguous_id",
 ]
 
 EMBEDDED = "embedded"
@@ -82,6 +83,15 @@ def _topic(name: str, info: ValidationInfo) -> str:
                 f"{_variable(other)} and {_variable(str(info.field_name))} are both {name}: name two topics"
             )
     return name
+
+
+def unambiguous_id(group_id: str, instance_id: str) -> str:
+    """One name for a group and an instance, which no other two have; it begins with the group, for prefixed rights.
+
+    The last dot stands between the two: dots of the instance id are escaped, as `%2E`.
+    """
+    escaped = instance_id.replace("%", "%25").replace(".", "%2E")
+    return f"{group_id}.{escaped}"
 
 
 def _bootstrap(servers: str) -> str:
@@ -117,6 +127,9 @@ def _state_dir() -> str:
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Topic = Annotated[str, AfterValidator(_topic)]
 Name = Annotated[str, Field(min_length=1)]
+# Printable ASCII: the Kafka client hands other group ids to no transaction, and the broker makes the member's id of
+# the instance id.
+KafkaId = Annotated[str, Field(pattern=r"\A[ -~]{1,249}\z")]
 Delivery = Literal["exactly_once", "at_least_once"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
@@ -181,13 +194,18 @@ class ServiceSettings(ModelSettings):
     """Predictions are written here."""
     dlq_topic: Topic = Field("sequences.dlq", description=_TOPIC)
     """Dead letters are written here. The three topics must differ and, on a real broker, exist."""
-    group_id: Name = Field("virnucpro", description="the name of a consumer group")
-    """Processes with the same group share the partitions of the input topic."""
-    instance_id: Name = Field(
-        default_factory=socket.gethostname, description="a name that no other member of the group has"
+    group_id: KafkaId = Field(
+        "virnucpro", description="the name of a consumer group: 1 to 249 printable ASCII characters"
     )
-    """Names this process to the broker (`client.id`, and the transactional id); for a StatefulSet the pod
-    name is right."""
+    """Processes with the same group share the partitions of the input topic."""
+    instance_id: KafkaId = Field(
+        default_factory=socket.gethostname,
+        validate_default=True,
+        description="a name that no other member of the group has: 1 to 249 printable ASCII characters",
+    )
+    """Names this process to the broker (`client.id`, and the transactional id). Unset is the host name, which
+    for a pod of a StatefulSet is the pod's; further processes of the group on the machine are `host~1`, `host~2`
+    and so on. See [Several processes on one machine](#several-processes-on-one-machine)."""
     delivery: Annotated[Delivery, AfterValidator(_delivery)] = Field(
         default_factory=_default_delivery, validate_default=True, description="exactly_once or at_least_once"
     )
@@ -237,7 +255,8 @@ class ServiceSettings(ModelSettings):
     """Where `/metrics`, `/livez` and `/readyz` listen. Nothing secret is on them; `127.0.0.1` keeps them to
     this machine."""
     http_port: int = Field(8080, ge=0, le=65_535, description="a port, 1 to 65535, or 0 for any free one")
-    """Their port."""
+    """Their port. While this variable is not set, the first free one of 8080 to 8179 is taken, and `ready` and the
+    log name it; one that is set is taken or the start fails."""
 
     @property
     def embedded(self) -> bool:

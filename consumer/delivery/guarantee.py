@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, Producer
 
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.config.settings import ServiceSettings
+from consumer.config.settings import ServiceSettings, unambiguous_id
 from consumer.delivery.answers import AnswerBuilder
 from consumer.delivery.at_least_once import AtLeastOnce, CommitReports
 from consumer.delivery.contract import Delivery
@@ -140,7 +140,7 @@ def guarantee_for(settings: ServiceSettings) -> Guarantee:
     interval = settings.commit_interval_ms / 1000
     match settings.delivery:
         case "exactly_once":
-            name = f"{settings.group_id}.{settings.instance_id}"
+            name = unambiguous_id(settings.group_id, settings.instance_id)
             return ExactlyOnceGuarantee(name, interval, settings.startup_timeout_s)
         case "at_least_once":
             return AtLeastOnceGuarantee(interval)

@@ -10,6 +10,7 @@ import socket
 import threading
 from types import TracebackType
 
+import structlog
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -21,6 +22,8 @@ from consumer.errors import ServiceError
 from consumer.ops.health import not_ready, stuck_for
 from consumer.ops.metrics import Metrics
 from consumer.ops.monitor import Monitor
+
+log = structlog.get_logger(__name__)
 
 _STOP_S = 2.0
 
@@ -51,13 +54,14 @@ class HttpServer:
 
     Args:
         host, port: where to listen; port 0 takes any free one.
+        tries: while a port is in use the next one is tried, so many in all.
 
     Raises:
         ServiceError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, metrics: Metrics, monitor: Monitor) -> None:
-        self._socket = _listen(host, port)
+    def __init__(self, host: str, port: int, metrics: Metrics, monitor: Monitor, tries: int = 1) -> None:
+        self._socket = _listen(host, port, tries)
         config = uvicorn.Config(
             application(metrics, monitor), log_config=None, access_log=False, lifespan="off", ws="none"
         )
@@ -82,20 +86,37 @@ class HttpServer:
         self._server.run(sockets=[self._socket])
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def _listen(host: str, port: int, tries: int) -> socket.socket:
+    for candidate in range(port, port + tries):
+        try:
+            listener = _bound(host, candidate)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and candidate + 1 < port + tries:
+                continue
+            raise _not_listening(host, candidate, error) from error
+        if candidate != port:
+            log.warning("http_port_in_use", wanted=port, taken=candidate, setting="VIRNUCPRO_HTTP_PORT")
+        return listener
+    raise AssertionError("at least one port is tried")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(128)
-    except OSError as error:
+    except OSError:
         listener.close()
-        busy = error.errno in (errno.EADDRINUSE, errno.EACCES)
-        cure = (
-            "VIRNUCPRO_HTTP_PORT to a free port, or to 0 for any"
-            if busy
-            else "VIRNUCPRO_HTTP_HOST to an address of this machine"
-        )
-        raise ServiceError(f"cannot listen on {host} port {port} ({error.strerror}): set {cure}") from error
+        raise
     return listener
+
+
+def _not_listening(host: str, port: int, error: OSError) -> ServiceError:
+    busy = error.errno in (errno.EADDRINUSE, errno.EACCES)
+    cure = (
+        "VIRNUCPRO_HTTP_PORT to a free port, or to 0 for any"
+        if busy
+        else "VIRNUCPRO_HTTP_HOST to an address of this machine"
+    )
+    return ServiceError(f"cannot listen on {host} port {port} ({error.strerror}): set {cure}")

@@ -16,7 +16,9 @@ EVENTS: Mapping[str, str] = {
     "batch_halved": "The device ran out of memory; both halves of the batch are run.",
     "batch_split": "The model failed on a batch; its parts are run to find the record that it fails on.",
     "breaker_closed": "Records pass again, and reading goes on.",
-    "breaker_opened": "Too many of the latest records were refused, so reading stops; `mostly` is the main reason.",
+    "breaker_opened": "Too many of the latest records failed, so reading stops; with the reasons, the partitions and "
+    "what to do.",
+    "breaker_trial_failed": "Records read for trial failed too; the next trial comes after the pause.",
     "commit_not_ok": "A commit of offsets did not succeed: rebalancing (the next owner does the work again), error "
     "(it is repeated) or hung (a new producer repeats it).",
     "committed_offset_unknown": "The broker withholds the committed offset of partitions, most likely because a "
@@ -28,6 +30,8 @@ EVENTS: Mapping[str, str] = {
     "draining": "The service was asked to stop and finishes what is in flight.",
     "embedded_broker": "The service runs its own broker: data is in memory only, and there are no transactions.",
     "headers_dropped": "A header name is not UTF-8; the record is answered without the input's headers.",
+    "http_port_in_use": "The default HTTP port is in use by another process; the next free one is taken.",
+    "instance_id_chosen": "The host name is in use as instance id by another process of the group on this machine.",
     "kafka_brokers_reachable": "A broker answers.",
     "kafka_brokers_unreachable": "No broker answers; the service waits and retries.",
     "kafka_client_error": "The Kafka client reports an error; most are transient.",

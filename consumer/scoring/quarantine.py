@@ -36,16 +36,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import quote
 
 import structlog
 from pydantic import ConfigDict, TypeAdapter
 
-from consumer.errors import ServiceError
 from consumer.scoring.batcher import RecordJob
 from consumer.scoring.inference import Isolation
 from consumer.scoring.running_files import RunningFiles, read_state
-from consumer.scoring.state_folder import DISK_FULL, StateFolder
+from consumer.scoring.state_folder import DISK_FULL, StateFolder, file_name, unusable
 from consumer.types import Source
 
 log = structlog.get_logger(__name__)
@@ -91,19 +89,17 @@ class Quarantine:
 
     def __init__(self, folder: Path, name: str, now: float | None = None) -> None:
         now = time.time() if now is None else now
-        self._suspects_name = f"{quote(name, safe='')}.suspects"
+        name = file_name(name)
+        self._suspects_name = f"{name}.suspects"
         self._folder = StateFolder(folder)
-        self._running = RunningFiles(self._folder, f"{quote(name, safe='')}.running")
+        self._running = RunningFiles(self._folder, f"{name}.running")
         self._suspects: dict[str, _Suspicion] = {}
         try:
             self._take_stock(now)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 self.close()
-                raise ServiceError(
-                    f"the state folder {folder} can't be used ({error.strerror}): set VIRNUCPRO_STATE_DIR to one "
-                    "that this user, and no other, may write to"
-                ) from error
+                raise unusable(folder, error) from error
             _log_not_written(error)
         alone = (key for key, suspicion in self._suspects.items() if suspicion.isolation == "run_alone")
         self._alone = frozenset("/".join(key.split("/", 3)[:3]) for key in alone)

@@ -12,13 +12,32 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
+
+from consumer.errors import ServiceError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_BYTES = 64 << 20
+_MOST_LETTERS = 200
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a named pipe would wait for its other end.
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def file_name(name: str) -> str:
+    """The name of any text as the beginning of a file's name, at most 200 letters; no two texts share one."""
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= _MOST_LETTERS else sha256(name.encode()).hexdigest()
+
+
+def unusable(path: Path | str, error: OSError) -> ServiceError:
+    """The end of a start whose state folder cannot be used."""
+    return ServiceError(
+        f"the state folder {path} can't be used ({error.strerror}): set VIRNUCPRO_STATE_DIR to one that this user, "
+        "and no other, may write to"
+    )
 
 
 class StateFolder:

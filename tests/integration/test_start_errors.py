@@ -73,6 +73,9 @@ def test_a_missing_topic(tmp_path):
         ("VIRNUCPRO_DELIVERY", "exactly_once"),
         ("VIRNUCPRO_TOKEN_BUDGET", "many"),
         ("VIRNUCPRO_NONSENSE", "1"),
+        ("VIRNUCPRO_GROUP_ID", "gruppe-ä"),
+        ("VIRNUCPRO_GROUP_ID", "a\tb"),
+        ("VIRNUCPRO_INSTANCE_ID", "worker-\u2028"),
         ("VIRNUCPRO_KAFKA_ENABLE_AUTO_COMMIT", "true"),
     ],
 )

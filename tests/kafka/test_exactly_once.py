@@ -65,3 +65,23 @@ def test_a_second_process_of_the_same_instance_fences_the_first(job, tmp_path):
             assert "VIRNUCPRO_INSTANCE_ID" in (tmp_path / "0.log").read_text()
             job.finish(RECORDS)
     job.check(RECORDS)
+
+
+class PlainServe(NoopServe):
+    """As a person starts it: without a port, and without an instance id."""
+
+    command = ("env", "-u", "VIRNUCPRO_HTTP_PORT", "-u", "VIRNUCPRO_INSTANCE_ID", *NoopServe.command)
+
+
+def test_two_processes_of_one_group_on_one_machine_need_no_setting_of_their_own(job, tmp_path):
+    with serving(tmp_path / "0.log", kind=PlainServe, **SLOW, **job.variables) as first:
+        job.publish(0, 100)
+        wait_until(lambda: in_mid_flight(first), "some predictions")
+        with serving(tmp_path / "1.log", kind=PlainServe, **SLOW, **job.variables) as second:
+            assert first.http != second.http
+            wait_until(lambda: second.metric("vnp_assigned_partitions") > 0, "partitions shared")
+            job.publish(100, RECORDS)
+            job.finish(RECORDS)
+            assert second.metric("vnp_predictions_total") > 0
+            assert (first.stop(), second.stop()) == (0, 0)
+    job.check(RECORDS)

@@ -20,6 +20,9 @@ from consumer.config.settings import (
 
 REAL = {"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": "broker:9092", "VIRNUCPRO_DELIVERY": "at_least_once"}
 
+# Without line feeds, which would end the line of the refusal.
+BAD_IDS = ("", "gruppe-ä", "a\tb", "a\x1bb", "a\x7f")
+
 
 def refusal(environment: dict[str, str]) -> list[str]:
     with pytest.raises(SettingsError) as refused:
@@ -62,6 +65,16 @@ def test_variables_set_their_fields_and_others_are_ignored():
     )
 
 
+@pytest.mark.parametrize("name", ["VIRNUCPRO_GROUP_ID", "VIRNUCPRO_INSTANCE_ID"])
+def test_an_id_takes_what_the_kafka_client_takes_of_a_group_and_is_bounded(name):
+    printable = "".join(map(chr, range(32, 127)))
+    for value in ("my group", printable, "x" * 249):
+        assert value in load_settings({name: value}).model_dump().values()
+    for value in ("a\n", "\n", "x" * 250):
+        with pytest.raises(SettingsError, match=f"(?s){name}=.* is refused"):
+            load_settings({name: value})
+
+
 def test_overrides_win_and_are_checked():
     assert load_settings({"VIRNUCPRO_MODEL": "a"}, model="b").model == "b"
     assert load_settings(REAL | {"VIRNUCPRO_DELIVERY": "nonsense"}, delivery="at_least_once").delivery
@@ -100,7 +113,18 @@ def test_a_switch_takes_nothing_else(name, text):
         ("VIRNUCPRO_DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
         ("VIRNUCPRO_DELIVERY", "at_most_once", "exactly_once or at_least_once"),
         ("VIRNUCPRO_DRAIN_TIMEOUT_S", "inf", "a number of seconds, 0 or more"),
-        ("VIRNUCPRO_GROUP_ID", "", "the name of a consumer group"),
+        *(
+            ("VIRNUCPRO_GROUP_ID", value, "the name of a consumer group: 1 to 249 printable ASCII characters")
+            for value in BAD_IDS
+        ),
+        *(
+            (
+                "VIRNUCPRO_INSTANCE_ID",
+                value,
+                "a name that no other member of the group has: 1 to 249 printable ASCII characters",
+            )
+            for value in BAD_IDS
+        ),
         ("VIRNUCPRO_INPUT_TOPIC", "a b", "a topic name: 1 to 249 of A-Z a-z 0-9 . _ -"),
         ("VIRNUCPRO_LOG_LEVEL", "loud", "debug, info, warning or error"),
     ],

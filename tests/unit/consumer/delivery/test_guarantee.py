@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
 
 import pytest
 from confluent_kafka import KafkaError, Producer
@@ -11,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.clock import Deadline
 from consumer.config.clients import producer_config
-from consumer.config.settings import load_settings
+from consumer.config.settings import load_settings, unambiguous_id
 from consumer.delivery.answers import AnswerBuilder
 from consumer.delivery.at_least_once import AtLeastOnce, CommitReports
 from consumer.delivery.exactly_once import ExactlyOnce
@@ -22,6 +23,7 @@ from consumer.ledger import Ledger
 from consumer.ops.listeners import Listeners
 from consumer.ops.log_listener import LogListener
 from consumer.ops.metrics import Metrics
+from consumer.scoring.state_folder import file_name
 from schemas.codecs import AvroCodec
 from tests.simulation.delivery_bench import refuse
 from tests.simulation.memory_clients import Fault, Link, MemoryConsumer, MemoryProducer, retriable
@@ -31,12 +33,12 @@ from tests.support.factories import STAMP, FakeClock, finished, message, partiti
 BOTH = ("exactly_once", "at_least_once")
 
 
-def settings_for(delivery: str):
+def settings_for(delivery: str, group_id: str = "g", instance_id: str = "w0"):
     return load_settings(
         {
             "VIRNUCPRO_DELIVERY": delivery,
-            "VIRNUCPRO_GROUP_ID": "g",
-            "VIRNUCPRO_INSTANCE_ID": "w0",
+            "VIRNUCPRO_GROUP_ID": group_id,
+            "VIRNUCPRO_INSTANCE_ID": instance_id,
             "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
             "VIRNUCPRO_COMMIT_INTERVAL_MS": "700",
         }
@@ -93,6 +95,25 @@ def test_exactly_once_needs_a_transactional_id_that_a_restart_keeps():
     assert first == second
     assert first["transactional.id"] == "g.w0"
     assert guarantee_for(settings_for("at_least_once")).producer_options == {}
+
+
+def test_no_two_processes_share_a_transactional_id_or_a_state_file_however_their_names_are_put_together():
+    names = [
+        "".join(parts) for length in (1, 2, 3) for parts in product(("a", ".", "%", "%2E"), repeat=length)
+    ]
+    pairs = list(product(dict.fromkeys(names), repeat=2))
+    ids = {unambiguous_id(group, instance) for group, instance in pairs}
+    assert len(ids) == len(pairs)
+    assert all(unambiguous_id(group, instance).startswith(f"{group}.") for group, instance in pairs)
+    assert len(set(map(file_name, ids))) == len(pairs)
+    long = {file_name(f"{'%' * 248}{end}") for end in "ab"}
+    assert len(long) == 2
+    assert all(len(name) <= 200 for name in long)
+    (one, other) = (
+        guarantee_for(settings_for("exactly_once", *pair)).producer_options["transactional.id"]
+        for pair in (("prod.blue", "w0"), ("prod", "blue.w0"))
+    )
+    assert one != other
 
 
 @pytest.mark.parametrize("name", BOTH)
