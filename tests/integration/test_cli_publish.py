@@ -92,8 +92,46 @@ def test_nothing_is_sent_of_a_damaged_file(tmp_path, broker, capsys):
     (tmp_path / "a.fasta").write_text(">r1\nACGT\n")
     (tmp_path / "b.fastq").write_text("@r2\nACGT\n+\nIIII\n@r3\nAC\n+\nIIII\n")
     assert run(["publish", str(tmp_path / "a.fasta"), str(tmp_path / "b.fastq"), "--bootstrap", broker]) == 1
-    assert "b.fastq is damaged" in error_line(capsys)
+    assert "b.fastq record 2 ('r3') is damaged" in error_line(capsys)
     assert arrived(broker, 0) == []
+
+
+WRONG = [("MKTEFLIL", "'E'", 4), ("ACGT-ACGT", "'-'", 5), ("acgt*", "'*'", 5), ("ACGTé", r"'\xe9'", 5)]
+
+
+@pytest.mark.parametrize(("sequence", "letter", "position"), WRONG)
+def test_nothing_is_sent_of_files_with_a_letter_that_is_no_nucleotide(
+    tmp_path, broker, capsys, sequence, letter, position
+):
+    (tmp_path / "a.fasta").write_text(">r1\nACGT\n")
+    (tmp_path / "b.fasta").write_text(f">r2\nACGTUryswkmbdhvn\n>r3 a protein\n{sequence}\n>r4\nACGT\n")
+    files = [str(tmp_path / "a.fasta"), str(tmp_path / "b.fasta")]
+    assert run(["publish", *files, "--bootstrap", broker]) == 1
+    line = error_line(capsys)
+    for part in (files[1], "record 2", "'r3'", f"{letter} at position {position}", "--no-check"):
+        assert part in line
+    assert arrived(broker, 0) == []
+    assert run(["publish", *files, "--bootstrap", broker, "--no-check"]) == 0
+    sent = {message.key(): decode_record(message.value()).sequence for message in arrived(broker, 4)}
+    assert sent[b"r3"] == sequence
+    assert sent.keys() == {b"r1", b"r2", b"r3", b"r4"}
+
+
+def test_of_a_stream_the_records_before_a_wrong_letter_are_sent(tmp_path, broker, capsys, monkeypatch):
+    (tmp_path / "in.fasta").write_text(">r1\nACGT\n>r2\nMKTEFLIL\n>r3\nACGT\n")
+    with (tmp_path / "in.fasta").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        assert run(["publish", "-", "--bootstrap", broker]) == 1
+    line = error_line(capsys)
+    assert "standard input: record 2 ('r2')" in line
+    assert "(1 records before it were published)" in line
+    assert [message.key() for message in arrived(broker, 1)] == [b"r1"]
+
+
+def test_an_empty_sequence_is_left_to_the_service(tmp_path, broker):
+    (tmp_path / "a.fasta").write_text(">r1\n>r2\nACGT\n")
+    assert run(["publish", str(tmp_path / "a.fasta"), "--bootstrap", broker]) == 0
+    assert {message.key() for message in arrived(broker, 2)} == {b"r1", b"r2"}
 
 
 def test_no_broker_is_named(tmp_path, capsys, monkeypatch):

@@ -54,6 +54,15 @@ def validate(record_id: str, sequence: str, max_bases: int) -> None:
         raise InvalidSequence(
             "sequence_too_long", f"the sequence has {len(sequence)} bases, over the limit of {max_bases}"
         )
+    check_letters(sequence)
+
+
+def check_letters(sequence: str) -> None:
+    """Check that every letter is one of `NUCLEOTIDE_CODES`, in either case.
+
+    Raises:
+        InvalidSequence: `invalid_nucleotides`, with the first letter that is not, and its position.
+    """
     wrong = _NOT_A_CODE.search(sequence)
     if wrong:
         raise InvalidSequence(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from consumer.cli.files.inputs import Size
+    from consumer.cli.files.inputs import Reader, Size
     from consumer.cli.topics.publisher import Publisher
 
 STALL_FACTOR = 3
@@ -34,47 +34,54 @@ def publish(
         float,
         typer.Option(min=0.1, metavar="S", help="Seconds to wait for the broker's first answer."),
     ] = 10.0,
+    no_check: Annotated[
+        bool,
+        typer.Option("--no-check", help="Send records whatever letters they hold, such as proteins."),
+    ] = False,
 ) -> None:
     """Publish sequence files to Kafka; the record id is the key of its message.
 
-    Files are read through once before anything is sent, so that a damaged one sends nothing (standard input
-    and pipes are sent as they come). Client options such as VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured.
+    Files are read through once before anything is sent, so that one that is damaged, or holds letters that are
+    no nucleotide codes, sends nothing (standard input and pipes are sent as they come). Client options such as
+    VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured.
     The exit code is 0 when the broker has confirmed every record.
 
     Example: `virnucpro publish reads.fasta.gz --bootstrap 127.0.0.1:40001 --rate 100`
     """
     from confluent_kafka import Producer
 
-    from consumer.cli.files.inputs import count_records
+    from consumer.cli.files.inputs import count_records, read_nucleotides
     from consumer.cli.topics.client_settings import client_settings
     from consumer.cli.topics.publisher import Publisher
     from consumer.config.clients import new_client, publisher_config
     from consumer.kafka.cluster import BrokerWatch, await_topics
+    from virnucpro_core.sequence.fasta import read_sequences
 
     settings = client_settings(bootstrap)
     topic = topic or settings.input_topic
     address = settings.kafka_bootstrap_servers
     watch = BrokerWatch()
-    size = count_records(fasta)
+    read = read_sequences if no_check else read_nucleotides
+    size = count_records(fasta, read)
     config = publisher_config(address, settings.kafka) | {"error_cb": watch.on_error}
     producer = new_client(Producer, config)
     await_topics(producer, [topic], address, watch, timeout, "command")
     publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why)
-    _send(publisher, fasta, size, f"{address}, topic {topic}")
+    _send(publisher, fasta, read, size, f"{address}, topic {topic}")
 
 
-def _send(publisher: Publisher, paths: list[str], size: Size | None, target: str) -> None:
+def _send(publisher: Publisher, paths: list[str], read: Reader, size: Size | None, target: str) -> None:
     """Publish every record of the files and tell what became of them."""
     from consumer.cli.error_messages import UserError, tell
     from consumer.cli.progress import record_bar
     from schemas import SequenceRecord
-    from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
+    from virnucpro_core.sequence.fasta import SequenceFileError
 
     began_at = time.monotonic()
     with record_bar("publishing", size) as done:
         try:
             for path in paths:
-                for record_id, description, sequence in read_sequences(path):
+                for record_id, description, sequence in read(path):
                     publisher.publish(SequenceRecord(record_id, sequence, description))
                     done.add(len(sequence))
         except SequenceFileError as error:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_SHOWN_LETTERS = 60
+
 Record = tuple[str, str | None, str]
 """id, description or None, sequence"""
+
+Reader = Callable[[str], Iterator[Record]]
+"""Reads one file, as `read_sequences` does and with its errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +23,13 @@ class Size:
     bases: int
 
 
-def count_records(paths: Sequence[str]) -> Size | None:
+def count_records(paths: Sequence[str], read: Reader | None = None) -> Size | None:
     """Read files through once, so that a damaged one is refused before any work is done; None for a stream.
 
     Only regular files can be read twice: with standard input or a pipe among them nothing is read here.
+
+    Args:
+        read: in place of `read_sequences`.
 
     Raises:
         SequenceFileError: a file is missing, damaged, or not a sequence file.
@@ -32,10 +40,31 @@ def count_records(paths: Sequence[str]) -> Size | None:
         return None
     records = bases = 0
     for path in paths:
-        for _, _, sequence in read_sequences(path):
+        for _, _, sequence in (read or read_sequences)(path):
             records += 1
             bases += len(sequence)
     return Size(records, bases)
+
+
+def read_nucleotides(path: str) -> Iterator[Record]:
+    """For `publish`: what `read_sequences` gives, up to the first letter that is no nucleotide code.
+
+    Raises:
+        SequenceFileError: also for that record; names file, record and letter.
+    """
+    from virnucpro_core.sequence.fasta import STDIN, SequenceFileError, read_sequences
+    from virnucpro_core.sequence.validation import InvalidSequence, check_letters
+
+    for number, record in enumerate(read_sequences(path), start=1):
+        try:
+            check_letters(record[2])
+        except InvalidSequence as error:
+            name = "standard input" if path == STDIN else path
+            shown = record[0] if len(record[0]) <= _SHOWN_LETTERS else f"{record[0][:_SHOWN_LETTERS]}..."
+            raise SequenceFileError(
+                f"{name}: record {number} ({shown!r}): {error.detail}; send it all the same with --no-check"
+            ) from error
+        yield record
 
 
 def is_stream(path: str) -> bool:
