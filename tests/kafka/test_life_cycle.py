@@ -138,3 +138,16 @@ def test_when_most_records_fail_reading_stops(job, tmp_path, guarantee):
         wait_until(lambda: serve.metric("vnp_inflight_records") == 0, "what was in flight is answered")
         assert serve.metric("vnp_dead_letters_total", reason="inference_failed") < 300
         assert serve.stop() == 0
+
+
+def test_a_flood_of_refused_content_holds_up_no_good_record(job, tmp_path):
+    produce(job.bootstrap, ({"value": b"junk", "partition": 0} for _ in range(3000)), f"{job.name}.in")
+    good = [encode_record(SequenceRecord(f"r{n}", "ACGTACGT")) for n in range(300)]
+    messages = ({"value": value, "partition": n % 4} for n, value in enumerate(good))
+    produce(job.bootstrap, messages, f"{job.name}.in")
+    with serving(tmp_path / "0.log", kind=NoopServe, **worker(job, 0)) as serve:
+        job.finish(3300)
+        assert serve.metric("vnp_dead_letters_total", reason="malformed") == 3000
+        assert serve.metric("vnp_records_total", outcome="predicted") == 300
+        assert serve.stop() == 0
+    assert "breaker_opened" not in (tmp_path / "0.log").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -75,6 +76,17 @@ def test_a_folder_that_others_may_write_to_ends_the_start(tmp_path):
     (tmp_path / "state").chmod(0o777)
     with ExitStack() as stack, pytest.raises(ServiceError, match="VIRNUCPRO_STATE_DIR"):
         with_own_instance(chosen, stack)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_on_a_full_disk_it_is_unique_though_not_kept(tmp_path, monkeypatch, code):
+    def full(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    chosen = settings(tmp_path)
+    monkeypatch.setattr("consumer.scoring.state_folder.os.open", full)
+    with ExitStack() as stack:
+        assert with_own_instance(chosen, stack).instance_id == f"{HOST}~pid{os.getpid()}"
 
 
 def test_there_is_an_end_to_the_numbers(tmp_path, monkeypatch):
