@@ -235,9 +235,9 @@ class ServiceSettings(ModelSettings):
     breaker_records: int = Field(
         500, ge=10, le=100_000, description="a whole number of records, 10 to 100000"
     )
-    """The window: the number of latest records that are looked at."""
+    """The window: the number of latest records that are looked at, without those refused for their own content."""
     breaker_share: float = Field(0.5, ge=0, le=1, description="a share of the records, 0 to 1")
-    """Reading stops when more than this share of them was refused; with 1 it never does."""
+    """Reading stops when more than this share of them failed; with 1 it never does."""
     breaker_pause_s: float = Field(60.0, gt=0, description="a number of seconds, more than 0")
     """Seconds from one trial to the next."""
     commit_interval_ms: int = Field(100, ge=0, le=60_000, description=_MILLISECONDS)
