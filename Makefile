@@ -62,7 +62,7 @@ kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Ma
 chaos: $(READY) ## five long runs on a real Kafka while workers and broker are killed (CHAOS= for other options)
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
-lock: $(READY) ## resolve the dependencies anew into requirements/*.txt
+lock: $(READY) ## resolve the dependencies again into requirements/*.txt
 	@requirements/lock.sh $(BIN)/uv
 
 clean: ## remove .venv and everything else that is not in git but made by this Makefile

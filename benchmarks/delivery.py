@@ -6,8 +6,8 @@ The stream is published first; then the service runs over all of it with a model
 (tests/support/noop_service.py), so that what is measured is reading, delivering and committing, at the
 highest rate that the
 service can reach. The clock runs from the first committed offset that is seen to the last, so start-up does not count.
-The two guarantees take turns round by round, so that both meet the same machine; each run has a group and output topics
-of its own, and one round before the counted ones warms up the broker. Service and broker share this machine's cores.
+The two guarantees alternate round by round, so that both run under the same load; each run has a separate group and
+output topics, and one uncounted round warms up the broker. Service and broker share this machine's cores.
 
 The ratio of a round is that of its two runs; the median round counts, and the lowest and highest show how noisy it was.
 Needs Java and Maven (tests/support/kafka/kraft.py).
@@ -178,7 +178,7 @@ def cpu_seconds(pid: int) -> float:
 def measure(
     broker: KraftBroker, folder: Path, records: int, guarantee: str, interval_ms: int, number: int
 ) -> Run:
-    """One run over the published stream, with a group and output topics of its own."""
+    """One run over the published stream, with a new group and new output topics."""
     name = f"{guarantee}.{interval_ms}.{number}"
     output, dead = f"{name}.out", f"{name}.dlq"
     broker.create_topics({output: PARTITIONS, dead: PARTITIONS})

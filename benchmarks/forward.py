@@ -3,7 +3,7 @@
     python -m benchmarks.forward [--shape nano|8M|650M|3B] [--precision fp32|fp16|bf16] [--tokens N] [--rounds N]
 
 Weights are random (speed does not depend on them), proteins too: once all of 166 residues, as 500-base chunks give
-them, and once of 22 to 166, as shorter chunks do. The two take turns round by round, so that both meet the same
+them, and once of 22 to 166, as shorter chunks do. The two alternate round by round, so that both run on the same
 machine; the median round counts. fair-esm gets the same proteins in batches of as many tokens, padding included,
 sorted by length, which suits it best.
 """
@@ -36,7 +36,7 @@ Proteins = list[np.ndarray]
 
 
 def random_proteins(shortest: int, longest: int, tokens: int) -> Proteins:
-    """Token ids of proteins of so many residues, at most `tokens` tokens together."""
+    """Token ids of proteins of the given numbers of residues, at most `tokens` tokens together."""
     rng = np.random.default_rng(1)
     proteins: Proteins = []
     while True:

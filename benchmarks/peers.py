@@ -4,7 +4,7 @@
                                  [--json FILE]
 
 Weights are random (speed does not depend on them), proteins too: once all of 166 residues (U500), as 500-base
-chunks give them, and once of 20 to 166 (MIX). All methods take turns, round by round, so that they meet the same
+chunks give them, and once of 20 to 166 (MIX). All methods alternate, round by round, so that they run on the same
 machine; the median round counts. Peers run where they can be imported: FAESM (package `faesm`) with flash-attn, and
 the published VirNucPro v2 (package `virnucpro`), which is fp16. What could not run is listed with the reason.
 
@@ -42,7 +42,7 @@ SETS = {"U500": (166, 166), "MIX": (20, 166)}
 _SHORTEST_S = 0.4
 """A timing repeats its work until it takes this long: the GPU then runs at the clock that it can hold."""
 _LAYERS_OF_WEIGHTS = 12
-"""Layers with weights of their own in the matrix products alone: more than the caches hold."""
+"""Layers with separate weights in the products-only measurement: more than the caches hold."""
 
 Forward = Callable[[Proteins], Callable[[], Tensor]]
 """Proteins -> a forward over them, inputs on the device already; it returns a row a token."""

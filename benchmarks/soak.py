@@ -1,14 +1,13 @@
-"""The service under overload for a long time: does its memory grow, do its files, threads and metric series stay few?
+"""The service under overload for a long time: whether its memory, files, threads and metric series stay bounded.
 
     python -m benchmarks.soak [--minutes 30] [--real-model] [--report FILE]
 
 Exactly once, on a real Kafka (tests/support/kafka/kraft.py: Java, Maven), with all other settings at their
 defaults. The model
 computes nothing and takes its time (tests/support/noop_service.py; --real-model: the bundled one instead),
-and the input is
-always `--ahead` records ahead of it, seven tenths of them in one partition: whatever is answered is published anew. One
-record in a hundred is poison: undecodable, invalid, or one that makes the model fail. The topics drop what is old, long
-after the service has read it.
+and the input is always `--ahead` records ahead of it, seven tenths of them in one partition: an answered record is
+published again. One record in a hundred is poison: undecodable, invalid, or one that makes the model fail. The topics
+drop old records, long after the service has read them.
 
 Every five seconds the service is looked at from outside, by /proc and /metrics. The figures leave out the first five
 minutes (a third of a shorter run), in which caches and the allocator's arenas fill. The growth is a line through all
@@ -94,7 +93,7 @@ def slope(points: Sequence[tuple[float, float]]) -> Line:
 
 
 def memory_and_threads(status: str) -> tuple[float, float, int]:
-    """Resident MiB, those of them that are no file's, and threads, from the text of /proc/PID/status."""
+    """Resident MiB, the anonymous part of them, and threads, from the text of /proc/PID/status."""
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     rss, anonymous = (int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))
     return rss, anonymous, int(fields["Threads"])
@@ -222,8 +221,10 @@ def watch(
                 lag = overload.refill()
                 if elapsed >= len(samples) * SAMPLE_S:
                     samples.append(look(serve, begun, lag))
-                    told = f"{samples[-1].rss_mib:.1f} MiB, {samples[-1].answered:,} answered, {lag:,} ahead"
-                    progress.update(task, completed=elapsed, description=told)
+                    status = (
+                        f"{samples[-1].rss_mib:.1f} MiB, {samples[-1].answered:,} answered, {lag:,} ahead"
+                    )
+                    progress.update(task, completed=elapsed, description=status)
                 time.sleep(REFILL_S)
         except (OSError, RuntimeError, KafkaException) as error:
             return samples, f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""What ends a command or the service, and the exit code that tells a supervisor whether a restart can help."""
+"""Errors that end a command or the service, and the exit codes that show a supervisor whether a restart can help."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class ExitCode(IntEnum):
     """Done; after SIGTERM everything in flight was delivered."""
 
     RUNTIME = 1
-    """Something outside refused (a broker, a file, a port): the message says what. Start again once it is repaired."""
+    """Something outside the program failed (a broker, file or port); the message names it. Restart once it is fixed."""
 
     USAGE = 2
-    """Wrong arguments or settings: starting again with the same ones can't help."""
+    """Wrong arguments or settings: a restart with the same ones cannot help."""
 
     DEVICE_LOST = 3
-    """The GPU is gone for this process: a new process can have it again. Nothing was committed that isn't done."""
+    """The GPU is lost to this process; a new process can use it again. No unfinished work was committed."""
 
     KAFKA_FATAL = 4
-    """The Kafka client cannot be used any more (fenced, fatal): a new process gets a new one."""
+    """The Kafka client can no longer be used (fenced, fatal); a new process creates a new client."""
 
 
 class ServiceError(RuntimeError):
@@ -31,6 +31,6 @@ class ServiceError(RuntimeError):
 
 
 class KafkaFatal(ServiceError):
-    """The Kafka client cannot be used any more (fenced, or fatal by librdkafka's word): start a new process."""
+    """The Kafka client can no longer be used (fenced, or a fatal error of librdkafka): start a new process."""
 
     exit_code = ExitCode.KAFKA_FATAL

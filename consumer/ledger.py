@@ -16,8 +16,8 @@ gaps, and the position, not "last offset + 1", steps over a marker at the end.
 An *epoch* is one assignment of one partition to this process. It is part of every message's `Source`. When a
 partition is revoked its ledger is dropped; when it comes back it gets a new epoch, and a result that still
 carries the old one (it was on the GPU meanwhile) is stale: another member may have processed it already. A log
-that is cut (a broker came back without its newest records, a topic was made anew) begins an epoch too: other
-messages may stand at the same offsets now, while what was read from before the cut stays in flight.
+that is truncated (a broker came back without its newest records, a topic was recreated) begins an epoch too: other
+messages may have the same offsets now, while what was read before the truncation stays in flight.
 
 All methods run on the thread that owns the consumer; `is_wanted` alone may be called from any thread.
 The model is Confluent's parallel-consumer (`PartitionState.java`), without its locks.
@@ -141,7 +141,7 @@ class Ledger:
         self.bytes += message.size
 
     def went_back(self, partition: Partition, offset: int) -> bool:
-        """Does this offset lie at or before one received in this epoch (the log was truncated or reset)?"""
+        """Whether this offset is at or before one received in this epoch (the log was truncated or reset)."""
         ledger = self._partitions.get(partition)
         return ledger is not None and offset <= ledger.last_received
 
@@ -180,7 +180,7 @@ class Ledger:
         return Release(tuple(entries), offsets)
 
     def settle(self, release: Release) -> None:
-        """Forget what has been delivered. Entries of partitions that went away meanwhile are passed over."""
+        """Forget what has been delivered. Entries of partitions that were revoked meanwhile are skipped."""
         for entry in release.entries:
             source = entry.message.source
             if self.is_current(source):

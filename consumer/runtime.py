@@ -115,7 +115,7 @@ class Scoring:
     Attributes:
         stamp: what every prediction says of the model.
         codec: reads the messages, and writes the answers.
-        max_tokens: so many may wait for the device.
+        max_tokens: the most tokens that may wait for the device.
         suspects: counts the records under suspicion.
         runs_alone: whether the message at a place is one of them that runs with nothing else in flight.
     """

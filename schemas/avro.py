@@ -150,7 +150,7 @@ def _released(known: Contract, data: bytes) -> dict[str, Any]:
     hint = f"that is a {other}" if other else "a newer version, or not a message of this service"
     raise MalformedMessage(
         Reason.UNKNOWN_SCHEMA,
-        f"fingerprint {fingerprint.hex()} is no released {known.name} schema ({hint})",
+        f"fingerprint {fingerprint.hex()} is not of a released {known.name} schema ({hint})",
     )
 
 

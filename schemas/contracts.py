@@ -80,7 +80,7 @@ def schema_fingerprint(schema: dict[str, Any]) -> bytes:
 
 
 def parse_writer(schema: object) -> dict[str, Any]:
-    """Prepare a schema that somebody else wrote with; raises `UnusableSchema`.
+    """Prepare another writer's schema; raises `UnusableSchema`.
 
     Only the canonical form is kept: logical types would turn a uuid string into a UUID object, and
     defaults and aliases of a writer mean nothing to a reader.

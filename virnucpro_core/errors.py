@@ -12,7 +12,7 @@ class OutOfMemory(CoreError):
 
 
 class DeviceLost(CoreError):
-    """The device or its context is beyond repair in this process; only a restart helps."""
+    """The device or its context cannot be recovered in this process; only a restart helps."""
 
 
 class NotFinite(CoreError):

@@ -11,7 +11,7 @@ from consumer.escaping import escaped
 
 
 class UserError(Exception):
-    """A command cannot go on, and the person who typed it can mend that.
+    """A command cannot go on, and the user can fix the cause.
 
     Args:
         message: one line, the cause and then the cure.
@@ -24,13 +24,13 @@ class UserError(Exception):
 
 
 def tell(line: str) -> None:
-    """Print one line for people on stderr; a stderr that takes nothing stops no command."""
+    """Print one line for people on stderr; a closed stderr does not stop the command."""
     with suppress(OSError):
         print(escaped(line), file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """Tell about something that does not stop the command; one line on stderr."""
+    """Report something that does not stop the command; one line on stderr."""
     tell(f"virnucpro: {message}")
 
 

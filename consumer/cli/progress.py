@@ -32,7 +32,7 @@ class Meter:
         self._show(self.bases)
 
     def within(self, bases: int) -> None:
-        """About so many bases of the next record are done; the bar never goes back."""
+        """About `bases` bases of the next record are done; the bar never goes back."""
         self._show(self.bases + bases)
 
     def _show(self, bases: int) -> None:

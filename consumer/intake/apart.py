@@ -1,10 +1,9 @@
 """Suspects run apart: when nothing else is in flight, and with nothing read beside them.
 
-A record that was on the device when the process died is a suspect (`consumer/scoring/quarantine.py`), but
-memory that the
-kernel took back says nothing about it as long as a backlog was in flight too. So a suspect waits here until everything
-that was read before it is delivered, and reading stops until it is answered: what ends the process then is its own
-doing.
+A record that was on the device when the process died is a suspect (`consumer/scoring/quarantine.py`), but an
+out-of-memory kill does not incriminate it while a backlog was in flight too. So a suspect waits here until everything
+that was read before it is delivered, and reading stops until it is answered: if the process dies then, the suspect is
+the cause.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ class Apart:
 
     @property
     def is_empty(self) -> bool:
-        """May reading go on?"""
+        """Whether reading may go on: no suspect waits."""
         return not self._messages
 
     def takes(self, message: RawMessage) -> bool:
-        """Keep a message that was just read if it is a suspect; False if it is none."""
+        """Keep a message that was just read if it is a suspect; returns whether it is."""
         if not self._runs_alone(message.source):
             return False
         self._messages.append(message)

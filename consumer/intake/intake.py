@@ -139,7 +139,7 @@ class Intake:
         return True
 
     def oldest_s(self) -> float:
-        """Seconds since the message longest in flight was read; 0 when there is none. Of the loop's thread alone."""
+        """Seconds since the message longest in flight was read; 0 when there is none. Only on the loop's thread."""
         oldest = self._ledger.oldest_received_at()
         return 0.0 if oldest is None else self._clock() - oldest
 

@@ -1,7 +1,7 @@
 """A Kafka broker inside this process, for demos, laptops and tests: librdkafka's own mock cluster.
 
 It is part of the librdkafka that the confluent-kafka wheel brings, and speaks the real protocol on a loopback
-port, so clients in other processes reach it too. What it is not:
+port, so clients in other processes reach it too. Its limits:
 
 * **Nothing is kept.** All data is in memory and gone with the process, and of each partition only about the
   newest 5 MiB are held: a publisher far ahead of the readers overwrites what they have not read.
@@ -109,7 +109,7 @@ def _topic(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a broker until SIGTERM or SIGINT; one line of JSON on stdout tells when it is ready, and where."""
+    """Run a broker until SIGTERM or SIGINT; one line of JSON on stdout says that it is ready, and where."""
     parser = argparse.ArgumentParser(
         prog="python -m consumer.kafka.embedded", description="An in-memory Kafka broker."
     )

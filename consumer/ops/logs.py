@@ -17,7 +17,7 @@ from consumer.clock import Clock, monotonic
 from consumer.escaping import escaped
 from consumer.throttle import Throttle
 
-# Loggers of libraries that tell every request or connection at the level info.
+# Loggers of libraries that log every request or connection at the level info.
 _LIBRDKAFKA = "librdkafka"
 _CHATTY = ("httpcore", "httpx", "uvicorn", "urllib3")
 

@@ -39,7 +39,9 @@ _TOKENS = tuple(2**power for power in range(6, 18))
 
 
 class Metrics:
-    """A registry of its own. Keeps `consumer.ops.listeners.Listener`, which fills it; state is read at each scrape."""
+    """The metrics of one service, in a separate registry. Events fill it (`consumer.ops.listeners.Listener`); gauges of
+    state are read at each scrape.
+    """
 
     def __init__(self, clock: Clock = monotonic) -> None:
         self.registry = CollectorRegistry()
@@ -75,7 +77,7 @@ class Metrics:
         )
         self.records = self._counter(
             "records_total",
-            "Messages done with: predicted, dead_lettered (both delivered), or stale (their partition went away "
+            "Messages finished: predicted, dead_lettered (both delivered), or stale (their partition went away "
             "before they were finished, so another member has them).",
             *("outcome",),
         )

@@ -25,14 +25,14 @@ _TICK_S = 1.0
 
 
 class LoopWatchdog:
-    """Looks once a second, inside the `with` block, whether the loop has turned.
+    """Checks once a second, inside the `with` block, whether the loop has turned.
 
-    It counts its own looks, not the clock's seconds, so that a process that was frozen as a whole, or a laptop that
-    slept, is not taken for a loop that hangs.
+    It counts its checks, not the clock's seconds, so that a frozen process or a sleeping laptop does not count as a
+    hanging loop.
 
     Args:
         turns: how often the loop has turned; None while there is nothing to watch.
-        patience: so many looks without a turn are too many.
+        patience: consecutive checks without a turn after which the loop counts as hanging.
         end: ends the process; it must not return to the loop.
     """
 

@@ -8,9 +8,9 @@ closes only when the device is idle, and
 * idle      nothing more is being prepared, and the oldest frame has waited `linger`;
 * drain     the service is stopping: whatever is there goes.
 
-So under load batches fill up by themselves, and latency is low
-when traffic is. A frame is never split; a record larger than the budget spreads over several batches. The
-budget holds for both models: neither the proteins' nor the nucleotides' tokens exceed it.
+So under load batches fill up by themselves, and latency is low when traffic is low. A frame is never split; a record
+larger than the budget spreads over several batches. The budget holds for both models: neither the proteins' nor the
+nucleotides' tokens exceed it.
 The policy follows text-embeddings-inference (`core/src/queue.rs`), with an exact budget.
 """
 

@@ -54,7 +54,7 @@ class DelayedMessages:
         return seconds
 
     def take_due(self) -> tuple[RawMessage, int] | None:
-        """A message whose time has come, and how often it was tried; None if there is none."""
+        """A message that is due, and how often it was tried; None if none is due."""
         with self._lock:
             if not self._heap or self._heap[0].due_at > self._clock():
                 return None

@@ -1,7 +1,7 @@
 """Divergence measured live: a share of the batches goes through the other attention path too.
 
 The answers of a batch are handed over first; the comparison comes after, on the same thread, since that one owns
-the device. It costs two more forwards for each sampled batch, and nothing that goes wrong in it touches a record.
+the device. It costs two more forwards for each sampled batch, and a failure in it does not affect any record.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DivergenceSampler:
     Args:
         ours, theirs: the engine on the path that serves, and on the other.
         share: of the batches, 0 to 1.
-        observe: told of each comparison, None for one that failed.
+        observe: called with each comparison, or None for one that failed.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ Isolation = Literal["run", "run_alone", "reject"]
 
 
 class Suspects(Protocol):
-    """Knows which records may have killed an earlier process, and is told what goes to the device.
+    """Knows which records may have killed an earlier process; notified of what goes to the device.
 
     `announced` is called on the thread that takes batches, everything else on the inference thread. A batch is
     announced before it begins, and only after the one before it has begun.
@@ -42,7 +42,7 @@ class Suspects(Protocol):
         """The batch announced last is the current one now."""
 
     def isolation(self, job: RecordJob) -> Isolation:
-        """May this record run with others, alone, or not at all?"""
+        """Whether this record may run with others, alone, or not at all."""
 
     def entering(self, jobs: Sequence[RecordJob]) -> None:
         """These records go to the device now. They are on disk when this returns."""
@@ -61,7 +61,7 @@ class Inference:
         scorer: the model.
         done: called with each record that is finished, and why it is refused or None, on the calling thread.
         failed: called with "out_of_memory" or "error" for each run of the model that failed.
-        suspects: told what goes to the device, before it does.
+        suspects: notified of what goes to the device, before it does.
     """
 
     def __init__(

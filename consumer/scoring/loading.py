@@ -33,7 +33,7 @@ def load_model(settings: ServiceSettings, diverged: Callable[[Divergence | None]
     """The engine as the service runs it.
 
     Args:
-        diverged: told of each batch that went through the other attention path too (VIRNUCPRO_DIVERGENCE_SAMPLE).
+        diverged: called for each batch that ran on the other attention path too (VIRNUCPRO_DIVERGENCE_SAMPLE).
     """
     engine = load_engine(settings)
     sampler = None

@@ -19,7 +19,7 @@ class ServedModel:
 
     Attributes:
         scorer: scores frames.
-        prepare: cuts and tokenises a valid sequence for it.
+        prepare: splits and tokenises a valid sequence for it.
         info: what computes.
         default_token_budget: tokens of a batch where the settings give none.
         after_batch: called on the inference thread when a batch has been handed over.
@@ -33,7 +33,7 @@ class ServedModel:
 
 
 ModelLoader = Callable[[ServiceSettings, Callable[[Divergence | None], None]], ServedModel]
-"""(settings, what to tell of a batch that went through both attention paths) -> a model ready to serve."""
+"""(settings, callback for each batch that ran on both attention paths) -> a model ready to serve."""
 
 
 def provenance(info: EngineInfo) -> Provenance:

@@ -69,8 +69,8 @@ class Pipeline:
     Args:
         scorer: the model; used by the inference thread alone.
         preparation: message -> frames; used by every preparation thread.
-        is_wanted: is a message still worth starting? Asked from any thread; once False it stays False.
-        suspects: told what goes to the device, before it does.
+        is_wanted: whether a message should still be started. Called on any thread; once False it stays False.
+        suspects: notified of what goes to the device, before it does.
         after_batch: called on the inference thread with the frames of a batch that has run.
     """
 
@@ -163,7 +163,7 @@ class Pipeline:
         self._batcher.discard(lambda source: not self._is_wanted(source))
 
     def has_started(self, partitions: Collection[Partition]) -> bool:
-        """Is a record of these partitions on the device, or partly through it?"""
+        """Whether a record of these partitions is on the device, or partly scored."""
         with self._lock:
             return any(source.partition in partitions for source in self._started)
 

@@ -17,10 +17,10 @@ class Preparation:
 
     Args:
         decoder: reads the value of a message.
-        prepare: cuts and tokenises a valid sequence.
+        prepare: splits and tokenises a valid sequence.
         max_message_bytes: a larger value is refused undecoded.
         max_sequence_bases: a longer sequence is refused.
-        on_rna: told of each valid record that holds a U, from any thread.
+        on_rna: called for each valid record that holds a U, on any thread.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The folder of state files, which lies where other users may write: it and its files are not taken on trust.
+"""The folder of state files. Other users may be able to write to its parent, so it and its files are checked.
 
 Its default place is in the system's folder for temporary files, where another user can make a folder of the same name
 first, or put a link in place of a file so that the service overwrites what the link points at. So no link is followed,
-and the folder and every file must belong to this user, with nobody else allowed to write to them. Files are opened
+and the folder and every file must belong to this user and be writable by no other user. Files are opened
 relative to the checked folder, which therefore cannot be exchanged in between.
 """
 

@@ -13,7 +13,7 @@ requirements=$1 uv=$2 venv=$3
 
 [ -z "${INDEX_URL:-}" ] || export PIP_INDEX_URL="$INDEX_URL" UV_DEFAULT_INDEX="$INDEX_URL"
 # The cache is another file system than the image. A file's date can change on its way into an image, and bytecode
-# that is then out of date would be made anew in every process: so it is marked as never to be checked.
+# that is then out of date would be recompiled in every process: so it is marked as never to be checked.
 export PIP_DISABLE_PIP_VERSION_CHECK=1 UV_LINK_MODE=copy PYC_INVALIDATION_MODE=UNCHECKED_HASH
 
 python -m venv "$uv"

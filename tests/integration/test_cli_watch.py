@@ -140,7 +140,7 @@ def test_a_message_that_cannot_be_read_is_told_and_passed_over(broker, capsys):
     assert run(["watch", "--json", "--count", "1"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["id"] == "r1"
-    assert err.startswith("virnucpro: predictions/0/0 is passed over")
+    assert err.startswith("virnucpro: predictions/0/0 is skipped")
 
 
 def test_the_table_has_a_row_for_each_message_and_the_sum(broker, capsys):

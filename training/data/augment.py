@@ -47,7 +47,7 @@ def _letters(codons: Codons) -> str:
 def recode(nucleotides: str, rng: np.random.Generator) -> str:
     """The same protein in the codon usage of an organism that does not exist, from AT-rich to GC-rich.
 
-    A random share of the codons is drawn anew. A frame with a letter that is not a base comes back as it is.
+    A random share of the codons is resampled. A frame with a letter that is not a base comes back as it is.
     """
     codons = _codons(nucleotides)
     if codons is None:

@@ -123,7 +123,7 @@ def hide(
 ) -> Hidden:
     """Hide tokens: about `share` of those in a share `rows` of the rows.
 
-    The count is fixed by `present`, the share of places that are no padding, so that every step has the same
+    The count is fixed by `present`, the share of positions that are not padding, so that every step has the same
     shapes; which places they are is drawn uniformly. A batch that allows fewer has targets of -100 for the rest.
     """
     device = ids.device

@@ -86,7 +86,7 @@ def _stack(arrays: Sequence[npt.NDArray[Ids]]) -> npt.NDArray[Ids]:
 def widths(length: int) -> tuple[int, int]:
     """Tokens of a row of a training table for chunks of `length` bases: of the protein, of the nucleotides.
 
-    The nucleotides have a token a codon, two special ones, and a few for what is no whole codon. The rare frames
+    The nucleotides have a token a codon, two special ones, and a few for incomplete codons. The rare frames
     with more, because some letters are not bases, are not trained on.
     """
     codons = length // 3

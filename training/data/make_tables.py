@@ -1,7 +1,7 @@
 """Makes tables of frames: of chunks drawn for training, and of all chunks of a split for an evaluation.
 
 They are made once, by numpy worker processes, and then fit into a GPU's memory. A table depends on its seed
-and settings alone, however many processes make it. The reverse strand needs no augmentation of its own: a
+and settings alone, however many processes make it. The reverse strand needs no separate augmentation: a
 chunk and its reverse complement have the same six frames.
 """
 

@@ -4,7 +4,7 @@
 
 The nucleotides that the model sees are open frames, so every third letter begins a codon. DNABERT-S's own tokens
 cross codons wherever a pair of letters is frequent, and hide from the encoder what is the best witness between
-a virus and a host that nobody has seen: which codons are used, and which stand side by side. So the words in
+an unseen virus and an unseen host: which codons are used, and which stand side by side. So the words in
 which pairs are merged are codons, as in codon language models (CaLM, Outeiral and Deane 2024,
 doi:10.1038/s42256-024-00791-0): a codon is one token in the end, and shorter tokens are left for what is no
 whole codon.

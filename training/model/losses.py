@@ -2,7 +2,7 @@
 
 Without labels the encoders learn hidden tokens, and which pairs stand side by side. Hidden tokens teach context. They
 alone make the mean over a frame, which is all that the classifier sees, poorer: encoders that are good at them move
-what sets a frame apart out of it. So each mean also has to tell which pairs of neighbouring codons, or residues, its
+what sets a frame apart out of it. So each mean also has to predict which pairs of neighbouring codons, or residues, its
 frame holds: the bag of words of PV-DBOW (Le and Mikolov 2014, arXiv:1405.4053) with pairs as words. Codon pairs differ
 between viruses and hosts that share no protein.
 """

@@ -42,7 +42,7 @@ class Encoders(nn.Module):
         super().__init__()
         self.esm2 = esm.ESM2(shape.esm2_layers, shape.esm2_dim, shape.esm2_heads)
         self.esm2.apply(_initialise)
-        # Of no use to training: the contact head is no part of a bundle.
+        # Not used in training: a bundle does not contain the contact head.
         self.esm2.contact_head.requires_grad_(False)
         config = DnabertSConfig(
             shape.dna_layers, shape.dna_dim, shape.dna_heads, shape.dna_intermediate, vocabulary

@@ -62,7 +62,7 @@ def read_made(out: Path, lengths: Sequence[int]) -> list[Made]:
         if not its_own:
             raise ValueError(
                 f"{path} is not the report of the bundle beside it: remove {folder} and repeat "
-                "python -m training.run, which measures it anew"
+                "python -m training.run, which measures it again"
             )
         found.append(Made(manifest, sha256, report))
         if any(found[0].manifest.training[key] != manifest.training[key] for key in ("recipe", "data")):

@@ -93,7 +93,7 @@ def metrics_row(name: str, found: Mapping[str, Any]) -> list[object]:
 
 
 def kind_rows(report: Mapping[str, Any], kind: str, least: int = 0) -> list[list[object]]:
-    """Rows of by_novelty or by_group of at least so many chunks, the worst first, beside the baseline's."""
+    """Rows of by_novelty or by_group of at least the given number of chunks, the worst first, beside the baseline's."""
     found = [(name, one) for name, one in report["chunk"][kind].items() if one["chunks"] >= least]
     rows = []
     for name, one in sorted(found, key=lambda item: (item[1]["right"], item[0])):

@@ -108,7 +108,7 @@ class Bundle:
         """The nucleotide tokenizer.
 
         Raises:
-            BundleError: the file is no tokenizer, or has more tokens than the model.
+            BundleError: the file is not a tokenizer, or has more tokens than the model.
         """
         path = self.file("tokenizer")
         try:

@@ -58,10 +58,10 @@ def header_of(
 
 
 def read_header(path: Path) -> Header:
-    """What a file says it holds. Whether its tensors are there is not looked at: compare `Header.file_bytes`.
+    """The header of a file. Whether the tensors are complete is not checked: compare `Header.file_bytes`.
 
     Raises:
-        ValueError: it is no safetensors file.
+        ValueError: it is not a safetensors file.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:

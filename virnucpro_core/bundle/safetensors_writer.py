@@ -11,7 +11,7 @@ from torch import Tensor
 from virnucpro_core.bundle.safetensors_header import Entry, header_of
 
 Written = Callable[[int], None]
-"""Told the number of bytes after each piece."""
+"""Called with the number of bytes after each piece is written."""
 
 _NAMES = {
     torch.float64: "F64",

@@ -34,9 +34,9 @@ def _auroc(place: IntArray, positive: BoolArray, weights: FloatArray) -> float:
 
 
 def interval(scores: FloatArray, positive: BoolArray, genome: IntArray, seed: int = 1) -> list[float]:
-    """The 95% interval of the AUROC, by drawing genomes of each label anew; both labels must be there.
+    """The 95% bootstrap interval of the AUROC, resampling genomes within each label; both labels must be present.
 
-    Pieces of one genome are alike, so genomes are drawn, not pieces.
+    Pieces of one genome are correlated, so genomes are resampled, not pieces.
 
     scores [pieces]; positive bool [pieces], the same for all pieces of a genome; genome int [pieces].
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; marks differ in shape as well.
+# Okabe and Ito's colours, which people with any colour vision can distinguish; marks differ in shape as well.
 VIRUS, OTHERS, THIRD, GREY = "#D55E00", "#0072B2", "#009E73", "#666666"
 DPI = 150
 MOST_GROUPS = 40

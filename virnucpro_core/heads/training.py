@@ -57,7 +57,7 @@ def train_head(
     recipe: HeadRecipe,
     epoch_done: EpochDone = lambda *_: None,
 ) -> Head:
-    """Train a new head. The same arguments give the same weights, bit for bit, on one machine with so many threads.
+    """Train a new head. The same arguments and number of threads give bit-identical weights on one machine.
 
     The loss is the cross-entropy of each frame, as in the original; each label counts one half.
 

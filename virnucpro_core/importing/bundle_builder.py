@@ -56,7 +56,8 @@ def read_sources(esm2: Path, dnabert_s: Path, head: Path, tokenizer: Path | None
         BundleError: a part is refused, or they do not belong together.
         OSError: a file cannot be read.
     """
-    classifier = read_head(head)  # the smallest first: what is wrong with it is told at once
+    # The smallest file first, so that its errors are reported at once.
+    classifier = read_head(head)
     dna = read_dnabert_s(dnabert_s)
     protein = read_esm2(esm2)
     given, taken = dna.config.dim + protein.config.dim, features_of(classifier)
@@ -79,7 +80,7 @@ def build_bundle(
         output: a folder that does not exist yet.
         id: the model's id, stamped on every prediction.
         expected_length: bases in a chunk that the classifier was trained on.
-        done: told the number of bytes after each piece; in the end they are `sources.work`.
+        done: called with the number of bytes after each piece; they add up to `sources.work`.
 
     Raises:
         BundleError: `output` exists.

@@ -87,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: it is not a JSON object.
         OSError: the file cannot be read.
     """
     try:

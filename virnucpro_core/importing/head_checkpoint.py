@@ -30,7 +30,7 @@ def read_head(path: Path) -> Part[HeadConfig]:
     with the published names or ours, pickled or as safetensors.
 
     Raises:
-        BundleError: it is no such classifier, or asks for a class that none needs; then nothing of it was run.
+        BundleError: it is not such a classifier, or asks for a class that none needs; nothing in it was executed.
         OSError: the file cannot be read.
     """
     if path.suffix == SAFETENSORS:
@@ -78,7 +78,7 @@ def _of_state_dict(root: Any, path: Path) -> dict[str, TensorRef]:
 
 
 def _of_module(module: Record, path: Path) -> dict[str, TensorRef]:
-    """The weights of a pickled classifier, by the names of its own state dict."""
+    """The weights of a pickled classifier, by the names of its state dict."""
     if module.kind != CLASSIFIER:
         raise CheckpointError(f"{path} is a {module.kind}, not VirNucPro's {CLASSIFIER}")
     refs: dict[str, TensorRef] = {}

@@ -163,7 +163,7 @@ class ESM2WithFlashAttention(nn.Module):
         """The kernels of the packed path for this device and precision.
 
         Raises:
-            ValueError: there are none of the name that was asked for.
+            ValueError: unknown name.
             KernelsUnavailable: they were asked for by name and cannot serve.
         """
         key = (device, dtype)
@@ -231,7 +231,7 @@ class ESM2WithFlashAttention(nn.Module):
         return twin
 
     def takes_v1_path(self, v1_compatible: bool = False) -> bool:
-        """Is the standard path asked for?"""
+        """Whether the standard path is asked for."""
         return v1_compatible if self.v1_attention is None else self.v1_attention
 
     def _forward_packed(
@@ -291,7 +291,7 @@ class ESM2WithFlashAttention(nn.Module):
     ) -> dict[str, dict[int, Tensor]]:
         """The standard path: fair-esm's own forward on sub-batches padded with the alphabet's padding index.
 
-        Proteins of like length go together, `PADDED_TOKENS` at a time, padded to the length of their own
+        Proteins of like length go together, `PADDED_TOKENS` at a time, padded to the length of their
         bucket: a long protein costs the others nothing, and their numbers do not depend on it. Its forward
         waits for the device once per sub-batch.
         """

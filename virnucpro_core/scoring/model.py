@@ -72,7 +72,7 @@ class VerifiableModel(Preparer, Scorer, Embedder, Protocol):
 
 
 def preparer(model: Preparer, keep_u: bool = False) -> PrepareSequence:
-    """Cuts and tokenises sequences for this model; `keep_u` as of `virnucpro_core.sequence.prepare.prepare`."""
+    """Splits and tokenises sequences for this model; `keep_u` as of `virnucpro_core.sequence.prepare.prepare`."""
 
     def prepare_sequence(record_id: str, sequence: str) -> PreparedRecord:
         return prepare(record_id, sequence, model.expected_length, model.tokenizer, keep_u)

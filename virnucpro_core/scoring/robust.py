@@ -79,7 +79,7 @@ def score_robustly(
     Args:
         run: computes frames; called with the whole batch first, with parts of it if that fails.
         slots: those of one record together.
-        listener: told of every record that is complete or given up.
+        listener: notified of every record that is complete or given up.
 
     Raises:
         DeviceLost: from the model; the records of the batch are neither computed nor given up.

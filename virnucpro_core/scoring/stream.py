@@ -17,7 +17,7 @@ from virnucpro_core.sequence.prepare import PreparedRecord
 from virnucpro_core.sequence.validation import InvalidSequence, validate
 
 OnLeftOut = Callable[[str, InvalidSequence | Failure], None]
-"""Told (record id, why) of each record that is left out; it may raise to stop."""
+"""Called with (record id, reason) for each record that is left out; it may raise to stop."""
 
 _MOST_WAITING_RECORDS = 1024
 """Records that may wait for a batch: a long run of records without frames must not pile up behind one."""
@@ -101,8 +101,8 @@ def rows_of_records(
         compute: what is computed of a batch.
         token_budget: most tokens of a batch, for either model.
         max_bases: a longer sequence is invalid.
-        on_left_out: told of each record that is invalid, as soon as it is read, or that the model cannot compute (one
-            frame does not fit into memory, or it fails on this record alone).
+        on_left_out: called for each record that is invalid, as soon as it is read, or that the model cannot compute
+            (one frame does not fit into memory, or it fails on this record alone).
         keep_u: as of `virnucpro_core.sequence.prepare.prepare`.
 
     Yields:

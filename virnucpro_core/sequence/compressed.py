@@ -1,4 +1,4 @@
-"""Decompress gzip, bzip2, xz and Zstandard while reading, with the rules of their own command-line tools.
+"""Decompress gzip, bzip2, xz and Zstandard while reading, by the rules of their command-line tools.
 
 Python's file classes take an error at the head of a later stream for trailing bytes and end there without a word
 (bz2, lzma), or know no padding. Here a file is a sequence of streams that are all read:
@@ -84,7 +84,7 @@ class _Trailing:
     """Bytes after the last stream that the format's own tool passes over.
 
     Attributes:
-        head: how a stream begins, to tell a damaged stream from other bytes.
+        head: how a stream begins, to distinguish a damaged stream from other bytes.
         stream: finds a stream among other bytes; at most as long as `head`.
     """
 

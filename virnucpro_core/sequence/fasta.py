@@ -27,7 +27,7 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     """The records of a file, in order, read as they are asked for.
 
     Args:
-        path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2, xz or Zstandard, told apart by
+        path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2, xz or Zstandard, detected by
             content, in UTF-8; `-` reads standard input. Concatenated streams and padding are read as by the
             formats' own tools (`virnucpro_core.sequence.compressed`).
 

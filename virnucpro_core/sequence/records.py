@@ -25,10 +25,10 @@ class Record(NamedTuple):
 
 
 def parse_records(text: TextIO) -> Iterator[Record]:
-    """The records of a FASTA or FASTQ file, told apart by their first letter that is not blank.
+    """The records of a FASTA or FASTQ file; the format is detected from the first letter that is not blank.
 
-    FASTA: blank lines and lines that begin with # are passed over. FASTQ: four lines a record, blank lines between
-    records are passed over. Byte order marks are passed over.
+    FASTA: blank lines and lines that begin with # are skipped. FASTQ: four lines a record, blank lines between
+    records are skipped. Byte order marks are skipped.
 
     Args:
         text: decoded as UTF-8 with the error handler `surrogateescape`, so that bytes that are not UTF-8 can be
@@ -102,7 +102,7 @@ def _fastq(lines: Iterator[str]) -> Iterator[Record]:
                 else f"record {number} ({_shown(header[1:])}) is damaged: its third line begins with "
                 f"{_shown(plus[:20])} instead of +; write four lines for each record"
             )
-        # An empty last line is none.
+        # An empty last line does not count.
         if len(rest) < 2 or (len(rest) == 2 and sequence):
             raise MalformedRecords(_truncated(number, header))
         if len(plus) > 1 and plus[1:] != header[1:]:

@@ -66,7 +66,7 @@ class DnaTokenizer:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no tokenizer, or names no padding token.
+        ValueError: it is not a tokenizer, or does not name a padding token.
     """
 
     def __init__(self, path: str | Path) -> None:

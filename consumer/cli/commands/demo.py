@@ -1,4 +1,4 @@
-"""`virnucpro demo`: the main job end to end on this machine, with real sequences and a broker in memory."""
+"""`virnucpro demo`: the main job end to end on this machine, with real sequences and an in-memory broker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Where to go next
 def demo(
     v1_attention: V1Attention = False,
 ) -> None:
-    """See the whole service at work: real sequences in, predictions out, beside what they are known to be.
+    """Run the whole service on real sequences, and show each prediction next to the known label.
 
     Starts the service on a broker in memory with the small bundled model, publishes the bundled sample and
     shows the predictions as they arrive. Needs no Kafka, no GPU and no network, and leaves nothing behind.
@@ -118,7 +118,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _collect(reader: Reader, service: ServiceProcess, board: Scoreboard) -> None:
-    """Show predictions until every record has one; raises UserError when the service ends or falls silent."""
+    """Show predictions until every record has one; raises UserError when the service ends or stalls."""
     from consumer.cli.error_messages import UserError
     from consumer.cli.topics.reading import follow
 

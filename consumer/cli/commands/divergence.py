@@ -42,7 +42,7 @@ def divergence(
         Literal["table", "json"], typer.Option("--format", hidden=True, help="The former spelling of --json.")
     ] = "table",
 ) -> None:
-    """Run both attention paths over the 18 proteins of the published test, and a file of yours, and compare.
+    """Run both attention paths over the 18 proteins of the published test, and your own file, and compare.
 
     The proteins are packed together, not one by one. A protein without nucleotides gets them from one fixed
     codon per amino acid, since the model's head needs both.
@@ -84,7 +84,7 @@ def _about(packed: Engine) -> dict[str, str]:
 
 
 def _frames_of(fasta: str, engine: Engine, max_bases: int, keep_u: bool) -> list[PreparedFrame]:
-    """All open frames of a file; raises UserError for a record that can't be scored, or if there is no frame."""
+    """All open frames of a file; raises UserError for a record that can't be scored, or if no frame is open."""
     from consumer.cli.error_messages import UserError
     from virnucpro_core.scoring.model import preparer
     from virnucpro_core.sequence.fasta import read_sequences

@@ -1,4 +1,4 @@
-"""`virnucpro evaluate`: how good a model is on sequences whose label is known."""
+"""`virnucpro evaluate`: measures a model on sequences with known labels."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def evaluate(
     v1_attention: V1Attention = False,
     keep_u: KeepU = False,
 ) -> None:
-    """Measure a model on sequences of yours whose label you know.
+    """Measure a model on sequences with known labels.
 
-    Prints how well it tells viruses from others: its AUROC with a 95% interval, the share right, of chunks and of
+    Prints the AUROC with a 95% interval and the accuracy, for chunks and for
     whole records, by length and by group. A record that can't be scored is named on stderr and left out, and
     the exit code is 1.
 

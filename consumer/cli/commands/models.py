@@ -47,7 +47,7 @@ def import_(
         typer.Option(exists=True, dir_okay=False, help="tokenizer.json. [default: the one by DNABERT-S]"),
     ] = None,
 ) -> None:
-    """Make a bundle from published weights. Nothing that is in their files is run.
+    """Make a bundle from published weights. No code in their files is executed.
 
     The weights keep the number format that they have. They are streamed: this needs no more memory than one copy
     of them. The folder appears when it is complete.
@@ -84,7 +84,7 @@ def list_(
         ),
     ] = None,
 ) -> None:
-    """List the bundles that come with the package, and those in folders of yours.
+    """List the bundled models, and the bundles in the folders that you name.
 
     A row a bundle, separated by tabs: what to name it, its id, the bases in a chunk, its size, where it is.
 
@@ -104,7 +104,7 @@ def list_(
 
 @models.command()
 def show(model: Named = None, as_json: AsJson = False) -> None:
-    """Show what a bundle says about itself. Its files are not checked: `virnucpro models verify` does that.
+    """Show a bundle's manifest. Its files are not checked: `virnucpro models verify` does that.
 
     Example: `virnucpro models show nano --json | jq .validation`
     """

@@ -56,7 +56,7 @@ def predict(
     v1_attention: V1Attention = False,
     keep_u: KeepU = False,
 ) -> None:
-    """Score the sequences of a file: VirNucPro's answers, without a Kafka broker.
+    """Score the sequences of a file as VirNucPro does, without a Kafka broker.
 
     A record that can't be scored is named on stderr, every other one is written, and the exit code is 1. If
     anything else fails, no output file is left behind.

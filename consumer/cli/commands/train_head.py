@@ -56,10 +56,10 @@ def train_head(
         Path | None, typer.Option("--report", metavar="FILE", help="Write all results here, as JSON.")
     ] = None,
 ) -> None:
-    """Train a classifier of your own on labelled records, measure it on some that are held out, make a bundle.
+    """Train your own classifier on labelled records, measure it on held-out records, and write a bundle.
 
-    Whole records are held out, and whole groups where the table has a column group. Nothing is chosen by
-    looking at them but the temperature. The encoders are those of the model that the features were made with.
+    Whole records are held out, and whole groups where the table has a column group. Only the temperature is
+    fitted on them. The encoders are those of the model that the features were made with.
 
     Example: `virnucpro train-head packed.safetensors --labels truth.tsv -o bundles/mine --id mine`
     """

@@ -17,7 +17,7 @@ def one_line() -> str:
 
 
 def version() -> None:
-    """Show the versions of the software and of the libraries that matter to its answers.
+    """Show the versions of the software and of the libraries that its answers depend on.
 
     Example: `virnucpro version`
     """

@@ -41,7 +41,7 @@ def watch(
         float, typer.Option(min=0.1, metavar="S", help="Seconds to wait for the broker's first answer.")
     ] = 10.0,
 ) -> None:
-    """Watch predictions arrive. Nothing is committed: any number of people can watch at once.
+    """Watch predictions arrive. No offset is committed, so any number of people can watch at once.
 
     Ends by itself with --count or --until-idle, otherwise with Ctrl-C. The exit code is 0, but 1 when --count
     was not reached before --until-idle.

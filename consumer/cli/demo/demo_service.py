@@ -62,7 +62,7 @@ class ServiceProcess:
     def __init__(self, bootstrap: str, v1_attention: bool = False) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._lines: queue.Queue[bytes] = queue.Queue()
-        # A session of its own: Ctrl-C reaches the demo alone, which then stops the service in order.
+        # In a separate session, Ctrl-C reaches only the demo, which then stops the service in order.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "consumer.cli.app", "serve"],
             env=child_environment(bootstrap, v1_attention),

@@ -1,4 +1,4 @@
-"""The demo's table: each prediction beside what its sequence is known to be, and how many are right."""
+"""The demo's table: each prediction next to its sequence's known label, and how many are right."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scoreboard:
 
     @property
     def complete(self) -> bool:
-        """Has every record its answer?"""
+        """Whether every record has been answered."""
         return len(self._answered) == len(self._truth)
 
     def prediction(self, _: Message, prediction: Prediction) -> None:

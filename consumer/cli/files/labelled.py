@@ -29,7 +29,7 @@ class Labelled:
         size: the records that have a label, and their bases.
         unlabelled: records that have none.
         without_record: labels whose record is not there.
-        warning: what to say of those, "" if there are none.
+        warning: the warning about those, "" if there are none.
 
     Raises:
         UserError: the file is a stream, an id comes twice, a record has no label, or no record has one.
@@ -51,8 +51,8 @@ class Labelled:
         for record_id, _, sequence in read_sequences(fasta):
             if record_id in seen:
                 raise UserError(
-                    f"{fasta} has more than one record {record_id!r}: give each an id of its own, or a label "
-                    "could be of either"
+                    f"{fasta} has more than one record {record_id!r}: give each a unique id, since a "
+                    "label could belong to either"
                 )
             seen.add(record_id)
             if record_id in self.labels:

@@ -47,7 +47,7 @@ class Run:
         self.scored = self.viral = self.bases = self.refused = 0
 
     def results(self, records: Iterable[Record], size: Size | None) -> Iterator[RecordResult]:
-        """The results in the order of the records; `size` is what the progress bar is told, None if unknown."""
+        """The results in the order of the records; `size` is the total for the progress bar, None if unknown."""
         from consumer.cli.progress import record_bar
         from virnucpro_core.scoring.stream import score_records
 
@@ -75,7 +75,7 @@ class Run:
         """The records in their order, each with a row of `compute` for each of its frames.
 
         Args:
-            size: what the progress bar is told, None if unknown.
+            size: the total for the progress bar, None if unknown.
             doing: what the progress bar says.
         """
         from consumer.cli.progress import record_bar
@@ -99,7 +99,7 @@ class Run:
         self._tell_u()
 
     def with_what(self) -> str:
-        """The end of the line that tells what was done: the model, where it ran, and how long it took."""
+        """The end of the summary line: the model, where it ran, and how long it took."""
         info, seconds = self._engine.info, time.monotonic() - self._began_at
         return f"with the model {info.model_id} on {info.device} ({info.precision}) in {seconds:.1f} s"
 
@@ -145,7 +145,7 @@ class Run:
 
 
 def reporting(compute: Compute, chunk_size: int, done: Meter) -> Compute:
-    """The same computation of a batch, which then tells the progress bar how far it is within its last record."""
+    """The same computation of a batch, which then updates the progress bar with the position within the last record."""
 
     def compute_and_report(frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
         rows = compute(frames)

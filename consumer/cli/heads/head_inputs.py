@@ -25,7 +25,7 @@ class HeadInputs:
         second: a feature file of the same frames to compare with.
 
     Attributes:
-        files: the feature files by a name that tells them apart, the first one first.
+        files: the feature files by a name that distinguishes them, the first one first.
         labels: as given.
         base: the bundle.
         records: those that have a label and a frame.
@@ -85,7 +85,7 @@ def _base(file: FeatureFile, model: str | None) -> Bundle:
 
 
 def _names(first: FeatureFile, second: FeatureFile) -> tuple[str, str]:
-    """What tells two files apart in the report: attention, precision, or their names."""
+    """What distinguishes two files in the report: attention, precision, or their names."""
     a, b = first.info, second.info
     for one, other in (
         (a.attention, b.attention),

@@ -81,7 +81,7 @@ class Rows:
         self._print(cells)
 
     def status(self, text: str) -> None:
-        """Replace the line below the table; nothing where there is no terminal."""
+        """Replace the line below the table; does nothing without a terminal."""
         if self._live is not None:
             self._live.update(Text(text, "dim"))
 

@@ -1,4 +1,4 @@
-"""Reads topics from the outside, as no member of any group; `watch` and `demo` use it."""
+"""Reads topics from the outside, without joining a group; `watch` and `demo` use it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def follow(reader: Reader, dlq_topic: str, show: Show, until_idle: float | None,
     """Show messages until there were `count`, or none came for `until_idle` seconds; returns how many.
 
     What comes from `dlq_topic` is read as dead letters, all else as predictions; a message that is neither is
-    told on stderr and passed over.
+    reported on stderr and skipped.
     """
     seen = 0
     silent_since = monotonic()
@@ -121,7 +121,7 @@ def follow(reader: Reader, dlq_topic: str, show: Show, until_idle: float | None,
                 show.prediction(message, decode_prediction(data))
         except MalformedMessage as error:
             place = f"{message.topic()}/{message.partition()}/{message.offset()}"
-            warn(f"{place} is passed over, it cannot be read: {error.detail}")
+            warn(f"{place} is skipped, it cannot be read: {error.detail}")
             continue
         seen += 1
     return seen

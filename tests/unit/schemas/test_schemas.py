@@ -413,7 +413,11 @@ HEADER = encode_record(RECORD)[:10]
         (b"\xc3", Reason.MALFORMED, "begins with c3"),
         (b"\xc3\x01\x00", Reason.MALFORMED, "end inside the single-object header"),
         (b"\x00\x00", Reason.MALFORMED, "end inside the Confluent header"),
-        (b"\xc3\x01" + bytes(8), Reason.UNKNOWN_SCHEMA, "0000000000000000 is no released sequence_record"),
+        (
+            b"\xc3\x01" + bytes(8),
+            Reason.UNKNOWN_SCHEMA,
+            "0000000000000000 is not of a released sequence_record",
+        ),
         (encode_prediction(PREDICTION), Reason.UNKNOWN_SCHEMA, "that is a prediction"),
         (HEADER, Reason.MALFORMED, "cut short or damaged"),
         (encode_record(RECORD)[:-1], Reason.MALFORMED, "cut short or damaged"),

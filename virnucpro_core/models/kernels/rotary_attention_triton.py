@@ -2,7 +2,7 @@
 """Rotary embedding and attention of short segments as one Triton kernel (Dao et al., "FlashAttention", 2022).
 
 A program has one tile of queries of one segment and one head, and walks over the segment's keys tile by tile from
-the first. Queries are rotated once, keys as they are loaded: for a few tiles that costs less than a pass of its own
+the first. Queries are rotated once, keys as they are loaded: for a few tiles that costs less than a separate pass
 over q and k. Tiles are counted from the segment's own start, so that a segment's bits depend on the segment alone.
 """
 
