@@ -16,7 +16,7 @@ from training.data.make_tables import evaluated_part
 from training.reports.baseline import WORDS, Baseline, drawn, shares, table
 from training.reports.dev_metrics import dev_metrics, dev_temperature, piece_auroc
 from training.reports.evaluate import Judge, headline
-from virnucpro_core.evaluation.metrics import auroc, figures, temperature
+from virnucpro_core.evaluation.metrics import auroc, binary_metrics, temperature
 from virnucpro_core.scoring.verdicts import verdict_margins
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,10 +37,10 @@ class TestJudge:
         unseen = corpus.unseen(VALIDATION, TRAIN, DEV)
         margins, virus = margins_for(len(record)), corpus.labels[record] == 1
         found = Judge(corpus, unseen).of(margins, record)
-        assert found["all"] == figures(margins, virus, record)
+        assert found["all"] == binary_metrics(margins, virus, record)
         of_new = np.isin(record, np.flatnonzero(unseen))
         assert 0 < of_new.sum() < len(record)
-        assert found["unseen_genera"] == figures(margins[of_new], virus[of_new], record[of_new])
+        assert found["unseen_genera"] == binary_metrics(margins[of_new], virus[of_new], record[of_new])
         assert found["unseen_genera"]["genomes"] == 4
 
     def test_parts_are_judged_by_the_mean_margin_of_their_chunks(self) -> None:
@@ -51,7 +51,7 @@ class TestJudge:
         pieces = np.unique(chunks.chunk_piece)
         mean = np.array([margins[chunks.chunk_piece == piece].mean() for piece in pieces])
         record = np.array([chunks.chunk_record[chunks.chunk_piece == piece][0] for piece in pieces])
-        assert found["all"] == figures(mean, corpus.labels[record] == 1, record)
+        assert found["all"] == binary_metrics(mean, corpus.labels[record] == 1, record)
         assert (found["all"]["pieces"], found["unseen_genera"]["pieces"]) == (6, 4)
 
     def test_without_any_piece_there_are_no_figures(self) -> None:

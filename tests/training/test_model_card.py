@@ -36,7 +36,7 @@ from virnucpro_core.bundle.manifest import (
     HeadConfig,
     Manifest,
 )
-from virnucpro_core.evaluation.metrics import figures
+from virnucpro_core.evaluation.metrics import binary_metrics
 
 LENGTHS = (500, 300)
 SOURCES = (("lab/b", "MIT"), ("lab/a|x", "none stated"), ("lab/a|x", ""), ("", "GPL-3.0"))
@@ -368,7 +368,7 @@ def test_if_one_file_cannot_be_written_none_is(run: Run, tmp_path: Path) -> None
 
 
 def test_what_could_not_be_measured_is_said_to_be_none() -> None:
-    one_label = figures(np.array([1.0, -1.0]), np.array([True, True]), np.array([0, 1]))
+    one_label = binary_metrics(np.array([1.0, -1.0]), np.array([True, True]), np.array([0, 1]))
     assert [cell(value) for value in metrics_row("x", one_label)] == ["x", "2", "2", "2", *["none"] * 6]
     assert table("a, b", [["x|y", 1234]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1,234 |"
     assert table("a, b", []) == "| a | b |\n| --- | --- |"

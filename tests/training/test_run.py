@@ -20,7 +20,7 @@ from training.reports import model_card as card
 from training.reports.evaluate import engine_margins
 from training.runs import pipeline
 from virnucpro_core.bundle.bundle import Bundle
-from virnucpro_core.evaluation.metrics import figures
+from virnucpro_core.evaluation.metrics import binary_metrics
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.scoring.verdicts import verdict_margins
 from virnucpro_core.sequence.prepare import prepare
@@ -108,7 +108,7 @@ def test_figures_are_of_all_records_and_of_unseen_genera(run) -> None:
     corpus = Corpus.load(genomes)
     table = evaluation_table(genomes, bundle.file("tokenizer"), "validation", 500, False, 1)
     margins = verdict_margins(engine_margins(Engine(bundle, "cpu", "fp32"), table), table.frame_chunk)
-    measured = figures(margins, corpus.labels[table.chunk_record] == 1, table.chunk_record)
+    measured = binary_metrics(margins, corpus.labels[table.chunk_record] == 1, table.chunk_record)
     assert validation["chunk"]["all"] == measured
     whole = json.loads((folder / "out" / "nano-500.json").read_text())
     assert whole["chunk"]["all"] == validation["chunk"]["all"]

@@ -28,9 +28,9 @@ from training.reports.baseline import CHUNKS, NAME, Baseline, table
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.evaluation.metrics import (
     FloatArray,
+    binary_metrics,
     by_kind,
     curves,
-    figures,
     mean_margins,
 )
 from virnucpro_core.models.engine import Engine
@@ -76,8 +76,8 @@ class Judge:
         """
         virus, new = self._corpus.labels[record] == 1, self._unseen[record]
         return {
-            "all": figures(margins, virus, record),
-            "unseen_genera": figures(margins[new], virus[new], record[new]),
+            "all": binary_metrics(margins, virus, record),
+            "unseen_genera": binary_metrics(margins[new], virus[new], record[new]),
         }
 
     def of_parts(

@@ -13,10 +13,10 @@ from virnucpro_core.evaluation.labels import Label
 from virnucpro_core.evaluation.metrics import (
     BoolArray,
     FloatArray,
+    binary_metrics,
     by_kind,
     calibration,
     curves,
-    figures,
     mean_margins,
 )
 from virnucpro_core.scoring.results import FrameResult, RecordResult
@@ -73,7 +73,7 @@ class Evaluation:
         self._groups.append(label.group)
 
     def report(self) -> dict[str, Any]:
-        """All figures, as JSON takes them: no NaN, None where a figure needs both classes and one is there.
+        """All metrics, as JSON takes them: no NaN, None where a metric needs both classes and only one is there.
 
         Returns:
             `counts`. `chunks`, and `records_by_mean_margin` and `records_by_verdict`: whole records by the mean
@@ -157,7 +157,7 @@ def _figures(margins: FloatArray, positive: BoolArray, record: npt.NDArray[np.in
     }
     measured = ("auroc", "interval95", "accuracy", "sensitivity", "specificity", "ece")
     if positive.any() and not positive.all():
-        found = figures(margins, positive, record)
+        found = binary_metrics(margins, positive, record)
         return counted | {name: found[name] for name in measured}
     accuracy = round(float(((margins >= 0) == positive).mean()), 4)
     return (

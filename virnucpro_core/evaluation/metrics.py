@@ -97,10 +97,10 @@ def mean_margins(margins: FloatArray, owner: IntArray) -> FloatArray:
     return np.bincount(owner, margins) / np.bincount(owner)
 
 
-def figures(margins: FloatArray, positive: BoolArray, genome: IntArray) -> dict[str, Any]:
+def binary_metrics(margins: FloatArray, positive: BoolArray, genome: IntArray) -> dict[str, Any]:
     """AUROC with its interval, accuracy and calibration of pieces (chunks, 5 kb, records).
 
-    Where one label is missing, the figures are None (JSON has no NaN) and only the counts are there.
+    Where one label is missing, the metrics are None (JSON has no NaN) and only the counts are there.
 
     margins [pieces], a virus from 0 on; positive bool [pieces]; genome int [pieces], see `interval`.
     """

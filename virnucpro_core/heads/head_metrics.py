@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from virnucpro_core.evaluation.metrics import (
     FloatArray,
+    binary_metrics,
     calibration,
-    figures,
     mean_margins,
     sigmoid,
     temperature,
@@ -43,7 +43,7 @@ def head_metrics(margins: FloatArray, part: Part, temperature: float) -> dict[st
     for level, (level_margins, record) in _levels(margins, part).items():
         positive = part.is_virus[record]
         resampled = 2 * part.unit[record] + positive  # a group may hold both labels
-        found[level] = figures(level_margins / temperature, positive, resampled) | {
+        found[level] = binary_metrics(level_margins / temperature, positive, resampled) | {
             "ece_before": calibration(level_margins, positive)["ece"]
         }
     return found

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from virnucpro_core.evaluation import metrics
 from virnucpro_core.evaluation.metrics import (
     auroc,
+    binary_metrics,
     by_kind,
     calibration,
     curves,
-    figures,
     interval,
     mean_margins,
     sigmoid,
@@ -143,7 +143,7 @@ class TestFigures:
     GENOME = np.array([0, 0, 1, 2, 3, 3])
 
     def test_shares_and_counts(self) -> None:
-        found = figures(self.MARGINS, self.POSITIVE, self.GENOME)
+        found = binary_metrics(self.MARGINS, self.POSITIVE, self.GENOME)
         assert {name: found[name] for name in ("pieces", "of_viruses", "genomes")} == {
             "pieces": 6, "of_viruses": 3, "genomes": 4,
         }  # fmt: skip
@@ -155,7 +155,7 @@ class TestFigures:
 
     @pytest.mark.parametrize("members", [[0, 1], [3, 4], []])
     def test_with_one_label_there_are_only_counts(self, members: list[int]) -> None:
-        found = figures(self.MARGINS[members], self.POSITIVE[members], self.GENOME[members])
+        found = binary_metrics(self.MARGINS[members], self.POSITIVE[members], self.GENOME[members])
         assert found.pop("pieces") == len(members)
         assert found.pop("of_viruses") == int(self.POSITIVE[members].sum())
         assert found.pop("genomes") == len(set(self.GENOME[members]))
