@@ -75,7 +75,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One real broker for the session; each test makes topics of its own. Without one: skipped, and failed in CI."""
+    """One real broker for the session; each test makes new topics. Without one: skipped, and failed in CI."""
     from tests.support.kafka.broker import NoBroker
     from tests.support.kafka.choice import do_without, start_broker
 

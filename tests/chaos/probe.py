@@ -22,7 +22,7 @@ class NoAnswer(Exception):
 class Probe:
     """Offsets of topics and of the group; every method raises `NoAnswer`.
 
-    Each question has a client of its own: one that has seen the broker restart goes on asking with the leader epochs
+    Each request uses a new client: one that has seen the broker restart goes on asking with the leader epochs
     and the coordinator of before (librdkafka 2.16).
     """
 
@@ -35,7 +35,7 @@ class Probe:
         return self._latest(places, IsolationLevel.READ_UNCOMMITTED)
 
     def open_transactions(self, places: Collection[Place]) -> bool:
-        """Is any transaction open that has written to one of these partitions?"""
+        """Whether a transaction is open that has written to one of these partitions."""
         visible = self._latest(places, IsolationLevel.READ_COMMITTED)
         return any(visible[place] < end for place, end in self.ends(places).items())
 

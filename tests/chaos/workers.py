@@ -138,7 +138,7 @@ class Supervisor:
     # ---- what faults do ---------------------------------------------------------------------------------------
 
     def add(self, name: str, *, kept: bool = True) -> Worker:
-        """Start a worker; one that is not `kept` goes for good when it ends after SIGTERM."""
+        """Start a worker; one that is not `kept` is not restarted when it ends after SIGTERM."""
         worker = self.workers[name] = Worker(name, self._variables, self._folder, kept=kept)
         worker.start()
         return worker

@@ -116,7 +116,7 @@ def pooled_limit(shape: str, precision: str) -> float:
         return POOLED_TOLERANCE[precision]
     own = relative_l2(original(shape, DTYPES[precision]).pooled, reference(shape).pooled)
     print(f"{shape} {precision}: fair-esm's own pooled error {own:.2e}")
-    assert own < 1, "fair-esm's own forward is no measure in this type"
+    assert own < 1, "fair-esm's own forward is not usable as a reference in this type"
     return own
 
 

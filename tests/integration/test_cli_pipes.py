@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_pipe_that_nobody_reads_any_more_ends_quietly():
+def test_a_pipe_whose_reader_is_gone_ends_quietly():
     done = subprocess.run(
         f"{sys.executable} -m consumer.cli.app frames consumer/data/sample.fasta | head -1",
         shell=True,

@@ -18,7 +18,7 @@ from tests.support.factories import INFO, ConstantScorer, FakeClock, prepared_re
 
 
 class Failing(AvroCodec):
-    """Cannot decode for so many calls, because what it depends on does not answer."""
+    """Cannot decode for the first calls, because what it depends on does not answer."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures

@@ -60,7 +60,7 @@ def in_order(bootstrap: str, topic: str, count: int) -> list[Message]:
 
 
 def test_the_client_itself_leaves_an_error_pending(bootstrap):
-    """When this fails the client has been mended, and consumer/kafka/headers.py may call `Message.headers()` itself."""
+    """When this fails the client has been fixed, and consumer/kafka/headers.py may call `Message.headers()` itself."""
     produce_raw(bootstrap, "sequences", [(b"v", [b"\xff\xfe"])] * 40)
     done = subprocess.run(
         [sys.executable, "-c", RAW_CLIENT, bootstrap], capture_output=True, timeout=60, check=False

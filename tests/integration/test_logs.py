@@ -1,4 +1,4 @@
-"""What gets to stderr, in a process of its own, since logging belongs to the whole process."""
+"""What gets to stderr, in a separate process, since logging belongs to the whole process."""
 
 from __future__ import annotations
 

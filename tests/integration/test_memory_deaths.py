@@ -65,4 +65,4 @@ def test_deaths_for_lack_of_memory_set_no_good_record_aside(tmp_path):
         deaths += died
         assert deaths < 60, "no progress"
     assert deaths >= 3
-    assert answered == [str(number) for number in range(RECORDS)], "a dead letter is no prediction"
+    assert answered == [str(number) for number in range(RECORDS)], "a dead letter is not a prediction"

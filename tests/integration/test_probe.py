@@ -60,7 +60,7 @@ def test_the_probe_passes_on_what_the_service_says(status, code):
     assert asked == ["/readyz"]
 
 
-def test_the_probe_fails_when_nobody_answers():
+def test_the_probe_fails_when_nothing_answers():
     with answering(200) as (port, _):
         pass
     code, text = probe("livez", port, "127.0.0.1")

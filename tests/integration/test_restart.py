@@ -1,4 +1,4 @@
-"""Stopping the service in mid-flight, gently and not: nothing is lost. The broker lives in a process of its own."""
+"""Stopping the service in mid-flight, gently and not: nothing is lost. The broker runs in a separate process."""
 
 from __future__ import annotations
 

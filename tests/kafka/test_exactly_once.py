@@ -61,7 +61,7 @@ def test_a_second_process_of_the_same_instance_fences_the_first(job, tmp_path):
         job.finish(50)
         with serving(tmp_path / "1.log", kind=NoopServe, **SLOW, **job.worker(0)):
             job.publish(50, RECORDS)
-            assert first.process.wait(60) == 4, "its own exit code: Kafka is over for this process"
+            assert first.process.wait(60) == 4, "its own exit code: the Kafka client is fenced"
             assert "VIRNUCPRO_INSTANCE_ID" in (tmp_path / "0.log").read_text()
             job.finish(RECORDS)
     job.check(RECORDS)

@@ -28,7 +28,7 @@ SECURITY = "VIRNUCPRO_KAFKA_SECURITY_PROTOCOL"
 
 @pytest.fixture
 def job(secure_broker: SecureBroker) -> Job:
-    """Topics and a group of one test's own, to which nobody but the administrator has a right."""
+    """Topics and a group of one test, to which only the administrator has rights."""
     return Job.create(secure_broker.broker)
 
 
@@ -84,7 +84,7 @@ def unconnected(secure_broker: SecureBroker, tmp_path_factory: pytest.TempPathFa
         "plaintext to TLS": {BROKERS: secure_broker.address("SSL")},
         "plaintext to SASL": {BROKERS: secure_broker.address("SASL_PLAINTEXT")},
         "TLS to plaintext": trusted | {BROKERS: plain},
-        "nobody there": trusted | {BROKERS: "127.0.0.1:1"},
+        "nothing listens": trusted | {BROKERS: "127.0.0.1:1"},
     }
     folder = tmp_path_factory.mktemp("unconnected")
     services = {name: start(folder / f"{name}.log", variables) for name, variables in cases.items()}
@@ -103,7 +103,7 @@ def unconnected(secure_broker: SecureBroker, tmp_path_factory: pytest.TempPathFa
         ("plaintext to TLS", "no Kafka broker answers", SECURITY),
         ("plaintext to SASL", "no Kafka broker answers", SECURITY),
         ("TLS to plaintext", "SSL_HANDSHAKE", SECURITY),
-        ("nobody there", "Connection refused", BROKERS),
+        ("nothing listens", "Connection refused", BROKERS),
     ],
 )
 def test_no_connection(unconnected, case, cause, setting):

@@ -1,4 +1,4 @@
-"""The codec for every message: exact inverses, and one error type for whatever is no message."""
+"""The codec for every message: exact inverses, and one error type for whatever is not a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package against the plain implementation of VirNucPro's rules, on sequences that nobody chose."""
+"""The package against the plain implementation of VirNucPro's rules, on generated sequences."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Crashed(BaseException):
 
 
 class Pace(NamedTuple):
-    """How many records start on the device, and finish there, while the service waits for one; the newest first?"""
+    """How many records start and finish on the device while the service waits for one; whether the newest are first."""
 
     starts: int
     finishes: int

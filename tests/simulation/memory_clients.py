@@ -60,16 +60,16 @@ class Link:
         self.faults: list[Fault] = []
         self.calls: list[str] = []
         self.cut_off_until = 0.0
-        self.late_polls = 0  # so many polls bring no reports
+        self.late_polls = 0  # polls without reports still to come
 
     @property
     def cut_off(self) -> bool:
-        """Is there no way to the broker now?"""
+        """Whether the broker is unreachable now."""
         return self._clock() < self.cut_off_until
 
     @property
     def is_late(self) -> bool:
-        """Are reports still on their way? Asked once in each poll."""
+        """Whether reports are still outstanding; called once in each poll."""
         self.late_polls = max(-1, self.late_polls - 1)
         return self.late_polls >= 0
 
@@ -77,7 +77,7 @@ class Link:
     def is_troubled(self) -> bool:
         return bool(self.faults) or self.cut_off or self.late_polls > 0
 
-    def mend(self) -> None:
+    def clear_faults(self) -> None:
         self.faults, self.cut_off_until, self.late_polls = [], 0.0, 0
 
     def take(self, call: str) -> Fault | None:
@@ -273,8 +273,8 @@ class MemoryConsumer(_Client):
 
     # ---- the application's calls ----------------------------------------------------------------------------------
 
-    def meet(self, error: KafkaError) -> None:
-        """Have an error in place of the next message."""
+    def queue_error(self, error: KafkaError) -> None:
+        """Return this error from `poll` in place of the next message."""
         self._errors.append(error)
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:

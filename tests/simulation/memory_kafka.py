@@ -5,8 +5,8 @@ repeated:
 
 * Who commits offsets is checked by member and generation alone. Which partitions the member owns, and whether an
   offset goes back, is not; and in a transaction, a commit without member and generation is not checked at all.
-* Offsets in a transaction count when it commits. Until then nobody learns the committed offset of that partition.
-* A transactional id has one live producer: a later one, or the transaction's timeout, fences the earlier for good.
+* Offsets in a transaction count when it commits. Until then the committed offset of that partition is withheld.
+* A transactional id has one live producer: a later one, or the transaction's timeout, fences the earlier one.
 * The group is cooperative: a partition goes to another member after its owner has given it up, in the rebalance
   after. A member that is not heard of is put out.
 
@@ -46,7 +46,7 @@ class Transaction:
 
 @dataclass(slots=True)
 class Record:
-    """One place in a log. A control record ends a transaction and is shown to nobody."""
+    """One place in a log. A control record ends a transaction and is never delivered."""
 
     key: bytes | None = None
     value: bytes | None = None

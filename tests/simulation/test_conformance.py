@@ -79,7 +79,7 @@ def test_a_later_producer_of_the_same_transactional_id_fences_the_earlier(cluste
     assert reader.found == [(0, 2, b"of the later")], (
         "behind the aborted record and the end of its transaction"
     )
-    assert failure(producer.begin_transaction).fatal(), "it is over for the earlier one"
+    assert failure(producer.begin_transaction).fatal(), "the earlier one is fenced"
 
 
 def test_the_committed_offset_is_not_told_while_a_transaction_is_about_to_move_it(cluster, producer):

@@ -76,7 +76,7 @@ class StepAside:
     """In place of the thread on which offsets are sent: makes the call at once, unless that hangs."""
 
     hanging: ClassVar[list[StepAside]] = []
-    """They go on when their time has come, also when nobody waits any more."""
+    """They run when they are due, also when no caller waits any more."""
 
     def __init__(self) -> None:
         self._call: Callable[[], object] = int
@@ -85,7 +85,7 @@ class StepAside:
         self._ended = False
 
     def begin(self, call: Callable[[], object]) -> None:
-        assert not self._ended, "nobody is left to make the call"
+        assert not self._ended, "no thread is left to make the call"
         assert self._hang is None, "two calls at once"
         self._call, self._error = call, None
         try:
@@ -273,7 +273,7 @@ class Loop(RuleBasedStateMachine):
 
     @rule(who=WHO)
     def consumer_meets_an_error(self, who: int) -> None:
-        self.member(who).consumer.meet(KafkaError(KafkaError._TRANSPORT))
+        self.member(who).consumer.queue_error(KafkaError(KafkaError._TRANSPORT))
 
     @rule(
         who=WHO,
@@ -289,7 +289,7 @@ class Loop(RuleBasedStateMachine):
     ) -> None:
         """Before it takes effect, or after: then only the answer is lost."""
         call = data.draw(st.sampled_from(self.calls))
-        after = after and call != "begin_transaction"  # which asks nobody: an answer cannot be lost
+        after = after and call != "begin_transaction"  # which is a local call: an answer cannot be lost
 
         def time_out() -> None:
             self.clock.advance(0.5)
@@ -403,8 +403,8 @@ class Loop(RuleBasedStateMachine):
             return
         last = self.member(0)
         for member in self.members:
-            member.reading.mend()
-            member.writing.mend()
+            member.reading.clear_faults()
+            member.writing.clear_faults()
         for member in self.members[1:]:
             member.stop(FAST)
         for _ in range(300):

@@ -162,7 +162,7 @@ def serving(log: Path, *arguments: str, kind: type[Serve] = Serve, **variables: 
 
 @contextmanager
 def broker_process(log: Path) -> Iterator[str]:
-    """The embedded broker in a process of its own; gives its bootstrap address."""
+    """The embedded broker in a separate process; gives its bootstrap address."""
     topics = [part for topic in TOPICS for part in ("--topic", f"{topic}:{PARTITIONS}")]
     child = Child(["consumer.kafka.embedded", *topics], log, {})
     try:

@@ -75,7 +75,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def write_data(folder: Path) -> tuple[Path, Path]:
-    """The corpus as files, (FASTA, manifest); one record in lower case, one with letters that are no bases."""
+    """The corpus as files, (FASTA, manifest); one record in lower case, one with letters that are not bases."""
     rng = np.random.default_rng(5)
     fasta, manifest = folder / "all.fasta", folder / "manifest.tsv"
     lines = []

@@ -387,7 +387,7 @@ def table(guide: str) -> dict[str, str]:
     """The rows of a guide's table: the first test that fails, by mechanism.
 
     Raises:
-        ValueError: the guide has not the two markers, or a line between them is no row.
+        ValueError: the guide has not the two markers, or a line between them is not a row.
     """
     _, found, rest = guide.partition(_BEGIN)
     rows, closed, _ = rest.partition(_END)

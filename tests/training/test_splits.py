@@ -85,7 +85,7 @@ def test_no_training_genus_is_in_the_validation_records_of_the_headline() -> Non
         assert one["genus"].strip().lower() not in genera, one
         assert one["species"].strip().lower() not in species, one
         assert one["genus"] or one["group"] not in groups, one
-    # The headline is no empty promise, and what it leaves out is there: the manifest's own word for it.
+    # The headline metric is not empty, and the records that it leaves out exist, by the manifest's own column.
     assert {real[i]["label"] for i in judged} == {"virus", "others"}
     assert len(judged) > 500
     left_out = {real[i]["novelty"] for i in real if real[i]["split"] == "validation"} - {

@@ -119,8 +119,8 @@ def test_a_wrong_file_is_named(file: Path, tmp_path: Path, text: str, message: s
 
 
 def test_an_unknown_name_is_named(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="has no trial nobody"):
-        sweep.main(given(file, tmp_path / "out", "--only", "plain", "nobody"))
+    with pytest.raises(SystemExit, match="has no trial missing"):
+        sweep.main(given(file, tmp_path / "out", "--only", "plain", "missing"))
 
 
 def test_the_trials_of_the_bundled_model_are_recipes() -> None:

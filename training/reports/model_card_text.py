@@ -35,7 +35,7 @@ HEAD = """\
 
 Of the *validation* split, measured when the bundles were written: through the service's own engine, with the
 stored weights and the temperature. The headline is of **unseen genera**: it leaves out each record of whose
-genus or species a record was trained on, or may have been. Intervals are of 95%, from drawing genomes anew.
+genus or species a record was trained on, or may have been. Intervals are of 95%, from resampling genomes.
 Sensitivity is the share right of viruses, specificity that of others, at a score of 0.5; ECE is the expected
 calibration error. What has no open frame gets no verdict and is in no figure but the count of such chunks."""
 RULE = """\

@@ -21,7 +21,7 @@ _ANSWER_S = 30
 
 
 def create_topics(bootstrap: str, topics: Mapping[str, int], config: Mapping[str, str]) -> None:
-    """Create topics with so many partitions."""
+    """Create topics, each with its number of partitions."""
     admin = _admin(bootstrap)
     new = [NewTopic(name, count, 1, config=dict(config)) for name, count in topics.items()]
     for future in admin.create_topics(new, request_timeout=_ANSWER_S).values():

@@ -41,12 +41,12 @@ class NoBroker(RuntimeError):
 
 
 class Broker(Protocol):
-    """A running broker; each test makes topics of its own on it."""
+    """A running broker; each test makes new topics on it."""
 
     bootstrap_servers: str
 
     def create_topics(self, topics: Mapping[str, int], **config: str) -> None:
-        """Create topics with so many partitions."""
+        """Create topics, each with its number of partitions."""
 
     def stop(self) -> None:
         """Stop it and free what it holds."""

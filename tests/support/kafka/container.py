@@ -37,7 +37,7 @@ class ContainerBroker:
         self._container.stop()
 
     def create_topics(self, topics: Mapping[str, int], **config: str) -> None:
-        """Create topics with so many partitions."""
+        """Create topics, each with its number of partitions."""
         admin.create_topics(self.bootstrap_servers, topics, config)
 
 

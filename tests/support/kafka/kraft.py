@@ -154,7 +154,7 @@ class KraftBroker:
             self._process.wait()
 
     def freeze(self) -> None:
-        """Let it answer nobody, with all connections as they are, until `thaw`."""
+        """Let it answer no request, with all connections as they are, until `thaw`."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -166,7 +166,7 @@ class KraftBroker:
         self._process.send_signal(number)
 
     def create_topics(self, topics: Mapping[str, int], **config: str) -> None:
-        """Create topics with so many partitions."""
+        """Create topics, each with its number of partitions."""
         admin.create_topics(self.bootstrap_servers, topics, config)
 
     def _format(self) -> None:

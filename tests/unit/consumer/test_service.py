@@ -252,14 +252,14 @@ def test_a_broker_that_acknowledges_nothing_bounds_what_is_in_flight(make, guara
 )
 def test_a_permanent_error_of_the_consumer_ends_the_service(make, error, kind):
     bench = make()
-    bench.one.consumer.meet(error)
+    bench.one.consumer.queue_error(error)
     with pytest.raises(kind):
         bench.turn()
 
 
 def test_a_transient_error_of_the_consumer_is_logged_and_passed_over(make):
     bench = make()
-    bench.one.consumer.meet(KafkaError(KafkaError._TRANSPORT))
+    bench.one.consumer.queue_error(KafkaError(KafkaError._TRANSPORT))
     bench.write(0)
     with capture_logs() as lines:
         bench.turn_until(lambda: bench.answered() == [0])

@@ -155,12 +155,12 @@ def test_images_are_pinned():
     assert service("virnucpro")["build"]["args"]["PYTHON_IMAGE"] == base_image()
 
 
-def test_nobody_is_root_and_nothing_is_written_outside_the_state_folder():
+def test_no_service_is_root_and_nothing_is_written_outside_the_state_folder():
     user, group = one("USER").split(":")
     assert int(user) > 0
     assert int(group) > 0
     assert f"--uid {user} " in one("RUN")
-    # A volume may be writable for others, as an emptyDir is: the service makes a folder of its own in it.
+    # A volume may be writable for others, as an emptyDir is: the service makes a separate folder in it.
     volume = str(Path(image_environment()["VIRNUCPRO_STATE_DIR"]).parent)
     assert one("VOLUME") == volume
     assert service("virnucpro")["volumes"] == [f"state:{volume}"]

@@ -18,7 +18,7 @@ from virnucpro_core.sequence.fasta import SequenceFileError
 def _files(folder: Path) -> dict[str, Path]:
     (folder / "a_folder").mkdir()
     (folder / "empty.fasta").write_bytes(b"")
-    (folder / "garbage.fasta").write_text("this is no sequence file\n")
+    (folder / "garbage.fasta").write_text("this is not a sequence file\n")
     (folder / "binary.fasta").write_bytes(bytes(range(128, 256)) * 10)
     (folder / "cut.fasta.gz").write_bytes(gzip.compress(b">a\n" + b"ACGTTGCA" * 5000)[:-20])
     names = ("missing.fasta", "a_folder", "empty.fasta", "garbage.fasta", "binary.fasta", "cut.fasta.gz")
@@ -49,7 +49,7 @@ def test_exit_codes():
     assert exit_code_of(KafkaFatal("x")) == 4
 
 
-def test_an_error_that_nobody_wrote_for_people_is_not_hidden():
+def test_an_error_without_a_message_for_users_is_not_hidden():
     assert not issubclass(KeyError, known_errors())
     assert issubclass(OutOfMemory, known_errors())
 

@@ -96,7 +96,7 @@ def test_a_message_rejected_in_a_transaction(row, at_once):
         return
     bench.turn(5, 0.3)
     assert bench.calls.count("abort") == 1
-    # In a transaction of its own, a message is blamed at once.
+    # A message that is alone in its transaction is blamed at once.
     check_answer(bench, row, blamed=True)
 
 

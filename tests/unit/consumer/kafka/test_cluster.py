@@ -107,7 +107,7 @@ def test_brokers_down_and_back(clock):
     cluster = Admin()
     watch = BrokerWatch(changes.append, clock)
     watch.probe(cluster)
-    assert cluster.asked == 0, "while all is well nobody is asked"
+    assert cluster.asked == 0, "while all is well no request is sent"
     for _ in range(3):  # each client says so
         watch.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
     cluster.down = True

@@ -107,7 +107,7 @@ def test_later_frames_of_a_record_given_up_are_not_run():
     assert len(run.done) == 1
 
 
-def test_out_of_memory_halves_and_blames_nobody():
+def test_out_of_memory_halves_and_blames_no_record():
     run = Run(Picky(memory=3))
     run.inference.run(slots(jobs(*[(10,)] * 10)))
     assert all(isinstance(f.outcome, Scored) for f in run.done)

@@ -1,4 +1,4 @@
-"""The evaluation report, against figures counted out one by one; and what it says where one can't be had."""
+"""The evaluation report, against metrics counted one by one; and what it says where one cannot be computed."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_v1_is_bitwise_fair_esms_padded_forward_of_the_same_sub_batch(shape: Esm
                 assert torch.equal(actual[index], result[row, : len(proteins[index])]), f"protein {index}"
 
 
-def test_v1_sub_batches_are_bounded_and_a_long_protein_pads_nobody() -> None:
+def test_v1_sub_batches_are_bounded_and_a_long_protein_pads_no_other() -> None:
     widths: list[tuple[int, int]] = []
     model = random_esm2(ESM2_SHAPES[0])  # the smallest: 4500 tokens attend to each other
     model.register_forward_pre_hook(lambda _, inputs: widths.append(tuple(inputs[0].shape)))
@@ -160,7 +160,7 @@ def test_a_proteins_bits_do_not_depend_on_its_batch(
 
 
 @path
-def test_a_poisoned_neighbour_poisons_nobody_else(v1: bool) -> None:
+def test_a_poisoned_neighbour_poisons_no_other_protein(v1: bool) -> None:
     model = random_esm2(SHAPE)
     model.embed_tokens.weight.data[23] = torch.nan
     wrapper = ESM2WithFlashAttention(model)

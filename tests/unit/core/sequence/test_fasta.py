@@ -134,7 +134,7 @@ def test_a_directory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_of_somebody_else(file) -> None:
+def test_a_file_of_another_user(file) -> None:
     path = file(FASTA)
     Path(path).chmod(0)
     assert refusal(path).startswith("FILE cannot be read: permission denied")
