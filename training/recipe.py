@@ -149,7 +149,7 @@ def _change(content: dict[str, Any], change: str) -> None:
     for section in sections:
         place = place.get(section) if isinstance(place, dict) else None
     if not isinstance(place, dict) or setting not in place or isinstance(place[setting], dict):
-        raise ValueError(f"there is no setting {name}")
+        raise ValueError(f"unknown setting {name}")
     try:
         place[setting] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError as error:

@@ -27,7 +27,7 @@ _PAUSES: dict[Kind, tuple[float, float]] = {
     "broker_kill": (0.0, 3.0),
 }
 _BROKER_AWAY_S = 6.0  # how long the thread that does faults is busy with it
-_AIMED = 0.5  # so many of the kills and stops
+_AIMED = 0.5  # share of the kills and stops
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,7 @@ class Injector:
         self._tell(f"{fault.kind}: it was away for {time.monotonic() - began:.1f} s")
 
     def _at_stake(self, partitions: Collection[int], workers: int) -> int:
-        """At most how many records of these partitions are in flight with so many workers."""
+        """The most records of these partitions that are in flight with this number of workers."""
         most = self._max_in_flight * workers
         try:
             return min(most, sum(self._probe.lag(partitions).values()))

@@ -45,7 +45,7 @@ class Watcher:
     """What a run tells while it goes on; this one keeps silent. Called from several threads."""
 
     def event(self, seconds: float, text: str) -> None:
-        """Something was done or has happened, so many seconds after the start."""
+        """Something was done or has happened, at this number of seconds after the start."""
 
     def progress(self, progress: Progress) -> None:
         """Called a few times in a second."""

@@ -58,7 +58,7 @@ class _Reports:
 
 
 class Publisher(threading.Thread):
-    """Publishes a stream evenly over so many seconds, by an idempotent producer that waits for any broker.
+    """Publishes a stream evenly over a number of seconds, by an idempotent producer that waits for any broker.
 
     The key of a message is the number of its record.
     """

@@ -119,7 +119,7 @@ def test_what_it_says_of_itself(bundle: Bundle, engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"device": "abacus"}, EngineError, "there is no device 'abacus': use auto, cpu, cuda or cuda:N"),
+        ({"device": "abacus"}, EngineError, "unknown device 'abacus': use auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:99"}, EngineError, r"device 'cuda:99' is not there: torch sees \d+ CUDA devices"),
         (
             {"device": "cpu", "precision": "fp8"},

@@ -1,4 +1,4 @@
-"""A partition whose committed offset the broker keeps back is read from there all the same, when it is told."""
+"""A partition whose committed offset the broker withholds is read from that offset once it is known."""
 
 from __future__ import annotations
 

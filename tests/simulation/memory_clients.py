@@ -390,7 +390,7 @@ class MemoryConsumer(_Client):
         self._announce_loss()
 
     def _take(self, limit: int) -> list[MemoryMessage]:
-        """At most so many messages off the partitions in turns, and the control records among them."""
+        """Messages off the partitions in turns, up to a number, and the control records among them."""
         found: list[MemoryMessage] = []
         self._turns += 1
         owned = sorted(self._owned)

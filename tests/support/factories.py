@@ -93,7 +93,7 @@ def prepared_frame(
 
 
 def prepared_record(*tokens: int, record_id: str = "r") -> PreparedRecord:
-    """A record of one chunk a frame, its frames of so many tokens."""
+    """A record of one chunk a frame, its frames of the given numbers of tokens."""
     frames = tuple(prepared_frame(count, chunk=index) for index, count in enumerate(tokens))
     spans = tuple((500 * index, 500 * (index + 1)) for index in range(len(tokens) or 1))
     return PreparedRecord(record_id=record_id, length=500 * len(spans), spans=spans, frames=frames)

@@ -33,12 +33,12 @@ def test_a_digest_names_its_sections_only() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("head.optimiser.step=7", "there is no setting head.optimiser.step"),
-        ("heads.optimiser.steps=7", "there is no setting heads.optimiser.steps"),
-        ("head.optimiser.steps.more=7", "there is no setting head.optimiser.steps.more"),
-        ("head=7", "there is no setting head"),
-        ("head.optimiser=7", "there is no setting head.optimiser"),
-        ("", "there is no setting "),
+        ("head.optimiser.step=7", "unknown setting head.optimiser.step"),
+        ("heads.optimiser.steps=7", "unknown setting heads.optimiser.steps"),
+        ("head.optimiser.steps.more=7", "unknown setting head.optimiser.steps.more"),
+        ("head=7", "unknown setting head"),
+        ("head.optimiser=7", "unknown setting head.optimiser"),
+        ("", "unknown setting "),
         ("head.dropout", "head.dropout cannot be ''"),
         ("head.dropout=much", "head.dropout cannot be 'much'"),
         ("head.dropout='much'", "recipe.head.dropout must be float, not 'much'"),
@@ -95,7 +95,7 @@ class TestCommandLine:
 
     def test_a_wrong_setting_ends_the_command_with_one_line(self, tmp_path: Path) -> None:
         given = options(None).parse_args(self.given(tmp_path, "--set", "head.softer=1"))
-        with pytest.raises(SystemExit, match=r"there is no setting head\.softer$"):
+        with pytest.raises(SystemExit, match=r"unknown setting head\.softer$"):
             workspace(given, TRIAL)
 
     def test_data_that_are_not_there_are_named_with_the_command_that_makes_them(self, tmp_path: Path) -> None:

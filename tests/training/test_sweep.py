@@ -108,7 +108,7 @@ def test_a_device_has_one_job_at_a_time_all_are_used_and_a_job_waits_for_the_one
     [
         ('[a]\nwhy = "x"\n', "a: a trial has `why` and `set`"),
         ('a = "x"\n', "a: a trial has `why` and `set`"),
-        ('[a]\nwhy = "x"\nset = ["head.softer=1"]\n', "there is no setting head.softer"),
+        ('[a]\nwhy = "x"\nset = ["head.softer=1"]\n', "unknown setting head.softer"),
     ],
 )
 def test_a_wrong_file_is_named(file: Path, tmp_path: Path, text: str, message: str) -> None:

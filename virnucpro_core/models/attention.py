@@ -209,13 +209,13 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
     """The first back-end that can serve, or the one of that name.
 
     Raises:
-        ValueError: there is no back-end of that name.
+        ValueError: unknown back-end.
         BackendUnavailable: the named one, or with "auto" any, cannot serve.
     """
     candidates = [backend for backend in BACKENDS if name in (AUTO, backend.name)]
     if not candidates:
         known = ", ".join([AUTO, *(backend.name for backend in BACKENDS)])
-        raise ValueError(f"there is no attention back-end {name!r}; known: {known}")
+        raise ValueError(f"unknown attention back-end {name!r}; known: {known}")
     refusals: dict[str, str] = {}
     for backend in candidates:
         reason = backend.refusal(device, dtype, head_dim, alibi)

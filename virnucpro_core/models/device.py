@@ -52,7 +52,7 @@ class Placement:
 
         Raises:
             EngineError: this machine does not have the device, or the device cannot serve the precision.
-            ValueError: there is no back-end of that name.
+            ValueError: unknown back-end.
             BackendUnavailable: the back-end that is asked for cannot serve.
         """
         where = _device(device)
@@ -86,7 +86,7 @@ def _device(name: str) -> torch.device:
     if name == AUTO:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(DEVICE_PATTERN, name):
-        raise EngineError(f"there is no device {name!r}: use {DEVICES}")
+        raise EngineError(f"unknown device {name!r}: use {DEVICES}")
     device = torch.device(name)
     if device.type != "cuda":
         return device
@@ -100,7 +100,7 @@ def _precision(name: str, device: torch.device) -> Precision:
     if name == AUTO:
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
-        raise EngineError(f"there is no precision {name!r}: use {one_of(PRECISION_CHOICES)}")
+        raise EngineError(f"unknown precision {name!r}: use {one_of(PRECISION_CHOICES)}")
     precision = PRECISIONS[name]
     if reason := precision.refusal(device):
         raise EngineError(f"precision {name} {reason}")

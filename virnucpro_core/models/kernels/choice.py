@@ -158,11 +158,11 @@ def choose_kernels(name: str, case: Case) -> Kernels:
         name: "auto"; "triton", which must then be able to run; or "torch".
 
     Raises:
-        ValueError: there are no kernels of that name.
+        ValueError: unknown kernels.
         KernelsUnavailable: Triton's were asked for and cannot run here.
     """
     if name not in (AUTO, TRITON, TORCH):
-        raise ValueError(f"there are no kernels {name!r}; known: {AUTO}, {TRITON}, {TORCH}")
+        raise ValueError(f"unknown kernels {name!r}; known: {AUTO}, {TRITON}, {TORCH}")
     if name == TORCH:
         return PLAIN
     reason = triton_refusal(case.device) or _dtype_refusal(case)

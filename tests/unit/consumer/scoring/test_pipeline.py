@@ -1,4 +1,4 @@
-"""The pipeline's threads together: every submitted message comes out once, or is dropped once it is no longer wanted."""
+"""The pipeline's threads together: every message submitted comes out once, or is dropped when no longer wanted."""
 
 from __future__ import annotations
 

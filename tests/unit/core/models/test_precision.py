@@ -122,5 +122,5 @@ def test_the_linear_layer_itself_gives_dnabert_s_the_same_bits() -> None:
 def test_a_device_that_a_precision_cannot_use_is_refused(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="precision fp16 needs a GPU: on a CPU use fp32 or bf16"):
         Engine(bundle, device="cpu", precision="fp16")
-    with pytest.raises(EngineError, match="there is no precision 'fp4': use auto, fp32, fp16 or bf16"):
+    with pytest.raises(EngineError, match="unknown precision 'fp4': use auto, fp32, fp16 or bf16"):
         Engine(bundle, device="cpu", precision="fp4")

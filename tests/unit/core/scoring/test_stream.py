@@ -207,7 +207,7 @@ def test_a_lost_device_and_a_bug_pass_through(error: Exception) -> None:
 
 
 class Small(HashEngine):
-    """Runs out of memory above so many protein tokens, and fails on any batch with the protein `poison`."""
+    """Runs out of memory above a number of protein tokens, and fails on any batch with the protein `poison`."""
 
     def __init__(self, memory: int, poison: bytes = b"") -> None:
         super().__init__()
