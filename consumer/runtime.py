@@ -32,12 +32,8 @@ from consumer.intake.backpressure import HOLD_S, Backpressure
 from consumer.intake.breaker import Breaker
 from consumer.intake.intake import Intake
 from consumer.intake.start_offsets import Ask, StartOffsets
-from consumer.kafka.cluster import (
-    BrokerWatch,
-    Cluster,
-    TopicWatch,
-    await_topics,
-)
+from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch, await_topics, is_embedded
+from consumer.kafka.compaction import refuse_compacted
 from consumer.kafka.embedded import EmbeddedBroker
 from consumer.ledger import Ledger
 from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RnaPrepared
@@ -191,7 +187,8 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
     """Wait for a broker, and check that it has what the settings ask of it.
 
     Raises:
-        ServiceError: no broker answers in time, a topic does not exist, or the broker cannot do what is asked.
+        ServiceError: no broker answers in time, a topic does not exist, the broker cannot do what is asked, or a
+            topic for answers is compacted.
     """
     brokers = BrokerWatch(lambda up: listeners.happened(BrokersChanged(up)))
     error_cb = {"error_cb": brokers.on_error}
@@ -200,6 +197,13 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
     address = settings.kafka_bootstrap_servers
     counts = await_topics(admin, _topics(settings), address, brokers, settings.startup_timeout_s, "service")
     guarantee.check_cluster(admin, address)
+    # The embedded broker has neither compaction nor an answer to the question.
+    if not is_embedded(admin, address):
+        answers = {
+            settings.output_topic: "VIRNUCPRO_OUTPUT_TOPIC",
+            settings.dlq_topic: "VIRNUCPRO_DLQ_TOPIC",
+        }
+        refuse_compacted(admin, answers)
     listeners.happened(BrokersChanged(True))
     return Clients(
         admin=admin,

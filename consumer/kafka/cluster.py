@@ -194,17 +194,26 @@ def refuse_mock_transactions(client: Any, bootstrap: str) -> None:
         ServiceError: the broker is librdkafka's mock cluster, which acknowledges transactions and ignores them; or it
             does not answer any more.
     """
+    if is_embedded(client, bootstrap):
+        raise ServiceError(
+            f"the broker at {bootstrap} is an embedded one, which has no transactions: set "
+            "VIRNUCPRO_DELIVERY=at_least_once"
+        )
+
+
+def is_embedded(client: Any, bootstrap: str) -> bool:
+    """True if the broker is librdkafka's mock cluster, in this process or another.
+
+    Raises:
+        ServiceError: it does not answer any more.
+    """
     try:
         cluster = str(client.list_topics("", timeout=_REQUEST_S).cluster_id)
     except KafkaException as error:
         raise ServiceError(
             f"the Kafka broker at {bootstrap} does not answer any more ({error.args[0].str()}): is it up?"
         ) from error
-    if cluster.startswith(_MOCK_CLUSTER):
-        raise ServiceError(
-            f"the broker at {bootstrap} is an embedded one, which has no transactions: set "
-            "VIRNUCPRO_DELIVERY=at_least_once"
-        )
+    return cluster.startswith(_MOCK_CLUSTER)
 
 
 def partition_counts(client: Any, topics: Iterable[str], timeout: float) -> dict[str, int]:

@@ -92,6 +92,23 @@ def test_an_input_topic_that_is_deleted_meanwhile(job, tmp_path, guarantee):
     assert "create" in line
 
 
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+def test_compacted_topics_for_answers_are_refused_at_the_start(job, tmp_path, guarantee, policy):
+    for topic in ("in", "out", "dlq"):
+        admin.configure_topic(job.bootstrap, f"{job.name}.{topic}", "cleanup.policy", policy)
+    send(job, records("waits"), key=b"k")
+    line = last_words(NoopServe(tmp_path / "serve.log", **job.worker(0), **guarantee))
+    assert f"{job.name}.out (VIRNUCPRO_OUTPUT_TOPIC), {job.name}.dlq (VIRNUCPRO_DLQ_TOPIC)" in line
+    assert f"{job.name}.in" not in line, "what is read may be compacted"
+    assert "set cleanup.policy=delete" in line
+    for topic in ("out", "dlq"):
+        admin.configure_topic(job.bootstrap, f"{job.name}.{topic}", "cleanup.policy", "delete")
+    with serving(tmp_path / "again.log", kind=NoopServe, **job.worker(0), **guarantee) as serve:
+        job.finish(1)
+        assert serve.stop() == 0
+    assert predicted(job) == Counter(["waits"])
+
+
 # ---- size -----------------------------------------------------------------------------------------------------
 
 
@@ -119,10 +136,12 @@ def test_a_dead_letter_topic_that_takes_nothing(job, tmp_path, guarantee):
     assert predicted(job).keys() <= set(numbered(3))
 
 
-def test_a_dead_letter_that_is_cut_keeps_its_key_for_a_compacted_topic(job, tmp_path, guarantee):
-    for name, value in (("cleanup.policy", "compact"), ("max.message.bytes", "20000")):
-        admin.configure_topic(job.bootstrap, f"{job.name}.dlq", name, value)
+def test_a_dead_letter_that_is_cut_keeps_its_key_for_a_topic_that_is_compacted_meanwhile(
+    job, tmp_path, guarantee
+):
     with serving(tmp_path / "serve.log", kind=NoopServe, **job.worker(0), **guarantee) as serve:
+        for name, value in (("cleanup.policy", "compact"), ("max.message.bytes", "20000")):
+            admin.configure_topic(job.bootstrap, f"{job.name}.dlq", name, value)
         send(job, [secrets.token_bytes(500_000)], key=b"the key")
         send(job, records("after"), key=b"another")
         job.finish(2)
