@@ -4,7 +4,8 @@ It is part of the librdkafka that the confluent-kafka wheel brings, and speaks t
 port, so clients in other processes reach it too. Its limits:
 
 * **Nothing is kept.** All data is in memory and gone with the process, and of each partition only about the
-  newest 5 MiB are held: a publisher far ahead of the readers overwrites what they have not read.
+  newest 5 MiB are held: a publisher far ahead of the readers overwrites what they have not read. So `virnucpro
+  publish` waits for the service (consumer/cli/topics/embedded_room.py).
 * **No transactions.** It acknowledges them and ignores them, so it can't give exactly-once delivery.
 * No authentication, no TLS, one broker.
 

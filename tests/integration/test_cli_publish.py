@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
@@ -17,6 +21,7 @@ from consumer.kafka.embedded import EmbeddedBroker
 from schemas import SequenceRecord, decode_record
 
 PARTITIONS = 2
+ONLY_ACGT = str.maketrans("0123456789abcdef", "ACGT" * 4)
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +172,64 @@ def test_a_record_over_the_size_limit_is_named_and_the_others_go(tmp_path, broke
     assert "1 of 3 records were not delivered" in line
     assert "'large'" in line
     assert {message.key() for message in arrived(broker, 2)} == {b"small1", b"small2"}
+
+
+class ReadingGroup:
+    """A member of a group that reads the topic, slowly, and commits what it has read."""
+
+    def __init__(self, broker: str, group: str) -> None:
+        options = {"bootstrap.servers": broker, "group.id": group, "enable.auto.commit": False}
+        self._consumer = Consumer(options | {"auto.offset.reset": "earliest"})
+        self._consumer.subscribe(["sequences"])
+        self.keys: list[bytes | None] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> ReadingGroup:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._consumer.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            message = self._consumer.poll(0.1)
+            if message is not None and message.error() is None:
+                time.sleep(0.002)
+                self.keys.append(message.key())
+                self._consumer.commit(message=message)
+
+
+def large_file(folder: Path, records: int) -> str:
+    """Of 20 kB a record, that do not compress."""
+    path = folder / "large.fasta"
+    path.write_text(
+        "".join(f">r{n}\n{secrets.token_hex(10_000).translate(ONLY_ACGT)}\n" for n in range(records))
+    )
+    return str(path)
+
+
+def test_the_embedded_broker_loses_nothing_of_what_is_more_than_it_holds(tmp_path, broker, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_GROUP_ID", "readers")
+    monkeypatch.setenv("VIRNUCPRO_KAFKA_COMPRESSION_TYPE", "none")
+    count = 1200
+    with ReadingGroup(broker, "readers") as group:
+        assert run(["publish", large_file(tmp_path, count), "--bootstrap", broker]) == 0
+        deadline = time.monotonic() + 60
+        while len(group.keys) < count and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert Counter(group.keys) == Counter({b"r%d" % n: 1 for n in range(count)})
+
+
+def test_nothing_more_is_sent_to_the_embedded_broker_when_nobody_reads(tmp_path, broker, monkeypatch, capsys):
+    monkeypatch.setattr("consumer.cli.commands.publish.READER_STALL_S", 1.0)
+    assert run(["publish", large_file(tmp_path, 1200), "--bootstrap", broker]) == 1
+    line = error_line(capsys)
+    assert "holds about 5 MiB" in line
+    assert "start `virnucpro serve`" in line
 
 
 def test_an_unknown_client_option_is_named(tmp_path, capsys, monkeypatch):

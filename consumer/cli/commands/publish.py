@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from confluent_kafka import Producer
+
     from consumer.cli.files.inputs import Reader, Size
+    from consumer.cli.topics.embedded_room import EmbeddedRoom
     from consumer.cli.topics.publisher import Publisher
+    from consumer.config.settings import ServiceSettings
 
 STALL_FACTOR = 3
+READER_STALL_S = 60.0  # a long record takes the service longer than any broker takes to answer
 
 
 def publish(
@@ -42,8 +48,9 @@ def publish(
     """Publish sequence files to Kafka; the record id is the key of its message.
 
     Files are read through once before anything is sent, so that one that is damaged, or holds letters that are
-    no nucleotide codes, sends nothing (standard input and pipes are sent as they come). Client options such as
-    VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured.
+    not nucleotide codes, sends nothing (standard input and pipes are sent as they come). Client options such as
+    VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured. The embedded broker holds little: what goes to it waits for the
+    service to read it.
     The exit code is 0 when the broker has confirmed every record.
 
     Example: `virnucpro publish reads.fasta.gz --bootstrap 127.0.0.1:40001 --rate 100`
@@ -54,7 +61,7 @@ def publish(
     from consumer.cli.topics.client_settings import client_settings
     from consumer.cli.topics.publisher import Publisher
     from consumer.config.clients import new_client, publisher_config
-    from consumer.kafka.cluster import BrokerWatch, await_topics
+    from consumer.kafka.cluster import BrokerWatch, await_topics, is_embedded
     from virnucpro_core.sequence.fasta import read_sequences
 
     settings = client_settings(bootstrap)
@@ -65,9 +72,29 @@ def publish(
     size = count_records(fasta, read)
     config = publisher_config(address, settings.kafka) | {"error_cb": watch.on_error}
     producer = new_client(Producer, config)
-    await_topics(producer, [topic], address, watch, timeout, "command")
-    publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why)
-    _send(publisher, fasta, read, size, f"{address}, topic {topic}")
+    counts = await_topics(producer, [topic], address, watch, timeout, "command")
+    with ExitStack() as stack:
+        room = None
+        if is_embedded(producer, address):
+            room = _room(settings, topic, counts[topic], producer, stack)
+        publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why, room)
+        _send(publisher, fasta, read, size, f"{address}, topic {topic}")
+
+
+def _room(
+    settings: ServiceSettings, topic: str, partitions: int, producer: Producer, stack: ExitStack
+) -> EmbeddedRoom:
+    """What an embedded broker has room for; waiting serves the producer."""
+    from confluent_kafka import Consumer
+
+    from consumer.cli.topics.embedded_room import EmbeddedRoom, GroupBacklog
+    from consumer.config.clients import common_config, new_client
+
+    client = new_client(Consumer, common_config(settings) | {"group.id": settings.group_id})
+    stack.callback(client.close)
+    return EmbeddedRoom(
+        GroupBacklog(client, topic, partitions), settings.group_id, producer.poll, READER_STALL_S
+    )
 
 
 def _send(publisher: Publisher, paths: list[str], read: Reader, size: Size | None, target: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from consumer.cli.error_messages import UserError
+from consumer.cli.topics.embedded_room import EmbeddedRoom
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.kafka.error_table import Kind, classify, fatal_sentence
 from schemas import SequenceRecord, encode_record
@@ -23,6 +24,7 @@ class Publisher:
         stall_s: give up when records are waiting and none was delivered for so long, in seconds.
         rate: records a second, or None for as fast as it goes.
         why: what the client knows about a failed connection, as " (cause: cure)" or "".
+        room: what an embedded broker has room for; None for a real one.
     """
 
     def __init__(
@@ -32,10 +34,12 @@ class Publisher:
         stall_s: float,
         rate: float | None = None,
         why: Callable[[], str] = str,
+        room: EmbeddedRoom | None = None,
         clock: Clock = monotonic,
     ) -> None:
         self._producer, self._topic = producer, topic
         self._stall_s, self._rate, self._why, self._clock = stall_s, rate, why, clock
+        self._room = room
         self._began_at = self._progress_at = clock()
         self.sent = self.delivered = self.failed = 0
         self.failures: list[str] = []
@@ -49,11 +53,14 @@ class Publisher:
         """Send one record, at the rate, waiting while the client's queue is full.
 
         Raises:
-            UserError: the broker takes no records any more.
+            UserError: the broker takes no records any more, or has no room for them.
         """
         if self._rate is not None:
             self._pace(Deadline(self._began_at + self.sent / self._rate, self._clock))
         value, key = encode_record(record), record.id.encode()
+        while self._room is not None and not self._room.takes(len(value) + len(key)):
+            self._acknowledged()
+            self._room.wait()
         if not self.waiting:
             self._progress_at = self._clock()
         while True:
@@ -72,8 +79,13 @@ class Publisher:
         """Wait until the broker has answered for every record.
 
         Raises:
-            UserError: the broker takes no records any more.
+            UserError: the broker takes no records any more, or has dropped some.
         """
+        self._acknowledged()
+        if self._room is not None:
+            self._room.check()
+
+    def _acknowledged(self) -> None:
         while self.waiting:
             self._wait(_POLL_S)
 
