@@ -30,13 +30,14 @@ from consumer.errors import ExitCode, ServiceError
 from consumer.intake.apart import Apart
 from consumer.intake.backpressure import HOLD_S, Backpressure
 from consumer.intake.breaker import Breaker
+from consumer.intake.gaps import Gaps
 from consumer.intake.intake import Intake
 from consumer.intake.start_offsets import Ask, StartOffsets
-from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch, await_topics, is_embedded
+from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch, await_topics, is_embedded, log_starts
 from consumer.kafka.compaction import refuse_compacted
 from consumer.kafka.embedded import EmbeddedBroker
 from consumer.ledger import Ledger
-from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RnaPrepared
+from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RecordsSkipped, RnaPrepared
 from consumer.ops.http import HttpServer
 from consumer.ops.instance import with_own_instance
 from consumer.ops.listeners import Listener, Listeners
@@ -61,6 +62,7 @@ PORTS_TRIED = 100
 """From VIRNUCPRO_HTTP_PORT's default on, while that variable is not set."""
 _BATCHES_WAITING = 4  # one to run next, and enough that the others fill up
 _STOP_S = 5.0
+_TO_THE_END = ("latest", "largest", "end")  # librdkafka's names for one value of auto.offset.reset
 _WATCHDOG_S = 10.0  # after the drain's own time: for leaving the group, closing transactions, ending threads
 
 Announce = Callable[[str, str], None]
@@ -306,9 +308,16 @@ def build_service(
         delivery.forget(partitions)
         pipeline.discard()
 
+    gaps = Gaps(
+        partial(log_starts, clients.admin),
+        lambda skip: telemetry.listeners.happened(RecordsSkipped(*skip)),
+        settings.on_gap,
+        to_the_end=settings.kafka.get("auto.offset.reset") in _TO_THE_END,
+        clock=clock,
+    )
     intake = Intake(
         scoring.ledger,
-        StartOffsets(consumer, clients.committed, clients.executor.submit, clock),
+        StartOffsets(consumer, clients.committed, clients.executor.submit, gaps, clock),
         Backpressure(
             settings.max_inflight_records, settings.max_inflight_bytes, scoring.max_tokens, HOLD_S, clock
         ),

@@ -102,7 +102,7 @@ class Service:
             self._cluster.refresh()
         self._start_suspect()
         self._collect(_BUSY_WAIT_S if busy else 0.0)
-        self._delivery.turn()
+        self._deliver()
         self._cluster.turn()
         self._turned(level)
 
@@ -116,9 +116,9 @@ class Service:
             self._read(0.0)
             self._start_suspect()
             self._collect(min(_BUSY_WAIT_S, deadline.remaining()))
-            self._delivery.turn()
+            self._deliver()
             self._turned("open")
-        flushed = self._delivery.flush(deadline) and not self._intake.records
+        flushed = self._flush(deadline) and not self._intake.records
         self._observer.happened(Drained(flushed, self._in_flight))
         return flushed
 
@@ -181,6 +181,14 @@ class Service:
             if not self._intake.finish(finished):
                 self._observer.happened(ResultStale(finished.source))
 
+    def _deliver(self) -> None:
+        """One step of delivery, unless what would be committed lies behind input that may have been deleted unread."""
+        if self._intake.settle():
+            self._delivery.turn()
+
+    def _flush(self, deadline: Deadline) -> bool:
+        return self._intake.settle() and self._delivery.flush(deadline)
+
     def _turned(self, level: Level) -> None:
         now = self._clock()
         gap, self._last_turn = now - self._last_turn, now
@@ -203,7 +211,7 @@ class Service:
         while self._pipeline.has_started(partitions) and not deadline.expired:
             self._collect(min(_IDLE_POLL_S, deadline.remaining()))
         self._collect(0.0)
-        self._delivery.flush(deadline)
+        self._flush(deadline)
         self._intake.forget(partitions)
         self._rebalanced("revoked", topic_partitions)
 

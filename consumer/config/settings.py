@@ -211,6 +211,10 @@ class ServiceSettings(ModelSettings):
     )
     """The delivery guarantee."""
 
+    on_gap: Literal["continue", "stop"] = Field("continue", description="continue or stop")
+    """What to do when input was deleted before it was read: go on behind it and report it (`records_skipped` in
+    the log, `vnp_records_skipped_total`), or end, with nothing committed behind it."""
+
     divergence_sample: float = Field(0.0, ge=0, le=1, description="a share of the batches, 0 to 1")
     """The share of batches that also go through the other attention path, after their answers are handed
     over; metrics show how far the two paths differ. Each costs two more forwards."""

@@ -124,6 +124,14 @@ class Intake:
         """Once a turn of the loop; returns partitions that were paused for their start offset and may be read now."""
         return self._start_offsets.turn()
 
+    def settle(self) -> bool:
+        """Find out whether input was deleted before it was read, if there is a doubt; False while that is not known.
+
+        Raises:
+            ServiceError: it was, and the service is to stop for that.
+        """
+        return self._start_offsets.settle()
+
     def readable(self) -> list[Partition]:
         """The assigned partitions whose start offset keeps them from nothing."""
         return [partition for partition in self.assigned if not self._start_offsets.is_waiting(partition)]

@@ -24,6 +24,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from consumer.clock import Clock, monotonic
+from consumer.intake.gaps import Gaps
 from consumer.throttle import Throttle
 from consumer.types import Partition
 
@@ -47,13 +48,15 @@ class _Check:
     """One assignment of one partition.
 
     Attributes:
-        committed: the group's offset, _NO_OFFSET if it has none, None while it is not known.
+        start: the group's offset, _NO_OFFSET if it has none, or while it is not known.
+        committed: where to begin: `start`, or the first message behind it that was seen; None while it is not known.
         first_seen: offset of the first message that came.
         waiting: paused until the committed offset is known.
         late: the broker did not answer at once, so the client may stand anywhere.
         seeks: how often the client has been sent to the committed offset.
     """
 
+    start: int = _NO_OFFSET
     committed: int | None = None
     first_seen: int | None = None
     waiting: bool = False
@@ -71,10 +74,14 @@ class StartOffsets:
         consumer: the one that reads.
         ask: for committed offsets.
         submit: runs a call of `ask` on another thread, one at a time.
+        gaps: is told where each partition begins, and what is read of it.
     """
 
-    def __init__(self, consumer: Consumer, ask: Ask, submit: Submit, clock: Clock = monotonic) -> None:
+    def __init__(
+        self, consumer: Consumer, ask: Ask, submit: Submit, gaps: Gaps, clock: Clock = monotonic
+    ) -> None:
         self._consumer, self._ask, self._submit, self._clock = consumer, ask, submit, clock
+        self._gaps = gaps
         self._open: _Question = {}
         self._questions: deque[tuple[float, _Question]] = deque()  # by when they are due
         self._asked: _Question = {}
@@ -92,9 +99,20 @@ class StartOffsets:
         """The assignment is over."""
         for partition in partitions:
             self._open.pop(partition, None)
+            self._gaps.forget([partition])
+
+    def settle(self) -> bool:
+        """False while it is not known whether input was skipped; see `Gaps.settle`."""
+        return self._gaps.settle()
 
     def accepts(self, partition: Partition, offset: int) -> bool:
         """True if this message may be taken; if not, it or an earlier one comes again. May pause the partition."""
+        accepted = self._is_due(partition, offset)
+        if accepted:
+            self._gaps.read(partition, offset)
+        return accepted
+
+    def _is_due(self, partition: Partition, offset: int) -> bool:
         check = self._open.get(partition)
         if check is None:
             return True
@@ -105,6 +123,8 @@ class StartOffsets:
             return False
         if check.committed in (_NO_OFFSET, offset) or (check.seeks and self._is_the_first(check, offset)):
             del self._open[partition]
+            if check.start != _NO_OFFSET:
+                self._gaps.begin(partition, check.start)
             return True
         if not self._seek(partition, check, check.committed):
             self._wait(partition, check)
@@ -200,7 +220,10 @@ class StartOffsets:
             if found.error is not None:
                 self._ask_later({partition: self._asked[partition]}, found.error.str())
             else:
-                self._asked[partition].committed = max(found.offset, _NO_OFFSET)
+                check = self._asked[partition]
+                check.start = check.committed = max(found.offset, _NO_OFFSET)
+                if check.start == _NO_OFFSET and self._open.get(partition) is check:
+                    self._gaps.begin_at_log_start(partition)
 
     def _ask_later(self, question: _Question, why: str) -> None:
         """Ask for each partition alone: a combined request completes only when all offsets are known."""

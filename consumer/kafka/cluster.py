@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import ServiceError
 from consumer.kafka.error_table import Caller, Kind, classify, no_broker, no_topic
 from consumer.throttle import Throttle
+from consumer.types import Partition
 
 log = structlog.get_logger(__name__)
 
@@ -214,6 +217,24 @@ def is_embedded(client: Any, bootstrap: str) -> bool:
             f"the Kafka broker at {bootstrap} does not answer any more ({error.args[0].str()}): is it up?"
         ) from error
     return cluster.startswith(_MOCK_CLUSTER)
+
+
+def log_starts(admin: Any, partitions: Sequence[Partition]) -> dict[Partition, int]:
+    """The first offset that each partition's log has; one that no broker tells within half a second is left out.
+
+    Args:
+        admin: a `confluent_kafka.admin.AdminClient`.
+    """
+    deadline = Deadline.after(_REQUEST_S / 2)
+    wanted = {TopicPartition(*partition): OffsetSpec.earliest() for partition in partitions}
+    answers: Mapping[TopicPartition, Future[Any]] = admin.list_offsets(wanted, request_timeout=_REQUEST_S / 2)
+    found: dict[Partition, int] = {}
+    for asked, answer in answers.items():
+        try:
+            found[Partition(asked.topic, asked.partition)] = int(answer.result(deadline.remaining()).offset)
+        except (KafkaException, TimeoutError) as error:
+            log.info("log_start_not_told", partition=asked.partition, error=str(error))
+    return found
 
 
 def partition_counts(client: Any, topics: Iterable[str], timeout: float) -> dict[str, int]:

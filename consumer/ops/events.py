@@ -62,6 +62,15 @@ class MessageRead:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordsSkipped:
+    """Input was deleted before it was read: the offsets from `first` to the one before `end`."""
+
+    partition: Partition
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResultStale:
     """A result was dropped: before it was finished its partition went away, or its log was cut."""
 
@@ -115,6 +124,7 @@ Event = (
     | ConsumerError
     | Rebalanced
     | MessageRead
+    | RecordsSkipped
     | ResultStale
     | Paused
     | Resumed

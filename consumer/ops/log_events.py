@@ -21,6 +21,8 @@ EVENTS: Mapping[str, str] = {
     "breaker_trial_failed": "Records read for trial failed too; the next trial comes after the pause.",
     "commit_not_ok": "A commit of offsets did not succeed: rebalancing (the next owner does the work again), error "
     "(it is repeated) or hung (a new producer repeats it).",
+    "cleanup_policy_not_checked": "The broker does not say whether a topic for answers is compacted, most likely since "
+    "the right DESCRIBE_CONFIGS is missing. On a compacted topic an answer without a key ends the service.",
     "committed_offset_unknown": "The broker withholds the committed offset of partitions, most likely because a "
     "transaction of their previous owner is still open. They are not read until it is known.",
     "dependency_available": "The dependency of the codec answers again.",
@@ -38,6 +40,9 @@ EVENTS: Mapping[str, str] = {
     "kafka_consumer_error": "`poll` returned an error; most are transient, and librdkafka retries.",
     "librdkafka": "A line of the Kafka client's library as `message`; lines that differ only in numbers are throttled.",
     "log_truncated": "The log of a partition was truncated or its offset reset; it is read from there again.",
+    "log_start_not_told": "The broker did not say where the log of a partition begins; asked again a second later.",
+    "log_start_unknown": "Messages were missing before the ones read, and it is not known whether they were deleted; "
+    "nothing is committed until it is.",
     "loop_hangs": "A call of the Kafka client did not return; the process ends so that another one takes over.",
     "answer_rejected": "The broker rejected an answer; another form of it is sent, or the service ends.",
     "answer_retried": "An answer was not acknowledged and is sent again.",
@@ -55,6 +60,7 @@ EVENTS: Mapping[str, str] = {
     "record_answered": "The answer to one record is in Kafka.",
     "record_given_up": "A record becomes a dead letter because the model cannot take it.",
     "record_run_alone": "A record runs alone: the process died while it was on the device.",
+    "records_skipped": "Input was deleted before it was read: the offsets `from` to `to` of a partition.",
     "resumed": "Reading goes on.",
     "seek_refused": "The client refused to move to the committed offset of a partition; it is tried again.",
     "self_test_off": "The self-test is off: nothing has checked the attention path.",

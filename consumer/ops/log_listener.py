@@ -18,6 +18,7 @@ from consumer.ops.events import (
     ModelLoading,
     Paused,
     Rebalanced,
+    RecordsSkipped,
     Resumed,
 )
 from consumer.scoring.batcher import Batch
@@ -55,6 +56,8 @@ class LogListener:
                 log.info("partitions_revoked", partitions=_numbers(partitions))
             case Rebalanced("lost", partitions):
                 log.info("partitions_lost", partitions=_numbers(partitions))
+            case RecordsSkipped(partition, first, end):
+                log.warning("records_skipped", partition=partition.number, **{"from": first, "to": end - 1})
             case Paused(limit, in_flight):
                 log.info("paused", reason=limit, **in_flight._asdict())
             case Resumed(in_flight):

@@ -21,6 +21,7 @@ from consumer.ops.events import (
     MessageRead,
     ModelLoaded,
     Rebalanced,
+    RecordsSkipped,
     ResultStale,
     RnaPrepared,
     Turned,
@@ -70,6 +71,10 @@ class Metrics:
         self.consumed = self._counter("records_consumed_total", "Messages read from the input topic.")
         self.consumed_bytes = self._counter(
             "consumed_bytes_total", "Keys, values and headers of the messages read, in bytes."
+        )
+        self.skipped = self._counter(
+            "records_skipped_total",
+            "Offsets of the input topic that were deleted before they were read, by retention or by hand.",
         )
         self.rna_records = self._counter(
             "rna_records_total",
@@ -192,6 +197,8 @@ class Metrics:
             case MessageRead(message):
                 self.consumed.inc()
                 self.consumed_bytes.inc(message.payload_bytes)
+            case RecordsSkipped(_, first, end):
+                self.skipped.inc(end - first)
             case Turned(gap_s, level, oldest_s):
                 self.loop_gap.observe(gap_s)
                 self.oldest_seconds.set(oldest_s)

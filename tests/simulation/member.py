@@ -21,7 +21,7 @@ from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.errors import KafkaFatal
 from consumer.kafka.cluster import BrokerWatch
 from consumer.ledger import Ledger
-from consumer.ops.events import Event
+from consumer.ops.events import Event, RecordsSkipped
 from consumer.runtime import (
     Clients,
     Scoring,
@@ -131,16 +131,18 @@ def outcome(source: Source, value: bytes) -> Outcome:
 
 
 class EpochCheck:
-    """A listener: every delivered answer is one that the device gave for this very assignment."""
+    """A listener: every delivered answer is one that the device gave for this very assignment. Notes skips."""
 
     def __init__(self, pipeline: StepPipeline) -> None:
         self._pipeline = pipeline
+        self.skips: list[RecordsSkipped] = []
 
     def delivered(self, answer: Answer) -> None:
         assert answer.message.source in self._pipeline.handed_over, "an answer of an old epoch"
 
     def happened(self, event: Event) -> None:
-        """Of no interest here, as the other reports."""
+        if isinstance(event, RecordsSkipped):
+            self.skips.append(event)
 
     def batch_done(self, batch: Batch, seconds: float) -> None: ...
 
@@ -194,7 +196,8 @@ class Member:
         self.ledger = Ledger()
         self.pipeline = StepPipeline(self.ledger.is_wanted, kafka.clock)
         chosen = settings(transactional, **changes)
-        checks = [EpochCheck(self.pipeline)] if model is None else []
+        self.check = EpochCheck(self.pipeline)
+        checks = [self.check] if model is None else []
         self.telemetry = Telemetry(chosen, *checks, clock=kafka.clock)
         self.admin = MemoryAdmin(kafka)
         self._clients = Clients(

@@ -17,17 +17,19 @@ effect, or after it as a lost answer; or anything else that happens in between.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec
 
 from consumer.types import Partition
 from tests.simulation.memory_kafka import OFFSET_INVALID, MemoryKafka, Metadata, Record, Transaction, fenced
-from tests.support.factories import FakeClock
+from tests.support.factories import FakeClock, at_once
 
 T = TypeVar("T")
 
@@ -111,6 +113,7 @@ class MemoryAdmin:
     def __init__(self, kafka: MemoryKafka) -> None:
         self._kafka = kafka
         self.asked = 0
+        self.down = False
 
     def poll(self, timeout: float) -> int:
         return 0
@@ -122,6 +125,19 @@ class MemoryAdmin:
             topics.setdefault(partition.topic, {})[partition.number] = None
         found = {name: SimpleNamespace(partitions=numbers, error=None) for name, numbers in topics.items()}
         return SimpleNamespace(topics=found)
+
+    def list_offsets(
+        self, wanted: Mapping[TopicPartition, OffsetSpec], request_timeout: float
+    ) -> dict[TopicPartition, Future[SimpleNamespace]]:
+        """Where the logs begin."""
+        assert all(isinstance(spec, type(OffsetSpec.earliest())) for spec in wanted.values())
+
+        def start(tp: TopicPartition) -> SimpleNamespace:
+            if self.down:
+                raise KafkaException(retriable())
+            return SimpleNamespace(offset=self._kafka.starts[Partition(tp.topic, tp.partition)])
+
+        return {tp: at_once(partial(start, tp)) for tp in wanted}
 
 
 class MemoryMessage:
@@ -397,6 +413,8 @@ class MemoryConsumer(_Client):
         first = self._turns % max(1, len(owned))
         for partition in owned[first:] + owned[:first]:
             fetch, log = self._owned[partition], self._kafka.logs[partition]
+            if fetch.next is not None:  # out of range: auto.offset.reset is earliest
+                fetch.next = max(fetch.next, self._kafka.starts[partition])
             end = 0 if self.link.cut_off or partition in self.paused else self._kafka.stable_end(partition)
             while fetch.next is not None and fetch.next < end and limit > 0:
                 offset, record = fetch.next, log[fetch.next]

@@ -99,6 +99,8 @@ class MemoryKafka:
             for topic, partitions in topics.items()
             for number in range(partitions)
         }
+        # The first offset that each log still has.
+        self.starts: dict[Partition, int] = defaultdict(int)
         self.group = Group(clock, session_s)
         self.session_s, self.max_poll_s, self._transaction_s = session_s, max_poll_s, transaction_s
         self.max_message_bytes = max_message_bytes
@@ -146,6 +148,10 @@ class MemoryKafka:
         if transaction is not None:
             transaction.state = "aborted"
             self.logs[partition].append(Record(transaction=transaction, control=True))
+
+    def delete_records(self, partition: Partition, before: int) -> None:
+        """Delete what lies before an offset, as retention does."""
+        self.starts[partition] = max(self.starts[partition], min(before, len(self.logs[partition])))
 
     # ---- what clients ask -----------------------------------------------------------------------------------------
 

@@ -153,6 +153,7 @@ class Loop(RuleBasedStateMachine):
         )
         self.inputs = self.kafka.partitions(INPUT)
         self.members: list[Member] = []
+        self.everyone: list[Member] = []
         self.in_turn: list[Member] = []
         self.committed = dict.fromkeys(self.inputs, 0)
         for slot in slots:
@@ -169,6 +170,17 @@ class Loop(RuleBasedStateMachine):
     @rule(number=NUMBERS)
     def write_and_abort(self, number: int) -> None:
         self.kafka.write(self.inputs[number], [b"never"], aborted=True)
+
+    @rule(number=NUMBERS, kept=st.integers(0, 4), pace=PACE, turns=TURNS)
+    def retention(self, number: int, kept: int, pace: Pace, turns: int) -> None:
+        """All but the newest places of a log are deleted, whether they were read or not.
+
+        Where the group has committed nothing it begins where the log begins, and skips nothing.
+        """
+        partition = self.inputs[number]
+        if partition in self.kafka.group.committed:
+            self.kafka.delete_records(partition, len(self.kafka.logs[partition]) - kept)
+        self.all_turn(pace, turns)
 
     @rule(who=WHO, pace=PACE, turns=TURNS)
     def turn(self, who: int, pace: Pace, turns: int) -> None:
@@ -331,6 +343,7 @@ class Loop(RuleBasedStateMachine):
     def add(self, slot: int) -> Member:
         member = Member(self.kafka, slot, self.transactional)
         self.members.append(member)
+        self.everyone.append(member)
         self.busy(member, member.begin)
         return member
 
@@ -381,7 +394,20 @@ class Loop(RuleBasedStateMachine):
         return {(p.number, offset) for p, answers in self.answers().items() for offset, _ in answers}
 
     def asked(self) -> set[tuple[int, int]]:
-        return {(partition.number, offset) for partition, offset, _ in self.kafka.records(INPUT)}
+        """All that were not deleted unanswered."""
+        answered = self.answered()
+        return {
+            (partition.number, offset)
+            for partition, offset, _ in self.kafka.records(INPUT)
+            if offset >= self.kafka.starts[partition] or (partition.number, offset) in answered
+        }
+
+    def skipped(self) -> set[tuple[int, int]]:
+        """What the services have reported as deleted unread."""
+        events = [event for member in self.everyone for event in member.check.skips]
+        return {
+            (event.partition.number, offset) for event in events for offset in range(event.first, event.end)
+        }
 
     # ---- what must hold -------------------------------------------------------------------------------------------
 
@@ -393,9 +419,18 @@ class Loop(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_committed_unanswered(self) -> None:
-        missing = self.asked() - self.answered()
+        """But for what is reported as skipped."""
+        asked = {(partition.number, offset) for partition, offset, _ in self.kafka.records(INPUT)}
+        missing = asked - self.answered() - self.skipped()
         passed = {(n, o) for n, o in missing if o < self.committed[self.inputs[n]]}
         assert not passed, f"committed beyond {passed}, which have no answer"
+
+    @invariant()
+    def only_what_was_deleted_is_reported_as_skipped(self) -> None:
+        for number, offset in self.skipped():
+            assert offset < self.kafka.starts[self.inputs[number]], (
+                "it is still there, or was never a message"
+            )
 
     def teardown(self) -> None:
         """One member goes on alone, without further failures: in the end everything has its answer."""
@@ -431,6 +466,7 @@ class Loop(RuleBasedStateMachine):
 
     def check_all(self) -> None:
         self.committed_offsets_never_go_back()
+        self.nothing_is_committed_unanswered()
         assert self.answered() == self.asked()
         assert not self.kafka.open_transactions
         for partition, answers in self.answers().items():

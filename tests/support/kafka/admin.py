@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -32,6 +33,14 @@ def delete_topic(bootstrap: str, topic: str) -> None:
     """Delete a topic with all that is in it."""
     admin = _admin(bootstrap)
     for future in admin.delete_topics([topic], request_timeout=_ANSWER_S).values():
+        future.result(_ANSWER_S)
+
+
+def delete_records(bootstrap: str, topic: str, partitions: int, before: int) -> None:
+    """Delete what lies before an offset of each partition, as retention does."""
+    admin = _admin(bootstrap)
+    wanted = [TopicPartition(topic, number, before) for number in range(partitions)]
+    for future in admin.delete_records(wanted, request_timeout=_ANSWER_S).values():
         future.result(_ANSWER_S)
 
 

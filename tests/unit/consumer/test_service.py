@@ -406,3 +406,80 @@ def test_a_suspect_that_waits_goes_with_its_partition_and_reading_goes_on(make):
     bench.lose()
     bench.turn_until(lambda: bench.answered(1) == [0, 1])
     assert bench.epoch(0) == 2
+
+
+# ---- input that is deleted before it is read -------------------------------------------------------------------
+
+
+@BOTH
+def test_input_that_is_deleted_unread_is_reported_and_the_rest_is_answered(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 10)
+    bench.turn_until(lambda: bench.committed == {0: 10})
+    bench.write(0, 30)
+    bench.kafka.delete_records(Partition(INPUT, 0), 25)
+    with capture_logs() as lines:
+        bench.turn_until(lambda: bench.committed == {0: 40})
+    assert bench.answered(0) == [*range(10), *range(25, 40)]
+    (line,) = [line for line in lines if line["event"] == "records_skipped"]
+    assert (line["partition"], line["from"], line["to"], line["log_level"]) == (0, 10, 24, "warning")
+    assert bench.count("records_skipped_total") == 15
+
+
+@BOTH
+def test_what_was_deleted_before_the_start_is_reported_as_far_as_the_group_was_to_read_it(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.kafka.group.committed = {Partition(INPUT, 0): 10}
+    for number in (0, 1):
+        bench.write(number, 40)
+        bench.kafka.delete_records(Partition(INPUT, number), 25)
+    bench.turn_until(lambda: bench.committed == {0: 40, 1: 40})
+    skips = [(skip.partition.number, skip.first, skip.end) for skip in bench.one.check.skips]
+    assert skips == [(0, 10, 25)], (
+        "of the other partition nothing was committed: the group begins where it begins"
+    )
+
+
+@BOTH
+def test_gaps_that_hold_no_message_are_no_skips(make, guarantee):
+    bench = make(guarantee=guarantee)
+    partition = Partition(INPUT, 0)
+    for _ in range(3):
+        bench.write(0, 4)
+        bench.kafka.write(partition, [b"never"] * 5, aborted=True)
+    bench.write(0, 1)
+    bench.turn_until(lambda: bench.committed == {0: 31})
+    assert bench.one.check.skips == []
+    bench.kafka.delete_records(partition, 31)  # all of it, behind what was read
+    bench.kafka.write(partition, [b"never"] * 5, aborted=True)
+    bench.write(0, 1)
+    bench.turn_until(lambda: bench.committed == {0: 38})
+    assert bench.one.check.skips == []
+
+
+@BOTH
+def test_a_service_that_is_to_stop_commits_nothing_behind_what_was_deleted(make, guarantee):
+    bench = make(guarantee=guarantee, on_gap="stop")
+    bench.write(0, 10)
+    bench.turn_until(lambda: bench.committed == {0: 10})
+    bench.write(0, 30)
+    bench.kafka.delete_records(Partition(INPUT, 0), 25)
+    with pytest.raises(ServiceError, match=r"partition 0 of sequences, offsets 10 to 24: .*=continue"):
+        bench.turn(FAST, 100)
+    assert bench.committed == {0: 10}
+    assert bench.answered(0) == list(range(10))
+
+
+@BOTH
+def test_nothing_behind_a_gap_is_committed_before_the_log_start_is_known(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 2)
+    bench.turn_until(lambda: bench.committed == {0: 2})
+    bench.one.admin.down = True
+    bench.kafka.write(Partition(INPUT, 0), [b"never"] * 5, aborted=True)
+    bench.write(0, 3)
+    bench.turn(FAST, 50)
+    assert bench.committed == {0: 2}
+    bench.one.admin.down = False
+    bench.turn_until(lambda: bench.committed == {0: 11})
+    assert bench.answered(0) == [0, 1, 8, 9, 10]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from consumer.intake.gaps import Gaps, Skip
 from consumer.intake.start_offsets import StartOffsets
-from tests.simulation.memory_clients import Fault, Link, MemoryConsumer
+from consumer.kafka import cluster
+from tests.simulation.memory_clients import Fault, Link, MemoryAdmin, MemoryConsumer
 from tests.simulation.memory_kafka import MemoryKafka
 from tests.support.factories import TOPIC, FakeClock, at_once, partition
 
@@ -34,7 +37,10 @@ class Bench:
         self.later = False
         self._epoch = self.kafka.new_epoch("previous owner")
         self._waiting: list[tuple[Callable[[], list[TopicPartition]], Future[list[TopicPartition]]]] = []
-        self.start_offsets = StartOffsets(self.consumer, self._ask, self._submit, self.clock)  # type: ignore[arg-type]
+        self.skips: list[Skip] = []
+        log_starts = partial(cluster.log_starts, MemoryAdmin(self.kafka))
+        self.gaps = Gaps(log_starts, self.skips.append, "continue", clock=self.clock)
+        self.start_offsets = StartOffsets(self.consumer, self._ask, self._submit, self.gaps, self.clock)  # type: ignore[arg-type]
 
     def commit(self, offsets: dict[int, int]) -> None:
         """What the group has committed, and nothing withholds it any more."""
