@@ -25,6 +25,7 @@ The model is Confluent's parallel-consumer (`PartitionState.java`), without its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -55,8 +56,10 @@ class _PartitionLedger:
     last_received: int = -1
     revoking: bool = False
 
-    def prefix(self) -> Iterable[Entry]:
+    def prefix(self, read_by: float) -> Iterable[Entry]:
         for entry in self.entries.values():
+            if entry.message.received_at > read_by:
+                return
             if entry.outcome is None:
                 return
             yield entry
@@ -69,6 +72,8 @@ class Ledger:
         self._partitions: dict[Partition, _PartitionLedger] = {}
         self._epochs: dict[Partition, int] = {}
         self._turn = 0
+        # Only what was read by then is released (monotonic seconds).
+        self._confirmed_at = math.inf
         self.records = 0
         self.bytes = 0
 
@@ -157,6 +162,10 @@ class Ledger:
 
     # ---- delivery ---------------------------------------------------------------------------------------------
 
+    def confirm(self, read_by: float) -> None:
+        """Messages read until then (monotonic seconds) are of the topic that the group reads, and may be released."""
+        self._confirmed_at = read_by
+
     def release(self, position: Callable[[Partition], int], limit: int) -> Release:
         """The finished prefix of every partition, at most about `limit` messages, with the offsets to commit.
 
@@ -169,7 +178,7 @@ class Ledger:
         first = self._turn % max(1, len(order))
         for partition in order[first:] + order[:first]:
             ledger = self._partitions[partition]
-            prefix = list(islice(ledger.prefix(), max(0, limit - len(entries))))
+            prefix = list(islice(ledger.prefix(self._confirmed_at), max(0, limit - len(entries))))
             if not prefix:
                 continue
             entries += prefix

@@ -36,6 +36,7 @@ from consumer.intake.start_offsets import Ask, StartOffsets
 from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch, await_topics, is_embedded, log_starts
 from consumer.kafka.compaction import refuse_compacted
 from consumer.kafka.embedded import EmbeddedBroker
+from consumer.kafka.topic_ids import NoTopicIds, TopicIds
 from consumer.ledger import Ledger
 from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RecordsSkipped, RnaPrepared
 from consumer.ops.http import HttpServer
@@ -95,6 +96,7 @@ class Clients:
         executor: one thread, on which `committed` runs.
         brokers: hears the errors of all clients.
         partition_counts: of the input, output and dead-letter topics.
+        topic_ids: watches whether one of them is made again.
     """
 
     admin: AdminClient
@@ -104,6 +106,7 @@ class Clients:
     executor: Executor
     brokers: BrokerWatch
     partition_counts: Mapping[str, int]
+    topic_ids: Callable[[Clock], TopicIds | NoTopicIds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +203,9 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
     counts = await_topics(admin, _topics(settings), address, brokers, settings.startup_timeout_s, "service")
     guarantee.check_cluster(admin, address)
     # The embedded broker has neither compaction nor an answer to the question.
-    if not is_embedded(admin, address):
+    embedded = is_embedded(admin, address)
+    read, *written = _topics(settings)
+    if not embedded:
         answers = {
             settings.output_topic: "VIRNUCPRO_OUTPUT_TOPIC",
             settings.dlq_topic: "VIRNUCPRO_DLQ_TOPIC",
@@ -219,6 +224,7 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
         executor=ThreadPoolExecutor(1, "committed-offsets"),
         brokers=brokers,
         partition_counts=counts,
+        topic_ids=lambda clock: NoTopicIds() if embedded else TopicIds(admin, read, written, clock),
     )
 
 
@@ -327,7 +333,7 @@ def build_service(
         clock,
     )
     topics = TopicWatch(clients.admin, _topics(settings), outlet.builder.set_partition_counts, clock)
-    cluster = Cluster(clients.admin, clients.brokers, topics)
+    cluster = Cluster(clients.admin, clients.brokers, topics, clients.topic_ids(clock))
     telemetry.metrics.watch(intake, pipeline, scoring.suspects)
     telemetry.monitor.watch(intake, pipeline)
     return Service(consumer, intake, pipeline, delivery, cluster, telemetry.listeners, clock)

@@ -33,6 +33,7 @@ from consumer.ops.events import (
     Rebalanced,
     ResultStale,
     Resumed,
+    TopicRecreated,
     Turned,
 )
 from consumer.ops.listeners import LoopObserver
@@ -183,11 +184,24 @@ class Service:
 
     def _deliver(self) -> None:
         """One step of delivery, unless what would be committed lies behind input that may have been deleted unread."""
+        self._watch_topics()
         if self._intake.settle():
             self._delivery.turn()
 
     def _flush(self, deadline: Deadline) -> bool:
+        """Deliver and commit what is finished, once it is known to be of the topic that is there."""
+        now = self._clock()
+        self._watch_topics()
+        while self._intake.records and self._cluster.confirmed_at < now and not deadline.expired:
+            self._collect(_BUSY_WAIT_S)
+            self._watch_topics()
         return self._intake.settle() and self._delivery.flush(deadline)
+
+    def _watch_topics(self) -> None:
+        for topic in self._cluster.made_again(self._intake.records > 0):
+            self._observer.happened(TopicRecreated(topic, self._intake.begin_again(topic)))
+            self._changed = True
+        self._intake.confirm(self._cluster.confirmed_at)
 
     def _turned(self, level: Level) -> None:
         now = self._clock()

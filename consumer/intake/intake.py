@@ -159,6 +159,21 @@ class Intake:
         if partitions:
             self._start_offsets.assign(partitions)
 
+    def begin_again(self, topic: str) -> int:
+        """A topic was made again: read it from its first message; returns how many messages in flight were dropped."""
+        partitions = [partition for partition in self.assigned if partition.topic == topic]
+        before = self.records
+        for partition in partitions:
+            self._ledger.cut(partition, 0)
+        if partitions:
+            self._dropped(partitions)
+            self._start_offsets.begin_again(partitions)
+        return before - self.records
+
+    def confirm(self, read_by: float) -> None:
+        """What was read until then (monotonic seconds) is of the topic that is there, and may be delivered."""
+        self._ledger.confirm(read_by)
+
     def revoke(self, partitions: Iterable[Partition]) -> None:
         """These partitions are about to go: what has not been started is not wanted any more."""
         self._ledger.revoking(partitions)

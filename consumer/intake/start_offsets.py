@@ -101,6 +101,15 @@ class StartOffsets:
             self._open.pop(partition, None)
             self._gaps.forget([partition])
 
+    def begin_again(self, partitions: Iterable[Partition]) -> None:
+        """The topic was made again: read it from its first message, whatever was committed of the old one."""
+        for partition in partitions:
+            self._gaps.forget([partition])
+            self._gaps.begin_at_log_start(partition)
+            check = self._open[partition] = _Check(committed=0)
+            if not self._seek(partition, check, 0):
+                self._wait(partition, check)
+
     def settle(self) -> bool:
         """False while it is not known whether input was skipped; see `Gaps.settle`."""
         return self._gaps.settle()

@@ -14,6 +14,7 @@ from confluent_kafka.admin import OffsetSpec
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import ServiceError
 from consumer.kafka.error_table import Caller, Kind, classify, no_broker, no_topic
+from consumer.kafka.topic_ids import NoTopicIds, TopicIds
 from consumer.throttle import Throttle
 from consumer.types import Partition
 
@@ -142,10 +143,22 @@ class Cluster:
 
     Args:
         admin: the client that asks; its callbacks are served here.
+        ids: of the topics that `topics` counts.
     """
 
-    def __init__(self, admin: Any, brokers: BrokerWatch, topics: TopicWatch) -> None:
-        self._admin, self._brokers, self._topics = admin, brokers, topics
+    def __init__(
+        self, admin: Any, brokers: BrokerWatch, topics: TopicWatch, ids: TopicIds | NoTopicIds
+    ) -> None:
+        self._admin, self._brokers, self._topics, self._ids = admin, brokers, topics, ids
+
+    @property
+    def confirmed_at(self) -> float:
+        """Until when the topics were those whose ids are known; see `TopicIds`."""
+        return self._ids.confirmed_at
+
+    def made_again(self, busy: bool) -> list[str]:
+        """Topics that were deleted and made again since the last call; never waits. See `TopicIds.turn`."""
+        return self._ids.turn(busy)
 
     def turn(self) -> None:
         """Ask what is due; called in every turn of the loop, and waits at most half a second.

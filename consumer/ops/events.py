@@ -71,6 +71,15 @@ class RecordsSkipped:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicRecreated:
+    """A topic was deleted and made again; the input is read from its first message, `dropped` messages in flight were
+    of the old one, or may have been."""
+
+    topic: str
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResultStale:
     """A result was dropped: before it was finished its partition went away, or its log was cut."""
 
@@ -125,6 +134,7 @@ Event = (
     | Rebalanced
     | MessageRead
     | RecordsSkipped
+    | TopicRecreated
     | ResultStale
     | Paused
     | Resumed

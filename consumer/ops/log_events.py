@@ -69,5 +69,7 @@ EVENTS: Mapping[str, str] = {
     "stopped": "The service has stopped; drained says whether all that was in flight was delivered.",
     "suspects_not_written": "The state folder cannot be written to; the service goes on without the quarantine.",
     "topic_missing": "A topic was not found; after several misses the service ends.",
+    "topic_recreated": "A topic was deleted and made again. The input is read from the new one's first message; "
+    "`dropped` messages in flight were of the old one, or may have been.",
     "transaction_to_abort": "Kafka asks for an abort; the same answers are sent again.",
 }

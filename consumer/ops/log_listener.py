@@ -20,6 +20,7 @@ from consumer.ops.events import (
     Rebalanced,
     RecordsSkipped,
     Resumed,
+    TopicRecreated,
 )
 from consumer.scoring.batcher import Batch
 from consumer.types import Partition, Refused
@@ -58,6 +59,8 @@ class LogListener:
                 log.info("partitions_lost", partitions=_numbers(partitions))
             case RecordsSkipped(partition, first, end):
                 log.warning("records_skipped", partition=partition.number, **{"from": first, "to": end - 1})
+            case TopicRecreated(topic, dropped):
+                log.warning("topic_recreated", topic=topic, dropped=dropped)
             case Paused(limit, in_flight):
                 log.info("paused", reason=limit, **in_flight._asdict())
             case Resumed(in_flight):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -20,6 +21,7 @@ from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.errors import KafkaFatal
 from consumer.kafka.cluster import BrokerWatch
+from consumer.kafka.topic_ids import TopicIds
 from consumer.ledger import Ledger
 from consumer.ops.events import Event, RecordsSkipped
 from consumer.runtime import (
@@ -208,6 +210,7 @@ class Member:
             executor=AtOnce(),
             brokers=BrokerWatch(clock=kafka.clock),
             partition_counts=dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS),
+            topic_ids=partial(TopicIds, self.admin, INPUT, (OUTPUT, LETTERS)),
         )
         self._stack, self._settings = ExitStack(), chosen
         codec = codec or AvroCodec()

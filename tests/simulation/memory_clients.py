@@ -24,7 +24,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from consumer.types import Partition
@@ -125,6 +125,18 @@ class MemoryAdmin:
             topics.setdefault(partition.topic, {})[partition.number] = None
         found = {name: SimpleNamespace(partitions=numbers, error=None) for name, numbers in topics.items()}
         return SimpleNamespace(topics=found)
+
+    def describe_topics(
+        self, topics: TopicCollection, request_timeout: float
+    ) -> dict[str, Future[SimpleNamespace]]:
+        """The ids of topics."""
+
+        def describe(topic: str) -> SimpleNamespace:
+            if self.down:
+                raise KafkaException(retriable())
+            return SimpleNamespace(topic_id=self._kafka.topic_ids[topic])
+
+        return {topic: at_once(partial(describe, topic)) for topic in topics.topic_names}
 
     def list_offsets(
         self, wanted: Mapping[TopicPartition, OffsetSpec], request_timeout: float
@@ -414,7 +426,8 @@ class MemoryConsumer(_Client):
         for partition in owned[first:] + owned[:first]:
             fetch, log = self._owned[partition], self._kafka.logs[partition]
             if fetch.next is not None:  # out of range: auto.offset.reset is earliest
-                fetch.next = max(fetch.next, self._kafka.starts[partition])
+                start = self._kafka.starts[partition]
+                fetch.next = start if fetch.next > len(log) else max(fetch.next, start)
             end = 0 if self.link.cut_off or partition in self.paused else self._kafka.stable_end(partition)
             while fetch.next is not None and fetch.next < end and limit > 0:
                 offset, record = fetch.next, log[fetch.next]

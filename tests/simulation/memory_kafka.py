@@ -99,6 +99,9 @@ class MemoryKafka:
             for topic, partitions in topics.items()
             for number in range(partitions)
         }
+        # Another one for each topic, and for each time that it is made.
+        self._ids_given = count(1)
+        self.topic_ids = {topic: next(self._ids_given) for topic in topics}
         # The first offset that each log still has.
         self.starts: dict[Partition, int] = defaultdict(int)
         self.group = Group(clock, session_s)
@@ -152,6 +155,14 @@ class MemoryKafka:
     def delete_records(self, partition: Partition, before: int) -> None:
         """Delete what lies before an offset, as retention does."""
         self.starts[partition] = max(self.starts[partition], min(before, len(self.logs[partition])))
+
+    def recreate(self, topic: str) -> None:
+        """Delete a topic and make it again. The group's offsets of it go too, as a broker has it."""
+        self.topic_ids[topic] = next(self._ids_given)
+        for partition in self.partitions(topic):
+            self.logs[partition] = []
+            self.starts.pop(partition, None)
+            self.group.committed.pop(partition, None)
 
     # ---- what clients ask -----------------------------------------------------------------------------------------
 

@@ -151,6 +151,22 @@ MUTANTS = (
         ("tests/unit/consumer/test_service.py",),
     ),
     Mutant(
+        "topic made again",
+        "an input topic that is made again is read from its first message (it goes on where it was)",
+        "consumer/service.py",
+        "self._intake.begin_again(topic)",
+        "0",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
+        "which topic it is of",
+        "nothing is delivered before it is known which topic it is of (it is delivered at once)",
+        "consumer/ledger.py",
+        "            if entry.message.received_at > read_by:\n                return\n",
+        "",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
         "room of the embedded broker",
         "publish waits for the reader of the embedded broker (it sends on)",
         "consumer/cli/topics/publisher.py",

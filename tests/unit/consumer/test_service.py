@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from structlog.testing import capture_logs
 
 from consumer.delivery.answers import SOURCE_HEADER
@@ -483,3 +483,93 @@ def test_nothing_behind_a_gap_is_committed_before_the_log_start_is_known(make, g
     bench.one.admin.down = False
     bench.turn_until(lambda: bench.committed == {0: 11})
     assert bench.answered(0) == [0, 1, 8, 9, 10]
+
+
+# ---- topics that are made again --------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("new", [0, 5, 20, 60])
+@pytest.mark.parametrize("unread", [0, 10])
+def test_a_topic_that_is_made_again_is_answered_from_its_first_message_and_once(make, guarantee, new, unread):
+    """However far it is filled, behind the old position or before it, and whatever of the old one is on the device."""
+    bench = make(guarantee=guarantee)
+    bench.write(0, 20)
+    bench.turn_until(lambda: bench.committed == {0: 20})
+    bench.write(0, unread)
+    bench.turn(HALT, 5)
+    bench.kafka.recreate(INPUT)
+    bench.write(0, new)
+    with capture_logs() as lines:
+        bench.turn(Pace(3, 3), 60)
+        bench.turn_until(lambda: not new or bench.committed == {0: new})
+        bench.turn(FAST, 200)
+    answers = bench.answered(0)[20:]
+    old = answers[: len(answers) - new]
+    assert answers[len(old) :] == list(range(new))
+    assert old == list(range(20, 30))[: len(old)], "what was read of the old one may be answered, or dropped"
+    assert unread or not old
+    assert [line["topic"] for line in lines if line["event"] == "topic_recreated"] == [INPUT]
+    assert bench.one.check.skips == []
+
+
+@BOTH
+def test_partitions_of_a_topic_that_is_made_again_go_on_apart(make, guarantee):
+    bench = make(guarantee=guarantee)
+    for number in range(PARTITIONS):
+        bench.write(number, 10 * number)
+    bench.turn_until(lambda: bench.committed == {1: 10, 2: 20})
+    bench.kafka.recreate(INPUT)
+    for number in range(PARTITIONS):
+        bench.write(number, 15)
+    bench.turn_until(lambda: bench.committed == dict.fromkeys(range(PARTITIONS), 15))
+    assert [bench.answered(number)[10 * number :] for number in range(PARTITIONS)] == [list(range(15))] * 3
+
+
+@BOTH
+@pytest.mark.parametrize("topic", [OUTPUT, LETTERS])
+def test_a_topic_for_answers_that_is_made_again_is_said_and_filled_on(make, guarantee, topic):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 5)
+    bench.write(0, 5, POISON)
+    bench.turn_until(lambda: bench.committed == {0: 10})
+    bench.kafka.recreate(topic)
+    bench.write(0, 5)
+    bench.write(0, 5, POISON)
+    with capture_logs() as lines:
+        bench.turn_until(lambda: bench.committed == {0: 20})
+        bench.turn(FAST, 100)
+    assert [line["topic"] for line in lines if line["event"] == "topic_recreated"] == [topic]
+    assert len(bench.answered(0)) == 15, "only what was in that topic is gone"
+
+
+@BOTH
+def test_a_client_that_cannot_go_back_yet_reads_nothing_of_the_new_topic_till_then(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 20)
+    bench.turn_until(lambda: bench.committed == {0: 20})
+    bench.kafka.recreate(INPUT)
+    bench.write(0, 40)
+    bench.one.reading.faults += [Fault("seek", _refuse)] * 5
+    bench.turn_until(lambda: bench.committed == {0: 40})
+    assert bench.answered(0)[20:] == list(range(40))
+
+
+def _refuse() -> None:
+    raise KafkaException(KafkaError(KafkaError._STATE))
+
+
+@BOTH
+def test_nothing_is_delivered_before_it_is_known_which_topic_it_is_of(make, guarantee):
+    bench = make(guarantee=guarantee)
+    bench.write(0, 5)
+    bench.turn_until(lambda: bench.committed == {0: 5})
+    bench.one.admin.down = True
+    bench.clock.advance(1)
+    bench.write(0, 5)
+    bench.turn(FAST, 50)
+    assert bench.committed == {0: 5}
+    assert not bench.drain(timeout_s=1)
+    assert bench.committed == {0: 5}
+    bench.one.admin.down = False
+    bench.turn_until(lambda: bench.committed == {0: 10})

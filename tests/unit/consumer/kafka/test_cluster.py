@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from consumer.errors import ServiceError
 from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch
 from consumer.kafka.error_table import ROWS, Kind
+from consumer.kafka.topic_ids import NoTopicIds
 from tests.support.factories import FakeClock
 
 
@@ -144,7 +145,7 @@ def test_an_error_that_repeats_is_logged_now_and_then(clock):
 def test_each_turn_serves_the_callbacks_and_asks_only_what_is_due(clock):
     admin = Admin(a=4, b=2)
     topics, told = watch_topics(admin, clock)
-    cluster = Cluster(admin, BrokerWatch(clock=clock), topics)
+    cluster = Cluster(admin, BrokerWatch(clock=clock), topics, NoTopicIds())
     for _ in range(3):
         cluster.turn()
     assert (admin.polled, admin.asked) == (3, 0)

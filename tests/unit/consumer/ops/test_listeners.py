@@ -23,6 +23,7 @@ from consumer.ops.events import (
     RecordsSkipped,
     ResultStale,
     Resumed,
+    TopicRecreated,
     Turned,
 )
 from consumer.ops.listeners import Listener, Listeners
@@ -120,6 +121,11 @@ def test_every_report_reaches_every_listener():
             RecordsSkipped(partition(2), 40, 900),
             "warning",
             {"event": "records_skipped", "partition": 2, "from": 40, "to": 899},
+        ),
+        (
+            TopicRecreated("sequences", 3),
+            "warning",
+            {"event": "topic_recreated", "topic": "sequences", "dropped": 3},
         ),
         (Paused("tokens", HELD), "info", {"event": "paused", "reason": "tokens"} | FIELDS),
         (Paused("breaker", HELD), "info", {"event": "paused", "reason": "breaker"} | FIELDS),
