@@ -67,9 +67,6 @@ def consumer_config(settings: ServiceSettings) -> dict[str, Any]:
         "queued.min.messages": 500,
         # The default of 1 s starves a reader whose queue is that small.
         "fetch.queue.backoff.ms": 10,
-        # All batches of an answer are unpacked at once, and zstd packs 4 MB of one letter into 250 bytes: the default
-        # of 50 MiB, or the 1 MiB for each partition, may become any number of GB. A batch always comes whole.
-        "fetch.max.bytes": 16_384,
         # The default of 60 s is how long a commit or a leave may hang on a broker that does not answer.
         "socket.timeout.ms": 10_000,
     }
@@ -78,7 +75,9 @@ def consumer_config(settings: ServiceSettings) -> dict[str, Any]:
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "isolation.level": "read_committed",
-        # The client raises fetch.max.bytes to this one, which says nothing else to a reader.
+        # The client raises fetch.max.bytes to this one, so that VIRNUCPRO_KAFKA_FETCH_MAX_BYTES could not be small. It
+        # has no other effect on a reader. The default of fetch.max.bytes (50 MiB, 1 MiB for each partition) stays: with
+        # less, a broker fills a fetch from the first partition alone for as long as that has a backlog.
         "message.max.bytes": 1000,
     }
     if (

