@@ -14,6 +14,7 @@ from virnucpro_core.scoring.results import assemble
 from virnucpro_core.sequence.chunks import chunk_name, chunk_spans
 from virnucpro_core.sequence.frames import open_frames, open_frames_by_span
 from virnucpro_core.sequence.prepare import prepare
+from virnucpro_core.sequence.rna import u_as_t
 from virnucpro_core.sequence.tokens import esm2_token_ids
 from virnucpro_core.sequence.validation import NUCLEOTIDE_CODES, validate
 
@@ -77,10 +78,11 @@ def test_open_frames_of_a_whole_record(sequence: str, size: int) -> None:
 
 
 @settings(max_examples=50)
-@given(sequences(400).filter(bool), st.integers(20, 90), st.integers(0, 2**32 - 1))
-def test_from_a_sequence_to_its_verdicts(sequence: str, size: int, seed: int) -> None:
+@given(sequences(400).filter(bool), st.integers(20, 90), st.integers(0, 2**32 - 1), st.booleans())
+def test_from_a_sequence_to_its_verdicts(sequence: str, size: int, seed: int, keep_u: bool) -> None:
     validate("r", sequence, 400)
-    prepared = prepare("r", sequence, size, small_tokenizer())
+    prepared = prepare("r", sequence, size, small_tokenizer(), keep_u)
+    sequence = sequence if keep_u else u_as_t(sequence)
     # Few different scores, so that ties between and within frames happen.
     virus = np.random.default_rng(seed).integers(0, 5, len(prepared.frames)).astype(np.float32) / np.float32(
         4
