@@ -50,6 +50,11 @@ class Mutant:
         "tests/simulation/test_loop_properties.py",
     )
 
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether its tests are skipped without a GPU."""
+        return all(test.startswith("tests/gpu/") for test in self.tests)
+
 
 MUTANTS = (
     Mutant(
@@ -450,6 +455,12 @@ def with_results(guide: str, found: dict[str, str]) -> str:
     return "".join((before, _BEGIN, _HEAD, *rows, _END, rest.partition(_END)[2]))
 
 
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -463,6 +474,9 @@ def main() -> int:
     unnoticed = 0
     for mutant in MUTANTS:
         if arguments.names and mutant.name not in arguments.names:
+            continue
+        if mutant.needs_gpu and not _has_gpu():
+            print(f"{mutant.name:35} skipped: its tests need a GPU", flush=True)
             continue
         try:
             failure = first_failure(mutant)
