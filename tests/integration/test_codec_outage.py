@@ -30,12 +30,23 @@ class Failing(AvroCodec):
         return super().decode_record(value, headers)
 
 
+class RunningClock(FakeClock):
+    """Goes with the time that the pipeline's threads take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.monotonic()
+
+    def __call__(self) -> float:
+        return super().__call__() + time.monotonic() - self._began
+
+
 class Bench:
     """One member of a group, with a real pipeline."""
 
     def __init__(self, failures: int, state_dir: str) -> None:
         self.kafka = MemoryKafka(
-            FakeClock(), dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS), 1e6, 1e6, 1e6
+            RunningClock(), dict.fromkeys((INPUT, OUTPUT, LETTERS), PARTITIONS), 1e6, 1e6, 1e6
         )
         model = ServedModel(
             ConstantScorer(), lambda record_id, _: prepared_record(10, record_id=record_id), INFO, 20
