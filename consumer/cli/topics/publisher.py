@@ -70,10 +70,11 @@ class Publisher:
             except BufferError:
                 self._wait(_POLL_S)
             except KafkaException as error:
+                self._poll(0)
                 self._refused(record.id, error.args[0])
                 break
         self.sent += 1
-        self._producer.poll(0)
+        self._poll(0)
 
     def finish(self) -> None:
         """Wait until the broker has answered for every record.
@@ -94,7 +95,7 @@ class Publisher:
             self._wait(min(_POLL_S, due.remaining()))
 
     def _wait(self, seconds: float) -> None:
-        self._producer.poll(seconds)
+        self._poll(seconds)
         if not self.waiting or self._clock() - self._progress_at < self._stall_s:
             return
         waiting = self.waiting
@@ -103,6 +104,13 @@ class Publisher:
             f"the broker took no record for {self._stall_s:.0f} s{self._why()}: {self.delivered} records "
             f"were delivered, {waiting} were not; look at the broker, then publish again"
         )
+
+    def _poll(self, seconds: float) -> None:
+        """Serve the reports. The client raises a fatal error here, with its cause, which `produce` does not name."""
+        try:
+            self._producer.poll(seconds)
+        except KafkaException as error:
+            raise UserError(fatal_sentence("producer", classify(error.args[0]), "publish again")) from error
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         self._progress_at = self._clock()
