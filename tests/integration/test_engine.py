@@ -124,7 +124,7 @@ def test_what_it_says_of_itself(bundle: Bundle, engine: Engine) -> None:
         (
             {"device": "cpu", "precision": "fp8"},
             EngineError,
-            "no precision 'fp8': use auto, fp32, fp16 or bf16",
+            "unknown precision 'fp8': use auto, fp32, fp16 or bf16",
         ),
         ({"device": "cpu", "precision": "fp16"}, EngineError, "fp16 needs a GPU: on a CPU use fp32 or bf16"),
         ({"device": "cpu", "attention_backend": "varlen"}, BackendUnavailable, "varlen: needs a CUDA device"),
