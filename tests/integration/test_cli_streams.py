@@ -168,7 +168,7 @@ def test_a_disk_that_takes_no_more_is_blamed_and_leaves_nothing(
 @pytest.fixture
 def genome(tmp_path: Path) -> Path:
     path = tmp_path / "genome.fasta"
-    path.write_text(">g\n" + "GCATTCGACCGA" * 400_000 + "\n")
+    path.write_text(">g\n" + "GCATTCGACCGA" * 800_000 + "\n")
     return path
 
 
