@@ -6,6 +6,7 @@ The command modules import torch, Kafka and the rest inside their functions, so 
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -115,7 +116,12 @@ def main() -> None:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:  # before or after the command itself, which answers with the same code
         code = _INTERRUPTED
-    sys.exit(streams.finish(code))
+    code = streams.finish(code)
+    if code == _INTERRUPTED:
+        # After an interrupt that was handled Python may still end itself by SIGINT, which is not the documented code.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
