@@ -114,6 +114,7 @@ class MemoryAdmin:
         self._kafka = kafka
         self.asked = 0
         self.down = False
+        self.log_starts_unknown = False
 
     def poll(self, timeout: float) -> int:
         return 0
@@ -145,7 +146,7 @@ class MemoryAdmin:
         assert all(isinstance(spec, type(OffsetSpec.earliest())) for spec in wanted.values())
 
         def start(tp: TopicPartition) -> SimpleNamespace:
-            if self.down:
+            if self.down or self.log_starts_unknown:
                 raise KafkaException(retriable())
             return SimpleNamespace(offset=self._kafka.starts[Partition(tp.topic, tp.partition)])
 

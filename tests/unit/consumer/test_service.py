@@ -475,12 +475,12 @@ def test_nothing_behind_a_gap_is_committed_before_the_log_start_is_known(make, g
     bench = make(guarantee=guarantee)
     bench.write(0, 2)
     bench.turn_until(lambda: bench.committed == {0: 2})
-    bench.one.admin.down = True
+    bench.one.admin.log_starts_unknown = True
     bench.kafka.write(Partition(INPUT, 0), [b"never"] * 5, aborted=True)
     bench.write(0, 3)
     bench.turn(FAST, 50)
     assert bench.committed == {0: 2}
-    bench.one.admin.down = False
+    bench.one.admin.log_starts_unknown = False
     bench.turn_until(lambda: bench.committed == {0: 11})
     assert bench.answered(0) == [0, 1, 8, 9, 10]
 
