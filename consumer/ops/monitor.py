@@ -121,7 +121,7 @@ class Monitor:
 
     Args:
         settings: as they may be shown.
-        on_ready: called once, when the group has assigned partitions for the first time.
+        on_ready: called once, when the group has assigned partitions and the loop has turned.
         now: wall clock, seconds since 1970-01-01 UTC.
     """
 
@@ -181,12 +181,17 @@ class Monitor:
         """The loop has turned once more."""
         self.turns += 1
         self._last_turn = self.clock()
+        self._announce()
 
     def record_assignment(self) -> None:
         """The group has given this process its assignment, perhaps an empty one."""
         if self._stage != "draining":
             self._stage = "serving"
-        if self.on_ready is not None:
+        self._announce()
+
+    def _announce(self) -> None:
+        """Call `on_ready`, once: with an assignment and a whole turn, since /readyz asks for both."""
+        if self.on_ready is not None and self._stage == "serving" and self._last_turn is not None:
             announce, self.on_ready = self.on_ready, None
             announce()
 

@@ -18,6 +18,7 @@ from consumer.ops.events import (
     Rebalanced,
     Turned,
 )
+from consumer.ops.health import not_ready
 from consumer.ops.monitor import MAX_ERRORS, Monitor, Rates
 from consumer.scoring.batcher import Batch
 from consumer.scoring.model import ServedModel
@@ -80,6 +81,10 @@ def test_ready_is_announced_once(clock):
     announced = []
     monitor = Monitor(clock=clock, on_ready=lambda: announced.append(1))
     monitor.happened(Rebalanced("assigned", ()))
+    assert announced == [], "/readyz says starting until the loop has turned"
+    monitor.happened(Turned(0.1, "open", 0.0))
+    assert not_ready(monitor.snapshot()) is None
+    monitor.happened(Turned(0.1, "open", 0.0))
     monitor.happened(Rebalanced("assigned", ()))
     assert announced == [1]
 
