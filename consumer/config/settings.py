@@ -143,7 +143,7 @@ _UNSUPPORTED = {
     "VIRNUCPRO_SCHEMA_REGISTRY_URL": "a schema registry is not supported yet, unset it (predictions are in Avro "
     "single-object encoding; Confluent framing is read without a registry)"
 }
-"""Variables that people expect, and why there is no such setting."""
+"""Unsupported variables that users may set, and why each is refused."""
 
 
 class ModelSettings(BaseModel):
@@ -172,8 +172,8 @@ class ModelSettings(BaseModel):
     token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
     """The most protein tokens, and the most nucleotide tokens, in one batch. Bounds the device's memory."""
     max_sequence_bases: int = Field(1_000_000, ge=1, description="a whole number of bases, 1 or more")
-    """A longer sequence is a dead letter. For the commands that score files there is no limit unless this is
-    set; then a longer record is left out."""
+    """The service writes a longer sequence to the dead-letter topic. The commands that score files apply no limit
+    unless this is set; they then skip a longer record and report it."""
     log_level: LogLevel = Field("info", description="debug, info, warning or error")
     """How much is logged, to stderr."""
     log_format: LogFormat = Field("auto", description="auto, console or json")

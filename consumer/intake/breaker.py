@@ -6,7 +6,7 @@ refused for such a reason (`TELLING`), the service stops reading and says so (un
 the log). After a pause it reads a few for trial: if they pass it reads on, else it pauses again. What was in flight
 when it opened is answered as usual, and says nothing about the trial.
 
-A record that is refused for its own content (malformed, letters that are no nucleotides, too long) is cheap to
+A record that is refused for its own content (malformed, letters that are not nucleotide codes, too long) is cheap to
 dead-letter and says nothing about the service: it is not counted, neither as refused nor as passed.
 
 A publisher gone wrong in one partition stops no other: the share must be exceeded over all records, and as the mean

@@ -72,8 +72,8 @@ class RecordsSkipped:
 
 @dataclass(frozen=True, slots=True)
 class TopicRecreated:
-    """A topic was deleted and made again; the input is read from its first message, `dropped` messages in flight were
-    of the old one, or may have been."""
+    """A topic was deleted and recreated. The input is read again from its first message; `dropped` messages in flight
+    came from the old topic, or may have."""
 
     topic: str
     dropped: int

@@ -27,7 +27,7 @@ def truth() -> list[dict[str, str]]:
 
 def strict(text: str | bytes) -> dict:
     def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 

@@ -27,7 +27,7 @@ from consumer.types import Partition
 from tests.support.factories import FakeClock
 
 OFFSET_INVALID = -1001
-"""What a client is given where there is no offset."""
+"""librdkafka's value for a missing offset."""
 
 
 def fenced() -> KafkaError:

@@ -50,7 +50,7 @@ def report_on(*cases: Case) -> dict[str, Any]:
 
 
 def strictly_read(found: dict[str, Any]) -> dict[str, Any]:
-    """Through JSON and back, where NaN and Infinity are no JSON."""
+    """Through JSON and back, where NaN and Infinity are not valid."""
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} in the report")

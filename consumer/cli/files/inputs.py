@@ -47,7 +47,7 @@ def count_records(paths: Sequence[str], read: Reader | None = None) -> Size | No
 
 
 def read_nucleotides(path: str) -> Iterator[Record]:
-    """For `publish`: what `read_sequences` gives, up to the first letter that is no nucleotide code.
+    """For `publish`: yield the records of `read_sequences`, up to the first letter that is not a nucleotide code.
 
     Raises:
         SequenceFileError: also for that record; names file, record and letter.

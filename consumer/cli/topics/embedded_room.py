@@ -30,7 +30,7 @@ class GroupBacklog:
     """Asks the broker for the backlog of one group in one topic.
 
     Args:
-        client: of that group; it reads nothing, and is no member.
+        client: configured with the group's id; it neither subscribes nor joins the group.
         partitions: of the topic.
     """
 
