@@ -9,7 +9,7 @@ class ExitCode(IntEnum):
     """Exit codes of every `virnucpro` command; documented for operators, so a number never changes its meaning."""
 
     OK = 0
-    """Done; after SIGTERM everything in flight was delivered."""
+    """Done; after SIGTERM everything that had started was delivered."""
 
     RUNTIME = 1
     """Something outside the program failed (a broker, file or port); the message names it. Restart once it is fixed."""

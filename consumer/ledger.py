@@ -55,6 +55,7 @@ class _PartitionLedger:
     entries: dict[int, Entry] = field(default_factory=dict)  # by offset; insertion order is offset order
     last_received: int = -1
     revoking: bool = False
+    bytes: int = 0
 
     def prefix(self, read_by: float) -> Iterable[Entry]:
         for entry in self.entries.values():
@@ -100,16 +101,22 @@ class Ledger:
         """Forget partitions: their messages in flight will be read again by whoever owns them next."""
         for partition in partitions:
             if ledger := self._partitions.pop(partition, None):
-                self._forget(ledger.entries.values())
+                self._forget(ledger, ledger.entries.values())
 
     def cut(self, partition: Partition, offset: int) -> int:
         """The partition is read from `offset` again: forget what was read from there on; the epoch that begins."""
         ledger = self._partitions[partition]
         gone = [known for known in ledger.entries if known >= offset]
-        self._forget([ledger.entries.pop(known) for known in gone])
+        self._forget(ledger, [ledger.entries.pop(known) for known in gone])
         self._epochs[partition] = ledger.epoch = ledger.epoch + 1
         ledger.last_received = offset - 1
         return ledger.epoch
+
+    def held(self) -> dict[Partition, tuple[int, int]]:
+        """Records and bytes in flight of each assigned partition."""
+        return {
+            partition: (len(ledger.entries), ledger.bytes) for partition, ledger in self._partitions.items()
+        }
 
     def epoch(self, partition: Partition) -> int | None:
         """The current epoch, or None while the partition is not assigned."""
@@ -144,6 +151,7 @@ class Ledger:
         ledger.entries[message.source.offset] = Entry(message)
         self.records += 1
         self.bytes += message.size
+        ledger.bytes += message.size
 
     def went_back(self, partition: Partition, offset: int) -> bool:
         """Whether this offset is at or before one received in this epoch (the log was truncated or reset)."""
@@ -193,15 +201,16 @@ class Ledger:
         for entry in release.entries:
             source = entry.message.source
             if self.is_current(source):
-                delivered = self._partitions[source.partition].entries.pop(source.offset)
-                self._forget([delivered])
+                ledger = self._partitions[source.partition]
+                self._forget(ledger, [ledger.entries.pop(source.offset)])
 
     def oldest_received_at(self) -> float | None:
         """When the message longest in flight was polled (monotonic seconds), or None if there is none."""
         first = (next(iter(ledger.entries.values()), None) for ledger in self._partitions.values())
         return min((entry.message.received_at for entry in first if entry), default=None)
 
-    def _forget(self, entries: Iterable[Entry]) -> None:
+    def _forget(self, ledger: _PartitionLedger, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self.records -= 1
             self.bytes -= entry.message.size
+            ledger.bytes -= entry.message.size

@@ -66,6 +66,8 @@ class Service:
         self._consumer, self._intake, self._pipeline = consumer, intake, pipeline
         self._delivery, self._cluster, self._observer, self._clock = delivery, cluster, observer, clock
         self._paused = self._changed = False
+        # Paused one by one while others are read: they hold their share of a budget.
+        self._blocked: frozenset[Partition] = frozenset()
         self._last_turn = clock()
 
     def run(self, topic: str, should_stop: Callable[[], bool], drain_timeout_s: float) -> bool:
@@ -97,7 +99,7 @@ class Service:
             self._pause(self._intake.limit)
             self._read(0.0)
         if (known := self._intake.turn()) and not self._paused:
-            self._consumer.resume(_topic_partitions(known))
+            self._consumer.resume(_topic_partitions(known - self._blocked))
         if self._changed:
             self._changed = False
             self._cluster.refresh()
@@ -108,18 +110,26 @@ class Service:
         self._turned(level)
 
     def drain(self, timeout_s: float) -> bool:
-        """Read nothing more, finish what is in flight; True if all was delivered in time. Raises as `run` does."""
+        """Read nothing more, drop what has not been started and finish what has, which is delivered and committed.
+
+        What is dropped is read again by the next owner of its partition. Raises as `run` does.
+
+        Returns:
+            Whether all that had been started was delivered in time.
+        """
         deadline = Deadline.after(timeout_s, self._clock)
         self._observer.happened(Draining(self._in_flight))
         self._pause("draining")
+        self._intake.revoke(self._intake.assigned)
+        self._pipeline.discard()
         self._pipeline.drain()
-        while self._intake.records and not deadline.expired:
+        while self._pipeline.has_started(self._intake.assigned) and not deadline.expired:
             self._read(0.0)
-            self._start_suspect()
             self._collect(min(_BUSY_WAIT_S, deadline.remaining()))
             self._deliver()
             self._turned("open")
-        flushed = self._flush(deadline) and not self._intake.records
+        self._collect(0.0)
+        flushed = self._flush(deadline) and not self._pipeline.has_started(self._intake.assigned)
         self._observer.happened(Drained(flushed, self._in_flight))
         return flushed
 
@@ -128,7 +138,7 @@ class Service:
         return InFlight(self._intake.records, self._intake.bytes, self._pipeline.queued_tokens)
 
     def _level(self) -> Level:
-        return self._intake.level(self._pipeline.queued_tokens)
+        return self._intake.level(self._pipeline)
 
     def _read(self, timeout: float) -> None:
         """Poll, which also serves rebalances; then take what else is here already, as far as the budgets let it in.
@@ -145,6 +155,7 @@ class Service:
             more -= 1
             if not more or self._paused or until.expired or self._level() != "open":
                 return
+            self._block(self._intake.blocked)
             message = self._consumer.poll(0)
 
     def _receive(self, message: Message) -> None:
@@ -167,15 +178,28 @@ class Service:
 
     def _pause(self, limit: Limit | None) -> None:
         """Pause all partitions because of `limit`, or with None resume them; nothing if they are so already."""
-        if (limit is not None) == self._paused:
+        if (limit is not None) != self._paused:
+            self._paused = limit is not None
+            if limit is None:
+                self._blocked = self._intake.blocked
+                self._consumer.resume(_topic_partitions(self._intake.readable() - self._blocked))
+                self._observer.happened(Resumed(self._in_flight))
+            else:
+                self._consumer.pause(_topic_partitions(self._intake.assigned))
+                self._observer.happened(Paused(limit, self._in_flight))
+        elif not self._paused:
+            self._block(self._intake.blocked)
+
+    def _block(self, blocked: frozenset[Partition]) -> None:
+        """While partitions are read: pause those of them that hold their share, and resume those that no longer do."""
+        if blocked == self._blocked:
             return
-        self._paused = limit is not None
-        if limit is None:
-            self._consumer.resume(_topic_partitions(self._intake.readable()))
-            self._observer.happened(Resumed(self._in_flight))
-        else:
-            self._consumer.pause(_topic_partitions(self._intake.assigned))
-            self._observer.happened(Paused(limit, self._in_flight))
+        freed = (self._blocked - blocked) & self._intake.readable()
+        held, self._blocked = blocked - self._blocked, blocked
+        if held:
+            self._consumer.pause(_topic_partitions(held))
+        if freed:
+            self._consumer.resume(_topic_partitions(freed))
 
     def _collect(self, timeout: float) -> None:
         for finished in self._pipeline.finished(timeout):
@@ -226,12 +250,16 @@ class Service:
             self._collect(min(_IDLE_POLL_S, deadline.remaining()))
         self._collect(0.0)
         self._flush(deadline)
-        self._intake.forget(partitions)
+        self._forget(partitions)
         self._rebalanced("revoked", topic_partitions)
 
     def _lost(self, _: Consumer, topic_partitions: list[TopicPartition]) -> None:
-        self._intake.forget(_partitions(topic_partitions))
+        self._forget(_partitions(topic_partitions))
         self._rebalanced("lost", topic_partitions)
+
+    def _forget(self, partitions: list[Partition]) -> None:
+        self._blocked -= frozenset(partitions)
+        self._intake.forget(partitions)
 
     def _rebalanced(
         self, kind: Literal["assigned", "revoked", "lost"], topic_partitions: list[TopicPartition]

@@ -228,14 +228,16 @@ class ServiceSettings(ModelSettings):
     )
     """A larger message is a dead letter, undecoded."""
     max_inflight_records: int = Field(2000, ge=1, description="a whole number of records, 1 or more")
-    """Records read and not yet answered; at this number reading pauses."""
+    """Records read and not yet answered. The assigned partitions share this: one busy partition may hold half of it,
+    two a third each, and a partition that holds its share is paused."""
     max_inflight_bytes: int = Field(64 << 20, ge=1, description="a whole number of bytes, 1 or more")
     """The same for what they take in memory: key, value and headers, 500 bytes for each record and 200 for
     each header. See [Memory](#memory)."""
     max_inflight_tokens: int | None = Field(
         None, ge=1, description="a whole number of tokens, the token budget or more"
     )
-    """The same for protein tokens that wait for a batch; unset is four batches."""
+    """The same for protein tokens that wait for a batch; unset is four batches. A partition may exceed its share by one
+    record."""
     breaker_records: int = Field(
         500, ge=10, le=100_000, description="a whole number of records, 10 to 100000"
     )
@@ -249,7 +251,7 @@ class ServiceSettings(ModelSettings):
     startup_timeout_s: float = Field(30.0, gt=0, description="a number of seconds, more than 0")
     """How long to wait at the start for a broker to answer."""
     drain_timeout_s: float = Field(25.0, ge=0, description="a number of seconds, 0 or more")
-    """After SIGTERM: how long to finish what is in flight. A watchdog ends the process 10 seconds later in
+    """After SIGTERM: how long to finish what has started. A watchdog ends the process 10 seconds later in
     any case: keep both below the supervisor's grace period."""
 
     state_dir: Name = Field(default_factory=_state_dir, description="a folder that this process may write to")

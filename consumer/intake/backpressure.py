@@ -1,27 +1,36 @@
-"""Backpressure: whether the service may read more, given what it holds already.
+"""Backpressure: which partitions may be read, given what the service holds of each already.
 
-Two brakes. *Hold* is the normal one: the service just doesn't read for a moment, and what librdkafka has
-prefetched stays where it is. A hold that lasts would keep rebalances waiting, so after `hold_s` the service
-*pauses* its partitions and goes on polling: that costs the prefetched data, which has to be fetched again.
-Reading goes on when all budgets are down to half.
+The budgets of records, bytes and tokens are shared by the assigned partitions (`consumer/shares.py`). A partition that
+holds its share of one of them is *blocked*: it is paused and the others are read on, so that neither a backlog in one
+partition nor a genome sent as one record keeps the others waiting. It is read again when it is down to half its share.
 
-Records and bytes bound what the process holds; tokens bound what waits for the device, so that a stream of long
-records does not queue minutes of work that a revoke would throw away.
+While every partition is blocked, nothing is read. There are two brakes then. *Hold* is the normal one: the service
+just doesn't read for a moment, and what librdkafka has prefetched stays where it is. A hold that lasts would keep
+rebalances waiting, so after `hold_s` the service *pauses* all partitions and goes on polling: that costs the
+prefetched data, which has to be fetched again.
+
+Records and bytes bound what the process holds, so over either of these budgets all partitions are blocked. Tokens bound
+what waits for the device, so that a stream of long records does not queue minutes of work that a revoke would throw
+away; a partition may exceed that share by one record, and counts with its share then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from consumer.clock import Clock, monotonic
-from consumer.types import InFlight, Level, Limit
+from consumer.shares import fair_share
+from consumer.types import InFlight, Level, Limit, Partition
 
 HOLD_S = 1.0
+_REOPEN = 0.5  # of a share
 
 
 class Backpressure:
     """The budgets on records and bytes in flight, and on tokens that wait for a batch.
 
     Args:
-        max_records, max_bytes, max_tokens: over any of them, nothing more is read.
+        max_records, max_bytes, max_tokens: of all partitions together.
         hold_s: how long a hold may last before the partitions are paused.
     """
 
@@ -33,25 +42,45 @@ class Backpressure:
         hold_s: float = HOLD_S,
         clock: Clock = monotonic,
     ) -> None:
-        self._max_records, self._max_bytes, self._max_tokens = max_records, max_bytes, max_tokens
+        self._budgets: dict[Limit, int] = {"records": max_records, "bytes": max_bytes, "tokens": max_tokens}
         self._hold_s, self._clock = hold_s, clock
         self._full_since: float | None = None
+        self.blocked: frozenset[Partition] = frozenset()
+        """The partitions that hold their share; only some of them while others are read."""
         self.limit: Limit | None = None
-        """The budget that stopped reading last; None while reading goes on."""
+        """The budget that stopped all reading; None while at least one partition is read."""
 
-    def level(self, held: InFlight) -> Level:
-        """Whether more may be read while this much is in flight."""
-        shares: dict[Limit, float] = {
-            "records": held.records / self._max_records,
-            "bytes": held.bytes / self._max_bytes,
-            "tokens": held.tokens / self._max_tokens,
+    def is_clear(self, total: InFlight) -> bool:
+        """Whether nothing is blocked, nor can be while this much is in flight: no share is under half its budget."""
+        return not self.blocked and all(
+            held <= budget * _REOPEN for held, budget in zip(total, self._budgets.values(), strict=True)
+        )
+
+    def level(self, held: Mapping[Partition, InFlight]) -> Level:
+        """Whether more may be read while this much of each assigned partition is in flight; sets `blocked`."""
+        shares = {
+            limit: fair_share((amounts[place] for amounts in held.values()), budget)
+            for place, (limit, budget) in enumerate(self._budgets.items())
         }
-        fullest = max(shares, key=shares.__getitem__)
-        if self._full_since is None:
-            if shares[fullest] < 1:
-                return "open"
-            self._full_since, self.limit = self._clock(), fullest
-        elif shares[fullest] <= 0.5:
+        fullest, is_full = self._fullest(held)
+        self.blocked = frozenset(
+            partition for partition, amounts in held.items() if is_full or self._blocks(partition, amounts, shares)
+        )
+        if not held or len(self.blocked) < len(held):
             self._full_since = self.limit = None
             return "open"
+        if self._full_since is None:
+            self._full_since, self.limit = self._clock(), fullest
         return "hold" if self._clock() - self._full_since < self._hold_s else "pause"
+
+    def _blocks(self, partition: Partition, amounts: InFlight, shares: Mapping[Limit, float]) -> bool:
+        used = max(amount / share for amount, share in zip(amounts, shares.values(), strict=True))
+        return used > _REOPEN if partition in self.blocked else used >= 1
+
+    def _fullest(self, held: Mapping[Partition, InFlight]) -> tuple[Limit, bool]:
+        """The budget that is used most, and whether what the process holds is over one."""
+        used: dict[Limit, float] = {
+            limit: sum(amounts[place] for amounts in held.values()) / budget
+            for place, (limit, budget) in enumerate(self._budgets.items())
+        }
+        return max(used, key=used.__getitem__), max(used["records"], used["bytes"]) >= 1

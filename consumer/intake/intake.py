@@ -7,7 +7,8 @@ suspects that run apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 from confluent_kafka import Message
@@ -22,6 +23,17 @@ from consumer.ledger import Ledger
 from consumer.types import Finished, Headers, InFlight, Level, Limit, Partition, RawMessage, Refused, Source
 
 log = structlog.get_logger(__name__)
+
+
+class QueuedTokens(Protocol):
+    """What waits for a batch."""
+
+    @property
+    def queued_tokens(self) -> int:
+        """Protein tokens of all partitions."""
+
+    def tokens_by_partition(self) -> Mapping[Partition, int]:
+        """The same, of each partition that has any."""
 
 
 class Intake:
@@ -72,11 +84,24 @@ class Intake:
 
     # Reading
 
-    def level(self, queued_tokens: int) -> Level:
-        """Whether more may be read now; `queued_tokens` wait for a batch."""
+    def level(self, queued: QueuedTokens) -> Level:
+        """Whether more may be read now, of partitions that are not `blocked`; `queued` waits for a batch."""
         if self._breaker.room() == 0 or not self._apart.is_empty:
             return "pause"
-        return self._backpressure.level(InFlight(self.records, self.bytes, queued_tokens))
+        if self._backpressure.is_clear(InFlight(self.records, self.bytes, queued.queued_tokens)):
+            return "open"
+        tokens = queued.tokens_by_partition()
+        return self._backpressure.level(
+            {
+                partition: InFlight(records, size, tokens.get(partition, 0))
+                for partition, (records, size) in self._ledger.held().items()
+            }
+        )
+
+    @property
+    def blocked(self) -> frozenset[Partition]:
+        """Partitions that hold their share of a budget, so that others are read and they are not."""
+        return self._backpressure.blocked
 
     @property
     def limit(self) -> Limit | None:
@@ -120,9 +145,9 @@ class Intake:
         """The suspect to start now, when nothing else is in flight; each is given once."""
         return self._apart.next(self._ledger)
 
-    def turn(self) -> list[Partition]:
+    def turn(self) -> frozenset[Partition]:
         """Once a turn of the loop; returns partitions that were paused for their start offset and may be read now."""
-        return self._start_offsets.turn()
+        return frozenset(self._start_offsets.turn())
 
     def settle(self) -> bool:
         """Find out whether input was deleted before it was read, if there is a doubt; False while that is not known.
@@ -132,9 +157,11 @@ class Intake:
         """
         return self._start_offsets.settle()
 
-    def readable(self) -> list[Partition]:
-        """The assigned partitions whose start offset keeps them from nothing."""
-        return [partition for partition in self.assigned if not self._start_offsets.is_waiting(partition)]
+    def readable(self) -> frozenset[Partition]:
+        """The assigned partitions whose start offset is known."""
+        return frozenset(
+            partition for partition in self.assigned if not self._start_offsets.is_waiting(partition)
+        )
 
     # Results
 

@@ -131,7 +131,7 @@ class Metrics:
         self.inflight_bytes = self._gauge(
             "inflight_bytes", "Bytes that the messages read and not yet answered take in memory."
         )
-        self.queued_tokens = self._gauge("queued_tokens", "Protein tokens that wait for a batch.")
+        self.queued_tokens = self._gauge("queued_tokens", "Protein tokens that wait for a batch, estimated for messages not prepared yet.")
         self.delayed_records = self._gauge(
             "delayed_records", "Messages that wait for a dependency of the codec to answer."
         )
@@ -143,6 +143,10 @@ class Metrics:
         self.held_partitions = self._gauge(
             "held_partitions",
             "Assigned partitions that are not read because their committed offset is not known.",
+        )
+        self.paused_partitions = self._gauge(
+            "paused_partitions",
+            "Assigned partitions that are paused because they hold their share of a budget, while others are read.",
         )
         self.breaker_open = self._gauge(
             "breaker_open", "1 while nothing is read because most of the latest records failed, else 0."
@@ -188,6 +192,7 @@ class Metrics:
         self.queued_tokens.set_function(lambda: pipeline.queued_tokens)
         self.assigned.set_function(lambda: len(intake.assigned))
         self.held_partitions.set_function(lambda: intake.waiting)
+        self.paused_partitions.set_function(lambda: len(intake.blocked))
         self.breaker_open.set_function(lambda: intake.is_broken)
         self.suspects.set_function(suspects)
         self.delayed_records.set_function(lambda: pipeline.delayed_records)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
@@ -53,6 +53,8 @@ class IntakeState(Protocol):
     def assigned(self) -> Sequence[Partition]: ...
     @property
     def waiting(self) -> int: ...
+    @property
+    def blocked(self) -> Collection[Partition]: ...
     @property
     def limit(self) -> Limit | None: ...
     @property

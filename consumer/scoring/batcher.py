@@ -1,4 +1,4 @@
-"""The batching policy: frames wait here until a batch is due. Exact token budget, bounded wait.
+"""The batching policy: frames wait here until a batch is due. Exact token budget, bounded wait, partitions in turns.
 
 A batch is full when the next frame does not fit into the token budget. A full batch may be taken at any time, so that
 what has to be done before it runs is done while the device computes the batch before it. One that is not full
@@ -11,20 +11,27 @@ closes only when the device is idle, and
 So under load batches fill up by themselves, and latency is low when traffic is low. A frame is never split; a record
 larger than the budget spreads over several batches. The budget holds for both models: neither the proteins' nor the
 nucleotides' tokens exceed it.
-The policy follows text-embeddings-inference (`core/src/queue.rs`), with an exact budget.
+
+A batch takes a frame of each partition in turn, so a genome in one partition, or a backlog, leaves the others their
+share of the device. Within a partition frames keep their order: answers leave in the order of offsets, so nothing
+would be gained by overtaking.
+
+The policy follows text-embeddings-inference (`core/src/queue.rs`), with an exact budget and queues in turns.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from consumer.clock import Clock, Deadline, monotonic
-from consumer.types import Source
+from consumer.shares import fair_share
+from consumer.types import Partition, Source
 from virnucpro_core.scoring.packing import how_many_fit
 from virnucpro_core.scoring.pending import PendingRecord, Slot, slots_of
 
@@ -49,6 +56,31 @@ class Batch:
     closed_by: CloseReason
 
 
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """The frames of one partition that wait, and their tokens for either model."""
+
+    slots: deque[JobSlot] = field(default_factory=deque)
+    tokens: int = 0
+    dna_tokens: int = 0
+
+    def add(self, slots: Iterable[JobSlot]) -> None:
+        for slot in slots:
+            self.slots.append(slot)
+            self.tokens += slot.frame.tokens
+            self.dna_tokens += len(slot.frame.dna_ids)
+
+    def take(self, count: int) -> list[JobSlot]:
+        taken = [self.slots.popleft() for _ in range(count)]
+        self.tokens -= sum(slot.frame.tokens for slot in taken)
+        self.dna_tokens -= sum(len(slot.frame.dna_ids) for slot in taken)
+        return taken
+
+    @property
+    def oldest_received_at(self) -> float:
+        return self.slots[0].record.received_at
+
+
 class Batcher:
     """A bounded queue of frames that gives them out as batches. All methods are safe from any thread.
 
@@ -56,7 +88,7 @@ class Batcher:
         token_budget: most tokens of a batch, for either model.
         max_wait: seconds after its poll at which a message's frames are sent in any case.
         linger: seconds that an idle GPU waits for company when nothing more is being prepared.
-        backlog: `put` blocks while this many tokens are queued.
+        backlog: tokens that may wait. The partitions share it; one may exceed its share by one record.
         preparing: is any record being prepared at this moment?
         device_idle: does the device wait for a batch? Call `notify` when that changes.
     """
@@ -74,49 +106,54 @@ class Batcher:
         self.token_budget = token_budget
         self._max_wait, self._linger, self._backlog = max_wait, linger, backlog
         self._preparing, self._device_idle, self._clock = preparing, device_idle, clock
-        self._queue: deque[JobSlot] = deque()
-        self._tokens = 0
+        # Only partitions that have frames; the one whose turn it is comes first.
+        self._queues: dict[Partition, _Queue] = {}
         self._draining = self._closed = False
         self._changed = threading.Condition()
 
     @property
     def queued_tokens(self) -> int:
-        return self._tokens
+        """Protein tokens that wait."""
+        return sum(self.tokens_by_partition().values())
 
-    def put(self, job: RecordJob, timeout: float) -> bool:
-        """Queue all frames of a record; False if closed, or if the backlog had no room
-        within `timeout` seconds.
+    def tokens_by_partition(self) -> dict[Partition, int]:
+        """Protein tokens that wait, of each partition that has any."""
+        with self._changed:
+            return {partition: waiting.tokens for partition, waiting in self._queues.items()}
 
-        A record is taken whole, however large, once the backlog is below its bound: memory is bounded by
-        the backlog plus one record.
+    def has_room(self, partition: Partition) -> bool:
+        """Whether a record of this partition may be put: it holds less than its share of the backlog."""
+        held = self.tokens_by_partition()
+        # One share is kept for a partition that has nothing here.
+        return held.get(partition, 0) < fair_share([*held.values(), 0], self._backlog)
+
+    def put(self, job: RecordJob) -> None:
+        """Queue all frames of a record, however large; nothing happens once this is closed.
+
+        Raises:
+            ValueError: a frame alone is over the token budget.
         """
-        for index, frame in enumerate(job.prepared.frames):
-            if max(frame.tokens, len(frame.dna_ids)) > self.token_budget:
+        slots = slots_of(job)
+        for slot in slots:
+            tokens, dna_tokens = slot.frame.tokens, len(slot.frame.dna_ids)
+            if max(tokens, dna_tokens) > self.token_budget:
                 raise ValueError(
-                    f"frame {index} of {job.source} has {frame.tokens} protein and {len(frame.dna_ids)} "
-                    f"nucleotide tokens, over the token budget of {self.token_budget}"
+                    f"frame {slot.index} of {job.source} has {tokens} protein and {dna_tokens} nucleotide tokens, "
+                    f"over the token budget of {self.token_budget}"
                 )
         with self._changed:
-            self._changed.wait_for(lambda: self._tokens < self._backlog or self._closed, timeout)
-            if self._tokens >= self._backlog or self._closed:
-                return False
-            self._queue.extend(slots_of(job))
-            self._tokens += job.prepared.tokens
-            self._changed.notify_all()
-            return True
+            if slots and not self._closed:
+                self._queues.setdefault(job.source.partition, _Queue()).add(slots)
+                self._changed.notify_all()
 
     def next_batch(self, timeout: float) -> Batch | None:
         """Wait until a batch is due and take it; None after `timeout` seconds, or when closed."""
         deadline = Deadline.after(timeout, self._clock)
         with self._changed:
             while not self._closed:
-                count, tokens, full = how_many_fit((slot.frame for slot in self._queue), self.token_budget)
-                closed_by, due_in = self._due(full) if count else (None, deadline.remaining())
+                closed_by, due_in = self._due() if self._queues else (None, deadline.remaining())
                 if closed_by:
-                    slots = tuple(self._queue.popleft() for _ in range(count))
-                    self._tokens -= tokens
-                    self._changed.notify_all()
-                    return Batch(slots, tokens, closed_by)
+                    return self._take(closed_by)
                 if deadline.expired:
                     return None
                 self._changed.wait(min(due_in, deadline.remaining()))
@@ -130,9 +167,15 @@ class Batcher:
     def discard(self, unwanted: Callable[[Source], bool]) -> None:
         """Drop the queued frames of records that are no longer wanted, unless the first of them has been taken."""
         with self._changed:
-            keep = [s for s in self._queue if self._taken_in_part(s.record) or not unwanted(s.record.source)]
-            self._queue = deque(keep)
-            self._tokens = sum(slot.frame.tokens for slot in keep)
+            for partition, waiting in list(self._queues.items()):
+                begun = waiting.slots[0].record if waiting.slots[0].index > 0 else None
+                kept = _Queue()
+                kept.add(
+                    slot for slot in waiting.slots if slot.record is begun or not unwanted(slot.record.source)
+                )
+                self._queues[partition] = kept
+                if not kept.slots:
+                    del self._queues[partition]
             self._changed.notify_all()
 
     def drain(self) -> None:
@@ -145,23 +188,48 @@ class Batcher:
         """Wake everybody who waits; nothing is given out any more."""
         with self._changed:
             self._closed = True
-            self._queue.clear()
-            self._tokens = 0
+            self._queues.clear()
             self._changed.notify_all()
 
-    def _taken_in_part(self, job: RecordJob) -> bool:
-        # Frames leave in order, so it can only be the record at the head.
-        return self._queue[0].record is job and self._queue[0].index > 0
+    def _take(self, closed_by: CloseReason) -> Batch:
+        """Frames of all partitions in turn, as many as fit; those of one record stand together."""
+        count, tokens, _ = how_many_fit((slot.frame for _, slot in self._in_turns()), self.token_budget)
+        turns = [partition for partition, _ in islice(self._in_turns(), count + 1)]
+        taken = Counter(turns[:count])
+        slots = [slot for partition in self._queues for slot in self._queues[partition].take(taken[partition])]
+        order = list(self._queues)
+        place = order.index(turns[count]) if len(turns) > count else 0  # who did not fit is first next time
+        self._queues = {
+            partition: self._queues[partition]
+            for partition in order[place:] + order[:place]
+            if self._queues[partition].slots
+        }
+        self._changed.notify_all()
+        return Batch(tuple(slots), tokens, closed_by)
 
-    def _due(self, full: bool) -> tuple[CloseReason | None, float]:
-        """Why the batch at the head is due now, or None and the seconds until it will be."""
-        if full:
+    def _in_turns(self) -> Iterator[tuple[Partition, JobSlot]]:
+        """One frame of each partition, then the next of each, and so on."""
+        waiting = {partition: iter(queue.slots) for partition, queue in self._queues.items()}
+        while waiting:
+            for partition, slots in list(waiting.items()):
+                if (slot := next(slots, None)) is None:
+                    del waiting[partition]
+                else:
+                    yield partition, slot
+
+    def _due(self) -> tuple[CloseReason | None, float]:
+        """Why a batch is due now, or None and the seconds until one will be."""
+        waiting = self._queues.values()
+        if (
+            max(sum(queue.tokens for queue in waiting), sum(queue.dna_tokens for queue in waiting))
+            > self.token_budget
+        ):
             return "full", 0.0
         if not self._device_idle():
             return None, math.inf
         if self._draining:
             return "drain", 0.0
-        age = self._clock() - self._queue[0].record.received_at
+        age = self._clock() - min(queue.oldest_received_at for queue in waiting)
         if age >= self._max_wait:
             return "deadline", 0.0
         idle = not self._preparing()

@@ -5,8 +5,9 @@
 The thread that owns Kafka only ever calls `submit` and `finished`; neither blocks on work. The inference thread only
 infers: the stage thread takes the next batch and writes down its suspects before that may run, the assemble thread
 turns scores into answers. A message whose codec waits for a dependency is tried again later (`delayed.py`).
+Partitions take turns in the inbox and in the batcher, so that none keeps the others waiting.
 Every queue is bounded: the inbox, `done` and the outbox by the records that admission lets in, the batcher by its
-backlog of tokens. A thread that dies takes its exception to the owner, who gets it at the next call of `finished`.
+backlog of tokens and a record for each preparation thread. A thread that dies takes its exception to the owner, who gets it at the next call of `finished`.
 
 A scheduler that enqueues the next batch before the last is read replaces `_inference_loop`; several devices are several
 such loops, each with its staged batch, on one batcher.
@@ -16,8 +17,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
@@ -25,18 +28,21 @@ import structlog
 from consumer.clock import Deadline, monotonic
 from consumer.scoring.batcher import Batch, Batcher, JobSlot, RecordJob
 from consumer.scoring.delayed import DelayedMessages
+from consumer.scoring.inbox import Inbox, Waiting
 from consumer.scoring.inference import Inference, Suspects, finished
 from consumer.scoring.preparation import Preparation
 from consumer.types import Finished, NotNow, Partition, RawMessage, Refused, Source
 from virnucpro_core.scoring.model import Scorer
 from virnucpro_core.scoring.pending import by_record
-from virnucpro_core.sequence.prepare import PreparedFrame
+from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 _LOOK_UP_S = 0.5  # how often an idle thread looks whether it should stop
+_TOKENS_PER_BYTE = 0.4  # until messages have been prepared: one open frame for every base
+_BYTES_OF_A_MEAN = 20_000  # of messages prepared, over which the tokens for each byte are averaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,6 @@ class Pipeline:
     ) -> None:
         self._preparation, self._is_wanted = preparation, is_wanted
         self._listener, self._suspects, self._after_batch = listener, suspects, after_batch
-        self._inbox: queue.Queue[RawMessage] = queue.Queue(limits.max_records)
         self._delayed = DelayedMessages()
         self._staged: queue.Queue[Batch] = queue.Queue(1)
         self._done: queue.Queue[tuple[RecordJob, Refused | None]] = queue.Queue(2 * limits.max_records)
@@ -105,9 +110,14 @@ class Pipeline:
             preparing=self._is_preparing,
             device_idle=lambda: self._device_idle,
         )
+        self._inbox = Inbox(limits.max_records, self._batcher.has_room)
+        self._tokens_per_byte = _TOKENS_PER_BYTE
         self._inference = Inference(scorer, self._hand_over, listener.batch_failed, suspects)
-        loops = {f"prepare-{number}": self._prepare_loop for number in range(limits.prepare_threads)}
+        loops: dict[str, Callable[[], None]] = {
+            f"prepare-{number}": self._prepare_loop for number in range(limits.prepare_threads)
+        }
         loops |= {
+            "prepare-large": partial(self._prepare_loop, large=True),
             "stage": self._stage_loop,
             "inference": self._inference_loop,
             "assemble": self._assemble_loop,
@@ -118,8 +128,15 @@ class Pipeline:
 
     @property
     def queued_tokens(self) -> int:
-        """Protein tokens that wait for a batch."""
-        return self._batcher.queued_tokens
+        """Protein tokens that wait for a batch, those of messages that are not prepared yet estimated."""
+        return sum(self.tokens_by_partition().values())
+
+    def tokens_by_partition(self) -> Mapping[Partition, int]:
+        """The same, of each partition that has any."""
+        tokens = Counter(self._batcher.tokens_by_partition())
+        for partition, size in self._inbox.bytes_by_partition.items():
+            tokens[partition] += int(size * self._tokens_per_byte)
+        return tokens
 
     @property
     def delayed_records(self) -> int:
@@ -130,7 +147,7 @@ class Pipeline:
         """Take a message; raises queue.Full when more than `max_records` are submitted and not prepared."""
         with self._lock:
             self._preparing += 1
-        self._inbox.put_nowait(message)
+        self._inbox.put(Waiting(message))
 
     def finished(self, timeout: float) -> list[Finished]:
         """What has finished since the last call; waits up to `timeout` seconds for the first of it.
@@ -149,18 +166,12 @@ class Pipeline:
 
     def discard(self) -> None:
         """Drop the queued messages that are no longer wanted and have not been started."""
-        for _ in range(self._inbox.qsize()):
-            try:
-                message = self._inbox.get_nowait()
-            except queue.Empty:
-                break
-            if self._is_wanted(message.source):
-                self._inbox.put_nowait(message)
-            else:
-                with self._lock:
-                    self._preparing -= 1
+        dropped = self._inbox.discard(lambda source: not self._is_wanted(source))
+        with self._lock:
+            self._preparing -= dropped
         self._delayed.discard(lambda source: not self._is_wanted(source))
         self._batcher.discard(lambda source: not self._is_wanted(source))
+        self._inbox.notify()
 
     def has_started(self, partitions: Collection[Partition]) -> bool:
         """Whether a record of these partitions is on the device, or partly scored."""
@@ -174,6 +185,7 @@ class Pipeline:
     def stop(self, deadline: Deadline) -> bool:
         """End the threads, dropping what they have not finished; False if one outlived the deadline."""
         self._stopping.set()
+        self._inbox.close()
         self._batcher.close()
         for thread in self._threads:
             thread.join(deadline.remaining())
@@ -191,18 +203,14 @@ class Pipeline:
 
         return threading.Thread(target=run, name=name, daemon=True)
 
-    def _prepare_loop(self) -> None:
+    def _prepare_loop(self, large: bool = False) -> None:
         while not self._stopping.is_set():
-            # One of each kind in turn: neither keeps the other waiting.
-            if (due := self._delayed.take_due()) is not None:
+            while (due := self._delayed.take_due()) is not None:
                 with self._lock:
                     self._preparing += 1
-                self._prepare(*due)
-            try:
-                message = self._inbox.get(timeout=self._delayed.due_in(_LOOK_UP_S))
-            except queue.Empty:
-                continue
-            self._prepare(message, 0)
+                self._inbox.put(Waiting(*due))
+            if (waiting := self._inbox.take(large, self._delayed.due_in(_LOOK_UP_S))) is not None:
+                self._prepare(*waiting)
 
     def _prepare(self, message: RawMessage, tries: int) -> None:
         """Prepare a message, which counts as being prepared until this returns."""
@@ -225,13 +233,18 @@ class Pipeline:
         if isinstance(prepared, Refused):
             self._finish(Finished(message.source, prepared))
             return
+        self._estimate(message, prepared)
         job = RecordJob(prepared, message.source, message.received_at)
         if not prepared.frames:
             self._finish(finished(job))
-            return
-        while not self._stopping.is_set() and self._is_wanted(message.source):
-            if self._batcher.put(job, _LOOK_UP_S):
-                return
+        elif self._is_wanted(message.source):
+            self._batcher.put(job)
+
+    def _estimate(self, message: RawMessage, prepared: PreparedRecord) -> None:
+        """Learn how many tokens a byte becomes: a mean over the latest records, each with the weight of its size."""
+        size = max(1, len(message.value or b""))
+        weight = min(1.0, size / _BYTES_OF_A_MEAN)
+        self._tokens_per_byte += weight * (prepared.tokens / size - self._tokens_per_byte)
 
     def _stage_loop(self) -> None:
         """Take the next batch and write down its suspects while the device computes the batch before it."""
@@ -242,6 +255,7 @@ class Pipeline:
             while batch is None and not self._stopping.is_set():
                 batch = self._batcher.next_batch(_LOOK_UP_S)
             if batch is not None:
+                self._inbox.notify()
                 self._suspects.announced([record[0].record for record in by_record(batch.slots)])
                 self._staged.put(batch)  # there is room: one batch is staged at a time
 

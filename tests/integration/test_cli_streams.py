@@ -200,6 +200,8 @@ def test_a_signal_leaves_no_files_and_no_folders(
         [*VIRNUCPRO, *arguments, "--model", bundle, "--device", "cpu"],
         env=environment(VIRNUCPRO_SELF_TEST="off", VIRNUCPRO_TOKEN_BUDGET="4000"),
         stderr=subprocess.PIPE,
+        # nohup, under which these tests may run, has children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as process:
         until(lambda: any(path.name.endswith(".part") for path in genome.parent.rglob("*")))
         process.send_signal(number)

@@ -6,6 +6,7 @@ pipeline are others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -86,6 +87,10 @@ class StepPipeline:
     @property
     def queued_tokens(self) -> int:
         return 10 * len(self._waiting)
+
+    def tokens_by_partition(self) -> dict[Partition, int]:
+        waiting = Counter(message.source.partition for message in self._waiting)
+        return {partition: 10 * count for partition, count in waiting.items()}
 
     @property
     def delayed_records(self) -> int:

@@ -132,6 +132,60 @@ MUTANTS = (
         ("tests/unit/consumer/test_service.py",),
     ),
     Mutant(
+        "shares of a budget",
+        "partitions share the budgets (the first to come may use all)",
+        "consumer/intake/backpressure.py",
+        "limit: fair_share((amounts[place] for amounts in held.values()), budget)",
+        "limit: float(budget)",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
+        "partitions paused alone",
+        "a partition that holds its share is paused (it is read on)",
+        "consumer/service.py",
+        "            self._consumer.pause(_topic_partitions(held))\n",
+        "            pass\n",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
+        "turns in a batch",
+        "partitions take turns in a batch (the first to come goes first)",
+        "consumer/scoring/batcher.py",
+        "            for partition, slots in list(waiting.items()):\n"
+        "                if (slot := next(slots, None)) is None:\n"
+        "                    del waiting[partition]\n"
+        "                else:\n"
+        "                    yield partition, slot\n",
+        "            partition = next(iter(waiting))\n"
+        "            for slot in waiting.pop(partition):\n"
+        "                yield partition, slot\n",
+        ("tests/unit/consumer/scoring/test_pipeline.py",),
+    ),
+    Mutant(
+        "a thread for large messages",
+        "large messages are prepared on a thread of their own (with all others)",
+        "consumer/scoring/inbox.py",
+        "        return self.size > LARGE_BYTES\n",
+        "        return False\n",
+        ("tests/unit/consumer/scoring/test_pipeline.py",),
+    ),
+    Mutant(
+        "room behind the inbox",
+        "a backlog of one partition waits as raw messages (all of it is prepared)",
+        "consumer/scoring/inbox.py",
+        "if waiting[0].is_large == large and self._has_room(partition):",
+        "if waiting[0].is_large == large:",
+        ("tests/unit/consumer/scoring/test_inbox.py",),
+    ),
+    Mutant(
+        "a drain drops what has not started",
+        "a drain leaves what has not started to the next owner (it is all finished first)",
+        "consumer/service.py",
+        "        self._intake.revoke(self._intake.assigned)\n        self._pipeline.discard()\n        self._pipeline.drain()\n",
+        "        self._pipeline.drain()\n",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
         "where a partition begins",
         "the committed offset as the place to begin (the client's word for it instead)",
         "consumer/intake/intake.py",

@@ -120,20 +120,30 @@ def test_records_are_answered_in_order_and_committed(make, guarantee):
     assert not_ready(bench.monitor.snapshot()) == "shutting down"
 
 
-def test_stopping_finishes_what_is_in_flight_and_takes_nothing_new(make):
-    bench = make()
+@BOTH
+def test_stopping_finishes_what_has_started_and_leaves_the_rest_to_the_next(make, guarantee):
+    bench = make(guarantee=guarantee)
     bench.write(0, 20)
     bench.turn_until(lambda: bench.ledger.records == 20, HALT)
+    bench.one.pipeline.start(8)
     bench.write(0, 5)
-    assert bench.drain()
-    assert bench.answered() == list(range(20))
-    assert bench.committed == {0: 20}
+    with capture_logs() as lines:
+        assert bench.drain(Pace(5, 1, newest_first=False))
+    assert bench.answered() == list(range(8))
+    assert bench.committed == {0: 8}
+    assert [(line["event"], line["records"]) for line in lines] == [("draining", 20), ("paused", 20)]
+    bench.one.take_down()
+    other = bench.member(slot=1)
+    for _ in range(200):
+        bench.turn(member=other)
+    assert bench.answered() == list(range(25))
 
 
 def test_a_drain_that_takes_too_long_leaves_the_rest_uncommitted_and_says_so(make):
     bench = make()
     bench.write(0, 5)
     bench.turn_until(lambda: bench.ledger.records == 5, HALT)
+    bench.one.pipeline.start(1)
     with capture_logs() as lines:
         assert not bench.drain(HALT, timeout_s=0.2)
     assert (bench.committed, bench.answered()) == ({}, [])
@@ -205,39 +215,74 @@ def test_a_log_that_was_cut_is_read_on_from_where_it_is_now(make, guarantee):
 
 
 def test_full_budgets_hold_then_pause_then_go_on(make):
-    bench = make(max_records=10)
-    bench.write(0, 40)
+    bench = make(max_records=12)
+    for number in range(PARTITIONS):
+        bench.write(number, 40)
     with capture_logs() as lines:
         bench.turn_until(lambda: bench.count("backpressure_seconds_total", level="pause") > 0, HALT)
-    assert bench.ledger.records == 10
+    assert bench.ledger.records == 12
     assert bench.count("backpressure_seconds_total", level="hold") > 0
     (line,) = [line for line in lines if line["event"] == "paused"]
-    assert (line["reason"], line["records"]) == ("records", 10)
+    assert (line["reason"], line["records"]) == ("records", 12)
     assert bench.monitor.snapshot().limit == "records"
-    bench.turn_until(lambda: bench.answered() == list(range(40)))
+    bench.turn_until(lambda: len(bench.answered()) == 120)
+    assert [bench.answered(number) for number in range(PARTITIONS)] == [list(range(40))] * PARTITIONS
     assert bench.monitor.snapshot().limit is None
 
 
-def test_tokens_that_wait_hold_the_reading_too(make):
+def test_tokens_that_wait_stop_the_reading_too(make):
     bench = make(max_tokens=300)
-    bench.write(0, 60)
+    for number in range(PARTITIONS):
+        bench.write(number, 60)
     with capture_logs() as lines:
         bench.turn_until(lambda: bench.count("backpressure_seconds_total", level="pause") > 0, HALT)
     assert [line["reason"] for line in lines if line["event"] == "paused"] == ["tokens"]
-    bench.turn_until(lambda: bench.answered() == list(range(60)))
+    bench.turn_until(lambda: len(bench.answered()) == 180)
+
+
+@BOTH
+@pytest.mark.parametrize("budget", [{"max_records": 20}, {"max_tokens": 200}])
+def test_a_backlog_in_one_partition_leaves_the_others_room(make, guarantee, budget):
+    """It holds its share and is paused alone; what comes elsewhere is read at once."""
+    bench = make(guarantee=guarantee, **budget)
+    bench.write(0, 200)
+    with capture_logs() as lines:
+        bench.turn(HALT, 50)
+        assert bench.ledger.held()[Partition(INPUT, 0)][0] == 10
+        assert bench.count("paused_partitions") == 1
+        bench.write(2, 5)
+        bench.turn(HALT, 5)
+        assert bench.ledger.held()[Partition(INPUT, 2)][0] == 5
+    assert not [line for line in lines if line["event"] == "paused"]
+    assert not_ready(bench.monitor.snapshot()) is None
+    bench.turn_until(lambda: len(bench.answered()) == 205)
+    assert bench.answered(0) == list(range(200))
+    bench.turn(FAST, 2)
+    assert bench.count("paused_partitions") == 0
+    assert not bench.one.consumer.paused
+
+
+def test_a_partition_that_is_lost_while_it_is_paused_alone_is_read_when_it_comes_back(make):
+    bench = make(max_records=20)
+    bench.write(0, 60)
+    bench.turn_until(lambda: bench.count("paused_partitions") == 1, HALT)
+    bench.lose()
+    bench.turn_until(lambda: sorted(set(bench.answered())) == list(range(60)))
+    assert bench.epoch(0) == 2
 
 
 @BOTH
 def test_a_broker_that_acknowledges_nothing_bounds_what_is_in_flight(make, guarantee):
-    bench = make(guarantee=guarantee, max_records=10)
+    bench = make(guarantee=guarantee, max_records=12)
     bench.turn_until(lambda: bench.epoch(0) == 1)
-    bench.write(0, 40)
+    for number in range(PARTITIONS):
+        bench.write(number, 40)
     bench.one.cut_off(4.0, reads=False)
     most = []
     bench.turn_until(lambda: (most.append(bench.ledger.records), bench.monitor.snapshot().limit)[1])
-    bench.turn_until(lambda: (most.append(bench.ledger.records), len(bench.answered()) == 40)[1])
-    assert max(most) == 10
-    assert bench.answered() == list(range(40))
+    bench.turn_until(lambda: (most.append(bench.ledger.records), len(bench.answered()) == 120)[1])
+    assert max(most) == 12
+    assert [bench.answered(number) for number in range(PARTITIONS)] == [list(range(40))] * PARTITIONS
 
 
 @pytest.mark.parametrize(
@@ -316,11 +361,12 @@ def test_after_a_trial_that_passes_reading_goes_on(make):
 
 
 def test_a_partition_lost_while_paused_is_read_when_it_comes_back(make):
-    bench = make(max_records=10)
-    bench.write(0, 20)
+    bench = make(max_records=12)
+    for number in range(PARTITIONS):
+        bench.write(number, 20)
     bench.turn_until(lambda: bench.count("backpressure_seconds_total", level="pause") > 0, HALT)
     bench.lose()
-    bench.turn_until(lambda: sorted(set(bench.answered())) == list(range(20)))
+    bench.turn_until(lambda: sorted(set(bench.answered(0))) == list(range(20)))
     assert bench.epoch(0) == 2
 
 

@@ -1,12 +1,16 @@
-"""Backpressure: hold first, pause when that lasts, open again at half."""
+"""Backpressure: a partition with its share is blocked; when all are: hold first, pause when that lasts."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consumer.intake.backpressure import Backpressure
 from consumer.types import InFlight
-from tests.support.factories import FakeClock
+from tests.support.factories import FakeClock, partition
+
+NOTHING = InFlight(0, 0, 0)
 
 
 @pytest.fixture
@@ -19,43 +23,111 @@ def backpressure(clock) -> Backpressure:
     return Backpressure(max_records=100, max_bytes=1000, max_tokens=50, hold_s=1.0, clock=clock)
 
 
-@pytest.mark.parametrize(
-    ("records", "size", "tokens"), [(100, 0, 0), (0, 1000, 0), (0, 0, 50), (150, 5000, 90)]
-)
-def test_a_full_budget_holds_and_then_pauses(backpressure, clock, records, size, tokens):
-    assert backpressure.level(InFlight(99, 999, 49)) == "open"
-    assert backpressure.level(InFlight(records, size, tokens)) == "hold"
-    clock.advance(0.9)
-    assert backpressure.level(InFlight(records, size, tokens)) == "hold"
-    clock.advance(0.2)
-    assert backpressure.level(InFlight(records, size, tokens)) == "pause"
+def by_partition(*held: InFlight):
+    return {partition(number): amounts for number, amounts in enumerate(held)}
 
 
-def test_it_opens_at_half_not_below_the_top(backpressure):
-    backpressure.level(InFlight(100, 0, 0))
-    assert backpressure.level(InFlight(51, 0, 0)) == "hold"
-    assert backpressure.level(InFlight(50, 501, 0)) == "hold"
-    assert backpressure.level(InFlight(50, 500, 26)) == "hold"
-    assert backpressure.level(InFlight(50, 500, 25)) == "open"
-    assert backpressure.level(InFlight(99, 0, 0)) == "open"
+class TestOnePartition:
+    @pytest.mark.parametrize(
+        "full", [InFlight(100, 0, 0), InFlight(0, 1000, 0), InFlight(0, 0, 50), InFlight(150, 5000, 90)]
+    )
+    def test_a_full_budget_holds_and_then_pauses(self, backpressure, clock, full):
+        assert backpressure.level(by_partition(InFlight(99, 999, 49))) == "open"
+        assert backpressure.level(by_partition(full)) == "hold"
+        clock.advance(0.9)
+        assert backpressure.level(by_partition(full)) == "hold"
+        clock.advance(0.2)
+        assert backpressure.level(by_partition(full)) == "pause"
+
+    def test_it_opens_at_half_not_below_the_top(self, backpressure):
+        for held, level in (
+            (InFlight(100, 0, 0), "hold"),
+            (InFlight(51, 0, 0), "hold"),
+            (InFlight(50, 501, 0), "hold"),
+            (InFlight(50, 500, 26), "hold"),
+            (InFlight(50, 500, 25), "open"),
+            (InFlight(99, 0, 0), "open"),
+        ):
+            assert backpressure.level(by_partition(held)) == level
+
+    def test_a_second_hold_gets_its_own_time(self, backpressure, clock):
+        full = by_partition(InFlight(100, 0, 0))
+        backpressure.level(full)
+        clock.advance(5)
+        assert backpressure.level(full) == "pause"
+        assert backpressure.level(by_partition(NOTHING)) == "open"
+        assert backpressure.level(full) == "hold"
+
+    @pytest.mark.parametrize(
+        ("held", "limit"),
+        [
+            (InFlight(100, 0, 0), "records"),
+            (InFlight(0, 2000, 60), "bytes"),
+            (InFlight(100, 1000, 75), "tokens"),
+        ],
+    )
+    def test_it_names_the_budget_that_stopped_reading_until_it_goes_on(self, backpressure, held, limit):
+        assert backpressure.limit is None
+        backpressure.level(by_partition(held))
+        backpressure.level(by_partition(InFlight(60, 600, 30)))
+        assert backpressure.limit == limit
+        backpressure.level(by_partition(NOTHING))
+        assert backpressure.limit is None
 
 
-def test_a_second_hold_gets_its_own_time(backpressure, clock):
-    backpressure.level(InFlight(100, 0, 0))
-    clock.advance(5)
-    assert backpressure.level(InFlight(100, 0, 0)) == "pause"
-    assert backpressure.level(InFlight(0, 0, 0)) == "open"
-    assert backpressure.level(InFlight(100, 0, 0)) == "hold"
+class TestSeveralPartitions:
+    @pytest.mark.parametrize("busy", [InFlight(50, 0, 0), InFlight(0, 500, 0), InFlight(0, 0, 2_000_000)])
+    def test_one_with_its_share_is_blocked_and_the_others_are_read(self, backpressure, clock, busy):
+        held = by_partition(busy, NOTHING, InFlight(1, 10, 1))
+        for _ in range(3):
+            assert backpressure.level(held) == "open"
+            assert backpressure.blocked == {partition(0)}
+            clock.advance(5)
+
+    def test_a_blocked_one_is_read_again_at_half_its_share(self, backpressure):
+        for records, blocked in ((49, False), (50, True), (26, True), (25, False), (49, False)):
+            assert backpressure.level(by_partition(InFlight(records, 0, 0), NOTHING)) == "open"
+            assert (partition(0) in backpressure.blocked) == blocked, records
+
+    def test_a_genome_leaves_the_others_half_of_the_tokens_and_a_second_one_a_third(self, backpressure):
+        genome = InFlight(1, 10, 1_000_000)
+        backpressure.level(by_partition(genome, InFlight(1, 1, 24), NOTHING))
+        assert backpressure.blocked == {partition(0)}
+        backpressure.level(by_partition(genome, genome, InFlight(1, 1, 16), NOTHING))
+        assert backpressure.blocked == {partition(0), partition(1)}
+
+    def test_when_all_are_blocked_it_holds_and_then_pauses(self, backpressure, clock):
+        held = by_partition(InFlight(50, 0, 0), InFlight(50, 0, 0))
+        assert backpressure.level(held) == "hold"
+        assert backpressure.limit == "records"
+        clock.advance(1.1)
+        assert backpressure.level(held) == "pause"
+        assert backpressure.level(by_partition(InFlight(25, 0, 0), InFlight(50, 0, 0))) == "open"
+        assert (backpressure.blocked, backpressure.limit) == ({partition(1)}, None)
+
+    @pytest.mark.parametrize("over", [InFlight(11, 0, 0), InFlight(0, 101, 0)])
+    def test_records_and_bytes_are_bounds_of_all_together(self, backpressure, over):
+        """Ten partitions with a little more than a tenth each, beside one that has nothing."""
+        assert backpressure.level(by_partition(*[over] * 10, NOTHING)) == "hold"
+
+    def test_what_was_blocked_and_went_away_is_forgotten(self, backpressure):
+        backpressure.level(by_partition(InFlight(60, 0, 0), NOTHING))
+        backpressure.level({partition(1): NOTHING})
+        assert not backpressure.blocked
+
+    def test_without_an_assignment_it_is_open(self, backpressure):
+        assert backpressure.level({}) == "open"
 
 
-@pytest.mark.parametrize(
-    ("held", "limit"),
-    [(InFlight(100, 0, 0), "records"), (InFlight(0, 2000, 60), "bytes"), (InFlight(100, 1000, 75), "tokens")],
-)
-def test_it_names_the_budget_that_stopped_reading_until_it_goes_on(backpressure, held, limit):
-    assert backpressure.limit is None
-    backpressure.level(held)
-    backpressure.level(InFlight(60, 600, 30))
-    assert backpressure.limit == limit
-    backpressure.level(InFlight(0, 0, 0))
-    assert backpressure.limit is None
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 600), st.integers(0, 60)), min_size=1, max_size=8))
+def test_the_partition_that_holds_least_is_blocked_only_when_a_bound_of_memory_is_reached_or_all_hold_much(rows):
+    backpressure = Backpressure(max_records=100, max_bytes=1000, max_tokens=50)
+    held = by_partition(*(InFlight(*row) for row in rows))
+    total = InFlight(*(sum(column) for column in zip(*rows, strict=True)))
+    assert not backpressure.is_clear(total) or backpressure.level(held) == "open"
+    level = backpressure.level(held)
+    if total.records >= 100 or total.bytes >= 1000:
+        assert level == "hold"
+    equal = InFlight(100 // len(rows), 1000 // len(rows), 50 // len(rows))
+    if level != "open" and total.records < 100 and total.bytes < 1000:
+        assert all(any(a >= b for a, b in zip(row, equal, strict=True)) for row in rows)

@@ -56,6 +56,7 @@ class Intake:
     assigned: tuple[()] = ()
     limit = None
     is_broken = False
+    blocked: frozenset[object] = frozenset()
     queued_tokens = 0
 
 

@@ -95,6 +95,7 @@ def test_a_snapshot_says_what_intake_and_pipeline_hold_and_does_not_change(monit
         assigned = (partition(0), partition(2))
         limit = "tokens"
         is_broken = False
+        blocked = frozenset()
 
     held = Held()
     before = monitor.snapshot()

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.clock import Deadline
-from consumer.scoring import inference
+from consumer.scoring import inbox, inference
 from consumer.scoring.delayed import DelayedMessages
 from consumer.scoring.pipeline import Pipeline, PipelineLimits
 from consumer.scoring.preparation import Preparation
@@ -21,6 +21,7 @@ from tests.support.factories import (
     FakeClock,
     NoSuspects,
     message,
+    partition,
     prepared_record,
     record_message,
     source,
@@ -98,10 +99,10 @@ def wanted() -> list:
 def make(wanted, codec, listener):
     made = []
 
-    def build(scorer, suspects=None) -> Pipeline:
+    def build(scorer, suspects=None, prepare=prepare) -> Pipeline:
         pipeline = Pipeline(
             scorer,
-            Preparation(codec, prepare, 10_000, 1000),
+            Preparation(codec, prepare, 1_000_000, 1_000_000),
             LIMITS,
             lambda s: wanted[0](s),
             listener,
@@ -113,6 +114,13 @@ def make(wanted, codec, listener):
     yield build
     for pipeline in made:
         assert pipeline.stop(Deadline.after(10)), "a thread outlived its stop"
+
+
+def until(condition, seconds=10.0):
+    deadline = Deadline.after(seconds)
+    while not condition():
+        assert not deadline.expired
+        time.sleep(0.005)
 
 
 def collect(pipeline, count, seconds=10.0):
@@ -179,6 +187,54 @@ def test_the_inbox_is_bounded_by_the_records_admitted(make):
         pipeline.submit(record_message(offset, "C" * 10))
     scorer.open.set()
     assert len(collect(pipeline, LIMITS.max_records)) == LIMITS.max_records
+
+
+class TestPartitionsTakeTurns:
+    def test_a_genome_in_one_partition_holds_up_no_other(self, make):
+        """The others are prepared, batched and answered while nearly all of the genome waits."""
+        scorer = Gate()
+        pipeline = make(scorer)
+        pipeline.submit(record_message(0, "C" * 900))
+        assert scorer.entered.wait(10)
+        for offset in range(20):
+            pipeline.submit(record_message(offset, "CC", number=1))
+        scorer.open.set()
+        first = collect(pipeline, 20)
+        assert {f.source.partition.number for f in first} == {1}
+        assert sum(scorer.batches) < 200, "most of the genome is still to come"
+        assert [f.source for f in collect(pipeline, 1)] == [source(0)]
+
+    def test_a_message_that_takes_long_to_prepare_holds_up_no_other(self, make):
+        slow = threading.Event()
+
+        def preparing(record_id, sequence):
+            if len(sequence) > inbox.LARGE_BYTES:
+                assert slow.wait(10)
+                sequence = "C"
+            return prepare(record_id, sequence)
+
+        pipeline = make(ConstantScorer(), prepare=preparing)
+        pipeline.submit(record_message(0, "A" * (inbox.LARGE_BYTES + 1)))
+        pipeline.submit(record_message(1, "C"))
+        for offset in range(10):
+            pipeline.submit(record_message(offset, "C", number=1))
+        assert len(collect(pipeline, 11)) == 11
+        slow.set()
+        assert [f.source for f in collect(pipeline, 1)] == [source(0)]
+
+    def test_a_backlog_waits_as_raw_messages_and_is_counted_with_its_partition(self, make):
+        scorer = Gate()
+        pipeline = make(scorer)
+        for offset in range(40):
+            pipeline.submit(record_message(offset, "C" * 20))
+        assert scorer.entered.wait(10)
+        until(lambda: pipeline.queued_tokens > 2000)
+        tokens = pipeline.tokens_by_partition()
+        assert tokens.keys() == {partition(0)}
+        assert pipeline.queued_tokens == tokens[partition(0)]
+        scorer.open.set()
+        assert len(collect(pipeline, 40)) == 40
+        assert pipeline.queued_tokens == 0
 
 
 def test_stopping_is_prompt_with_work_left(make):
