@@ -196,6 +196,15 @@ class Ledger:
             )
         return Release(tuple(entries), offsets)
 
+    @property
+    def is_delivered(self) -> bool:
+        """Whether nothing is left that could be released, confirmed or not."""
+        return all(
+            next(iter(ledger.entries.values())).outcome is None
+            for ledger in self._partitions.values()
+            if ledger.entries
+        )
+
     def settle(self, release: Release) -> None:
         """Forget what has been delivered. Entries of partitions that were revoked meanwhile are skipped."""
         for entry in release.entries:

@@ -129,7 +129,8 @@ class Service:
             self._deliver()
             self._turned("open")
         self._collect(0.0)
-        flushed = self._flush(deadline) and not self._pipeline.has_started(self._intake.assigned)
+        flushed = self._flush(deadline) and self._intake.is_delivered
+        flushed = flushed and not self._pipeline.has_started(self._intake.assigned)
         self._observer.happened(Drained(flushed, self._in_flight))
         return flushed
 

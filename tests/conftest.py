@@ -7,6 +7,11 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # Read by torch when it is imported, here and in every child: more threads wait for each other by spinning, which costs
 # much where tests run side by side, and what the tests compute is too small to gain from them.

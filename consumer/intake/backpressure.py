@@ -51,9 +51,9 @@ class Backpressure:
         """The budget that stopped all reading; None while at least one partition is read."""
 
     def is_clear(self, total: InFlight) -> bool:
-        """Whether nothing is blocked, nor can be while this much is in flight: no share is under half its budget."""
+        """Whether nothing is blocked, nor can be with so little in flight: no share is less than half its budget."""
         return not self.blocked and all(
-            held <= budget * _REOPEN for held, budget in zip(total, self._budgets.values(), strict=True)
+            held < budget * _REOPEN for held, budget in zip(total, self._budgets.values(), strict=True)
         )
 
     def level(self, held: Mapping[Partition, InFlight]) -> Level:
@@ -64,7 +64,9 @@ class Backpressure:
         }
         fullest, is_full = self._fullest(held)
         self.blocked = frozenset(
-            partition for partition, amounts in held.items() if is_full or self._blocks(partition, amounts, shares)
+            partition
+            for partition, amounts in held.items()
+            if is_full or self._blocks(partition, amounts, shares)
         )
         if not held or len(self.blocked) < len(held):
             self._full_since = self.limit = None

@@ -173,6 +173,11 @@ class Intake:
         self._breaker.outcome(finished.source, outcome.reason if isinstance(outcome, Refused) else None)
         return True
 
+    @property
+    def is_delivered(self) -> bool:
+        """Whether every outcome is delivered that does not stand behind a message without one."""
+        return self._ledger.is_delivered
+
     def oldest_s(self) -> float:
         """Seconds since the message longest in flight was read; 0 when there is none. Only on the loop's thread."""
         oldest = self._ledger.oldest_received_at()

@@ -131,7 +131,9 @@ class Metrics:
         self.inflight_bytes = self._gauge(
             "inflight_bytes", "Bytes that the messages read and not yet answered take in memory."
         )
-        self.queued_tokens = self._gauge("queued_tokens", "Protein tokens that wait for a batch, estimated for messages not prepared yet.")
+        self.queued_tokens = self._gauge(
+            "queued_tokens", "Protein tokens that wait for a batch, estimated for messages not prepared yet."
+        )
         self.delayed_records = self._gauge(
             "delayed_records", "Messages that wait for a dependency of the codec to answer."
         )

@@ -196,7 +196,9 @@ class Batcher:
         count, tokens, _ = how_many_fit((slot.frame for _, slot in self._in_turns()), self.token_budget)
         turns = [partition for partition, _ in islice(self._in_turns(), count + 1)]
         taken = Counter(turns[:count])
-        slots = [slot for partition in self._queues for slot in self._queues[partition].take(taken[partition])]
+        slots = [
+            slot for partition in self._queues for slot in self._queues[partition].take(taken[partition])
+        ]
         order = list(self._queues)
         place = order.index(turns[count]) if len(turns) > count else 0  # who did not fit is first next time
         self._queues = {

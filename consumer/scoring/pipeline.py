@@ -7,7 +7,8 @@ infers: the stage thread takes the next batch and writes down its suspects befor
 turns scores into answers. A message whose codec waits for a dependency is tried again later (`delayed.py`).
 Partitions take turns in the inbox and in the batcher, so that none keeps the others waiting.
 Every queue is bounded: the inbox, `done` and the outbox by the records that admission lets in, the batcher by its
-backlog of tokens and a record for each preparation thread. A thread that dies takes its exception to the owner, who gets it at the next call of `finished`.
+backlog of tokens and a record for each preparation thread. A thread that dies takes its exception to the owner, who
+gets it at the next call of `finished`.
 
 A scheduler that enqueues the next batch before the last is read replaces `_inference_loop`; several devices are several
 such loops, each with its staged batch, on one batcher.

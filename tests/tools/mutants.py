@@ -181,7 +181,9 @@ MUTANTS = (
         "a drain drops what has not started",
         "a drain leaves what has not started to the next owner (it is all finished first)",
         "consumer/service.py",
-        "        self._intake.revoke(self._intake.assigned)\n        self._pipeline.discard()\n        self._pipeline.drain()\n",
+        "        self._intake.revoke(self._intake.assigned)\n"
+        "        self._pipeline.discard()\n"
+        "        self._pipeline.drain()\n",
         "        self._pipeline.drain()\n",
         ("tests/unit/consumer/test_service.py",),
     ),

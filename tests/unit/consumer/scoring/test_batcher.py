@@ -116,8 +116,15 @@ def test_with_more_partitions_than_a_batch_has_frames_each_comes_in_its_turn(bat
         batcher.put(job(number, *[40] * 3, number=number))
     batcher.drain()
     batches = [taken(batcher.next_batch(0)) for _ in range(8)]
-    assert [[offset for offset, _ in batch] for batch in batches[:5]] == [[0, 1], [2, 3], [4, 0], [1, 2], [3, 4]]
-    assert sorted(sum(batches, [])) == [(offset, index) for offset in range(5) for index in range(3)]
+    assert [[offset for offset, _ in batch] for batch in batches[:5]] == [
+        [0, 1],
+        [2, 3],
+        [4, 0],
+        [1, 2],
+        [3, 4],
+    ]
+    every = [place for batch in batches for place in batch]
+    assert sorted(every) == [(offset, index) for offset in range(5) for index in range(3)]
 
 
 def test_a_frame_over_the_budget_is_a_bug_not_a_batch(batcher):
