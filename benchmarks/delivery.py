@@ -92,13 +92,14 @@ def ratio(runs: Iterable[Run], figure: str = "records_per_s") -> Ratio:
 class Stream:
     """Publishes records of about 600 bases: random codons without a stop, so that a real model has a frame to score."""
 
-    def __init__(self, bootstrap: str, topic: str = INPUT) -> None:
+    def __init__(self, bootstrap: str, topic: str = INPUT, message_bytes: int = 1_000_000) -> None:
         self._topic = topic
         codons = {"".join(letters) for letters in product("ACGT", repeat=3)} - {"TAA", "TAG", "TGA"}
         self._codons = np.array(sorted(codons), dtype="S3")
         self._random = np.random.default_rng(1)
         self._failed: list[str] = []
-        self._producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4"})
+        options = {"compression.type": "lz4", "message.max.bytes": message_bytes}
+        self._producer = Producer({"bootstrap.servers": bootstrap} | options)
 
     def sequence(self) -> str:
         chosen = self._random.integers(0, len(self._codons), self._random.integers(150, 251))
