@@ -66,7 +66,7 @@ class Service:
         self._consumer, self._intake, self._pipeline = consumer, intake, pipeline
         self._delivery, self._cluster, self._observer, self._clock = delivery, cluster, observer, clock
         self._paused = self._changed = False
-        # Paused one by one while others are read: they hold their share of a budget.
+        # Paused one by one while others are read.
         self._blocked: frozenset[Partition] = frozenset()
         self._last_turn = clock()
 

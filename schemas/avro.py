@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastavro import schemaless_reader, schemaless_writer
 from fastavro.read import SchemaResolutionError
 
+from schemas.bounds import TooMuch, bounded
 from schemas.contracts import SCHEMA_NAMES, Contract, SchemaName, UnusableSchema, contract, parse_writer
 from schemas.types import (
     ChunkPrediction,
@@ -37,10 +38,17 @@ WriterSchema = Callable[[int], dict[str, Any]]
 """Registry id -> the schema as parsed JSON; a LookupError means that the registry has no such id."""
 
 
+class _Writer(NamedTuple):
+    """What a message was written with: the schema, and for input, which others write, the bounds on decoding it."""
+
+    schema: dict[str, Any]
+    check: Callable[[bytes, int], None] | None
+
+
 class MalformedMessage(ValueError):
     """The one error of decoding.
 
-    ``reason`` is null_value, malformed or unknown_schema; ``detail`` one bounded line for people.
+    ``reason`` is null_value, malformed, unknown_schema or message_too_large; ``detail`` one bounded line for people.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -74,7 +82,8 @@ def decode_record(data: bytes | None, writer_schema: WriterSchema | None = None)
 
     ``data`` is single-object encoded with any released version, or Confluent framed.  Framed data
     is read with the schema that ``writer_schema`` gives for its id, or with the current schema when
-    there is no ``writer_schema``.  That callable must be hashable and one object for all calls: its
+    there is no ``writer_schema``.  Maps and arrays over the bounds of `schemas.bounds` are
+    message_too_large.  That callable must be hashable and one object for all calls: its
     schemas, immutable in a registry, are parsed once for each id.  A LookupError of it becomes
     unknown_schema; any other error, such as a registry that does not answer, passes through, so
     that an outage is never taken for a bad record.
@@ -129,9 +138,9 @@ def _decode(name: SchemaName, data: bytes | None, writer_schema: WriterSchema | 
         if len(data) < _CONFLUENT_HEADER:
             raise MalformedMessage(Reason.MALFORMED, f"{len(data)} bytes end inside the Confluent header")
         if writer_schema is None:
-            return _read(name, data, _CONFLUENT_HEADER, contract(name).current)
+            return _read(name, data, _CONFLUENT_HEADER, _writer(name, contract(name).fingerprint))
         schema_id = int.from_bytes(data[1:_CONFLUENT_HEADER], "big")
-        return _read(name, data, _CONFLUENT_HEADER, _registered(writer_schema, schema_id))
+        return _read(name, data, _CONFLUENT_HEADER, _registered(name, writer_schema, schema_id))
     start = f"it begins with {data[:4].hex(' ')}" if data else "it is empty"
     raise MalformedMessage(
         Reason.MALFORMED,
@@ -139,13 +148,12 @@ def _decode(name: SchemaName, data: bytes | None, writer_schema: WriterSchema | 
     )
 
 
-def _released(known: Contract, data: bytes) -> dict[str, Any]:
+def _released(known: Contract, data: bytes) -> _Writer:
     fingerprint = data[2:_SINGLE_OBJECT_HEADER]
     if len(fingerprint) < 8:
         raise MalformedMessage(Reason.MALFORMED, f"{len(data)} bytes end inside the single-object header")
-    schema = known.writers.get(fingerprint)
-    if schema is not None:
-        return schema
+    if fingerprint in known.writers:
+        return _writer(known.name, fingerprint)
     other = next((n for n in SCHEMA_NAMES if fingerprint in contract(n).writers), None)
     hint = f"that is a {other}" if other else "a newer version, or not a message of this service"
     raise MalformedMessage(
@@ -154,10 +162,20 @@ def _released(known: Contract, data: bytes) -> dict[str, Any]:
     )
 
 
+@cache
+def _writer(name: SchemaName, fingerprint: bytes) -> _Writer:
+    """The writer of a released version."""
+    return _of(name, contract(name).writers[fingerprint])
+
+
+def _of(name: SchemaName, schema: dict[str, Any]) -> _Writer:
+    return _Writer(schema, bounded(schema) if name == "sequence_record" else None)
+
+
 @lru_cache(maxsize=1024)
-def _registered(writer_schema: WriterSchema, schema_id: int) -> dict[str, Any]:
+def _registered(name: SchemaName, writer_schema: WriterSchema, schema_id: int) -> _Writer:
     try:
-        return parse_writer(writer_schema(schema_id))
+        return _of(name, parse_writer(writer_schema(schema_id)))
     except LookupError as error:
         raise MalformedMessage(
             Reason.UNKNOWN_SCHEMA, f"the schema registry has no schema {schema_id}"
@@ -168,13 +186,17 @@ def _registered(writer_schema: WriterSchema, schema_id: int) -> dict[str, Any]:
         ) from error
 
 
-def _read(name: SchemaName, data: bytes, start: int, writer: dict[str, Any]) -> dict[str, Any]:
+def _read(name: SchemaName, data: bytes, start: int, writer: _Writer) -> dict[str, Any]:
     current = contract(name).current
     body = BytesIO(data)
     body.seek(start)
     try:
+        if writer.check is not None:
+            writer.check(data, start)
         # Without a reader schema fastavro skips resolution: several times faster on the usual path.
-        datum: Any = schemaless_reader(body, writer, None if writer is current else current)
+        datum: Any = schemaless_reader(body, writer.schema, None if writer.schema is current else current)
+    except TooMuch as error:
+        raise MalformedMessage(Reason.MESSAGE_TOO_LARGE, str(error)) from error
     except SchemaResolutionError as error:
         raise MalformedMessage(
             Reason.UNKNOWN_SCHEMA, f"written with a schema that cannot be read as {name}: {error}"

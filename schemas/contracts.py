@@ -35,7 +35,7 @@ class Contract:
     one included, to its schema.
     """
 
-    name: str
+    name: SchemaName
     current: dict[str, Any]
     fingerprint: bytes
     writers: Mapping[bytes, dict[str, Any]]
@@ -47,7 +47,7 @@ def contract(name: SchemaName) -> Contract:
     return load_contract(name, files("schemas"))
 
 
-def load_contract(name: str, root: Traversable) -> Contract:
+def load_contract(name: SchemaName, root: Traversable) -> Contract:
     """Read ``avsc/NAME.avsc`` and ``history/NAME/*.avsc`` below ``root``.
 
     Raises OSError when a file is missing, `UnusableSchema` or json.JSONDecodeError when it is not a schema.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
+import structlog
+
+from consumer.config.secrets import redacted
 from consumer.errors import ExitCode
 from consumer.escaping import escaped
+
+log = structlog.get_logger(__name__)
 
 
 class UserError(Exception):
@@ -26,7 +32,7 @@ class UserError(Exception):
 def tell(line: str) -> None:
     """Print one line for people on stderr; a closed stderr does not stop the command."""
     with suppress(OSError):
-        print(escaped(line), file=sys.stderr, flush=True)
+        print(escaped(redacted(line)), file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
@@ -50,6 +56,24 @@ def print_error(message: str) -> None:
     """Show an error; a message of several lines (one for each bad setting) becomes as many error lines."""
     for line in message.split("\n") if message else ["unknown error"]:
         warn(f"error: {line}")
+
+
+@contextmanager
+def failure_in_the_log() -> Iterator[None]:
+    """For a process whose log is for programs: the error that ends it is a line of the log, nothing else is printed.
+
+    A message of several lines becomes as many lines of the log.
+    """
+    try:
+        yield
+    except known_errors() as error:
+        code = exit_code_of(error)
+        for line in str(error).split("\n"):
+            log.critical("service_failed", error=line, exit_code=code)
+        sys.exit(code)
+    except Exception:
+        log.critical("service_failed", exc_info=True, exit_code=int(ExitCode.RUNTIME))
+        sys.exit(ExitCode.RUNTIME)
 
 
 def known_errors() -> tuple[type[BaseException], ...]:

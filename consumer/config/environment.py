@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from consumer.config.secrets import MASK, hide, masked_option
+
 PREFIX = "VIRNUCPRO_"
 KAFKA_PREFIX = "VIRNUCPRO_KAFKA_"
 BOOTSTRAP_SERVERS = "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS"
-MASK = "********"
 
 # Kubernetes puts the addresses of the Services of a namespace into each pod. One that is called virnucpro, or
 # virnucpro-kafka, gives variables with our prefix, which are not settings (and VIRNUCPRO_HTTP_PORT=tcp://...).
@@ -20,7 +21,6 @@ _LINK_NAME = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
-_SECRET = re.compile(r"password|secret|passphrase|credential|token|jaas|pem$|sasl\.oauth|key(?!.*location$)")
 # Names of librdkafka that do not follow its own rule.
 _UNDERSCORED = {"log.level": "log_level"}
 
@@ -77,6 +77,8 @@ def client_options(environment: Mapping[str, str]) -> dict[str, str]:
         if not name.startswith(KAFKA_PREFIX) or name == BOOTSTRAP_SERVERS:
             continue
         option = _option(name)
+        if masked_option(option, value) == MASK:
+            hide(value)
         problem = _problem(option, value)
         if problem:
             problems.append(f"{name} is refused: {problem}")
@@ -94,11 +96,6 @@ def client_options(environment: Mapping[str, str]) -> dict[str, str]:
 def option_variable(option: str) -> str:
     """The variable that sets an option of the Kafka client."""
     return KAFKA_PREFIX + option.replace(".", "_").upper()
-
-
-def masked_option(option: str, value: str) -> str:
-    """The value as it may be shown: passwords, keys, tokens and the like are hidden, paths are not."""
-    return MASK if _SECRET.search(option) else value
 
 
 def _is_link_port(name: str, value: str) -> bool:

@@ -31,10 +31,10 @@ from consumer.config.environment import (
     PREFIX,
     SettingsError,
     client_options,
-    masked_option,
     option_variable,
     prefixed,
 )
+from consumer.config.secrets import masked_option
 from virnucpro_core.options import (
     AUTO,
     BACKEND_CHOICES,
@@ -94,15 +94,25 @@ def unambiguous_id(group_id: str, instance_id: str) -> str:
     return f"{group_id}.{escaped}"
 
 
+_ADDRESS = re.compile(r"(\w+://)?(?P<host>\[[^\]@/]+\]|[\w.-]*)(:(?P<port>[0-9]+))?")
+_BARE_IPV6 = re.compile(r"(\w+://)?[0-9A-Fa-f:.]+(%\w+)?")
+
+
 def _bootstrap(servers: str) -> str:
-    """Check the ports, which librdkafka takes from any number; hosts are checked when they are looked up."""
-    for server in servers.split(","):
-        address = server.strip().rpartition("://")[2]
-        host, colon, port = address.rpartition(":")
-        without_port = not colon or (":" in host and not host.endswith("]"))  # a bare IPv6 address
-        if without_port or server == EMBEDDED:
+    """Check the ports, which librdkafka takes from any number; hosts are checked when they are looked up.
+
+    What is more than hosts and ports (a user, a password, a path) is not shown.
+    """
+    for server in map(str.strip, servers.split(",")):
+        if _BARE_IPV6.fullmatch(server) and server.count(":") > 1:
             continue
-        if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+        address = _ADDRESS.fullmatch(server)
+        if address is None:
+            raise _refuse(
+                f"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS is refused (not shown, it may hold a secret): it takes {_SERVERS}; "
+                "a user and a password go into VIRNUCPRO_KAFKA_SASL_USERNAME and VIRNUCPRO_KAFKA_SASL_PASSWORD"
+            )
+        if address["port"] is not None and not 1 <= int(address["port"][:6]) <= 65_535:
             raise ValueError("no port")
     return servers
 
@@ -134,6 +144,7 @@ Delivery = Literal["exactly_once", "at_least_once"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
+_SERVERS = "host:port, ports 1 to 65535, several with commas, or embedded"
 _TOPIC = "a topic name: 1 to 249 of A-Z a-z 0-9 . _ -"
 _YES_NO = "1, true, yes or on; or 0, false, no or off"
 _MILLISECONDS = "a whole number of milliseconds, 0 to 60000"
@@ -184,7 +195,7 @@ class ServiceSettings(ModelSettings):
     """All settings."""
 
     kafka_bootstrap_servers: Annotated[Name, AfterValidator(_bootstrap)] = Field(
-        EMBEDDED, description="host:port, ports 1 to 65535, several with commas, or embedded"
+        EMBEDDED, description=_SERVERS
     )
     """Which Kafka. `embedded` starts a broker inside the process: in memory, for one machine."""
     kafka: dict[str, str] = Field(default_factory=dict, description="further options of the Kafka client")

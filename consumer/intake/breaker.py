@@ -10,13 +10,16 @@ A record that is refused for its own content (malformed, letters that are not nu
 dead-letter and says nothing about the service: it is not counted, neither as refused nor as passed.
 
 A publisher gone wrong in one partition stops no other: the share must be exceeded over all records, and as the mean
-over the partitions. Beside those of the latest records, a partition counts in which a record passed within a pause.
+over the partitions. Beside those of the latest records, a partition counts in which a record passed within a pause. A
+trial reads of each partition its share at most, and more only when the others have had time to give theirs: one with a
+long backlog cannot fail it for all.
 
 The idea is arroyo's (`arroyo/dlq.py`, `DlqLimit`); there the limit ends the process.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -39,6 +42,7 @@ TELLING: Mapping[Reason, str] = MappingProxyType(
 """The reasons that open the breaker, each with what to do about it."""
 
 _TRIAL = 10  # a trial is this part of the window
+_OTHERS_S = 1.0  # how long a partition that gave its share of a trial waits for the others
 
 
 class Breaker:
@@ -58,6 +62,9 @@ class Breaker:
         self._next_trial: float | None = None
         # More records may be read for this trial.
         self._left = 0
+        # Read for this trial since the shares were dealt out, without those that said nothing; and when the last was.
+        self._read: Counter[Partition] = Counter()
+        self._read_at = -math.inf
         # Read for a trial, and not finished.
         self._on_trial: set[Source] = set()
 
@@ -74,12 +81,21 @@ class Breaker:
             # A trial that is not full yet goes on.
             self._next_trial = self._clock() + self._pause_s
             self._left = self._trial
+            self._read.clear()
+        elif self._clock() >= self._read_at + _OTHERS_S:
+            self._read.clear()
         return self._left
+
+    def has_enough_of(self, partition: Partition, assigned: int) -> bool:
+        """Whether a trial has read its share of this partition, one of so many: the others have their turn."""
+        return self.is_open and self._read[partition] >= math.ceil(self._trial / max(1, assigned))
 
     def admitted(self, source: Source) -> None:
         """A record was read."""
         if self._left:
             self._left -= 1
+            self._read[source.partition] += 1
+            self._read_at = self._clock()
             self._on_trial.add(source)
 
     def outcome(self, source: Source, reason: Reason | None) -> None:
@@ -90,6 +106,7 @@ class Breaker:
                 return
             self._on_trial.remove(source)
             self._left += says_nothing
+            self._read[source.partition] -= says_nothing
         if says_nothing:
             return
         if reason is None:
@@ -112,6 +129,7 @@ class Breaker:
         self._left += len(dropped)
         for partition in gone:
             self._passed_at.pop(partition, None)
+            self._read.pop(partition, None)
 
     @property
     def _trial(self) -> int:
@@ -151,6 +169,7 @@ class Breaker:
     def _begin(self) -> None:
         """Whatever comes next is judged without what was before."""
         self._left = 0
+        self._read.clear()
         self._on_trial.clear()
         self._passed_at.clear()
         self._outcomes = _Outcomes()

@@ -57,6 +57,7 @@ class Intake:
         self._ledger, self._start_offsets = ledger, start_offsets
         self._backpressure, self._breaker, self._apart = backpressure, breaker, apart
         self._dropped, self._clock = dropped, clock
+        # Paused, since a trial of the breaker has read its share of them.
 
     @property
     def records(self) -> int:
@@ -100,8 +101,12 @@ class Intake:
 
     @property
     def blocked(self) -> frozenset[Partition]:
-        """Partitions that hold their share of a budget, so that others are read and they are not."""
-        return self._backpressure.blocked
+        """Partitions that are not read while others are: they hold their share of a budget, or had it of a trial."""
+        if not self._breaker.is_open:
+            return self._backpressure.blocked
+        assigned = self.assigned
+        on_trial = (each for each in assigned if self._breaker.has_enough_of(each, len(assigned)))
+        return self._backpressure.blocked.union(on_trial)
 
     @property
     def limit(self) -> Limit | None:

@@ -15,6 +15,7 @@ from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import ServiceError
 from consumer.kafka.error_table import Caller, Kind, classify, no_broker, no_topic
 from consumer.kafka.topic_ids import NoTopicIds, TopicIds
+from consumer.kafka.wording import without_guesses
 from consumer.throttle import Throttle
 from consumer.types import Partition
 
@@ -48,7 +49,7 @@ class BrokerWatch:
         """The `error_cb` of every client."""
         # A lost connection is reported many times a second.
         if self._throttle.allows(error.code()):
-            log.warning("kafka_client_error", error=error.str(), code=error.name())
+            log.warning("kafka_client_error", error=without_guesses(error.str()), code=error.name())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:  # says that connections failed, not why
             if not self._down:
                 self._down = True
@@ -66,7 +67,7 @@ class BrokerWatch:
     def cause(self) -> str | None:
         """What the last error says, the telling ones first."""
         error = self._cause or self._last
-        return None if error is None else error.str()
+        return None if error is None else without_guesses(error.str())
 
     def cure(self) -> str | None:
         """What to do about it, where that is known."""

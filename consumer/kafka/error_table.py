@@ -15,6 +15,7 @@ from typing import Literal
 from confluent_kafka import KafkaError
 
 from consumer.errors import KafkaFatal, ServiceError
+from consumer.kafka.wording import without_guesses
 
 
 class Kind(Enum):
@@ -164,7 +165,7 @@ def classify(error: KafkaError) -> Classified:
     return Classified(
         kind=row.kind,
         cure=row.cure or _SEE_LOG,
-        text=error.str(),
+        text=without_guesses(error.str()),
         name=error.name(),
         fatal=error.fatal() or row.kind is Kind.FATAL,
         retriable=error.retriable(),

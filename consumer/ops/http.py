@@ -11,7 +11,6 @@ import threading
 from types import TracebackType
 
 import structlog
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,27 +19,32 @@ from starlette.routing import Route
 
 from consumer.errors import ServiceError
 from consumer.ops.health import not_ready, stuck_for
+from consumer.ops.http_connections import BoundedServer, Bounds, default_bounds
 from consumer.ops.metrics import Metrics
 from consumer.ops.monitor import Monitor
 
 log = structlog.get_logger(__name__)
 
 _STOP_S = 2.0
+_QUEUED = 128
 
 
 def application(metrics: Metrics, monitor: Monitor) -> Starlette:
-    """The three pages."""
+    """The three pages.
 
-    def show_metrics(_: Request) -> Response:
+    Each is made on the server's thread, one after the other: pages on several threads would compete with the loop.
+    """
+
+    async def show_metrics(_: Request) -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    def live(_: Request) -> Response:
+    async def live(_: Request) -> Response:
         stuck = stuck_for(monitor.snapshot())
         if stuck is None:
             return PlainTextResponse("alive\n")
         return PlainTextResponse(f"the main loop has not turned for {stuck:.0f} s\n", 503)
 
-    def ready(_: Request) -> Response:
+    async def ready(_: Request) -> Response:
         reason = not_ready(monitor.snapshot())
         return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", 503)
 
@@ -55,17 +59,23 @@ class HttpServer:
     Args:
         host, port: where to listen; port 0 takes any free one.
         tries: while a port is in use the next one is tried, so many in all.
+        bounds: on connections and requests; None is `default_bounds`.
 
     Raises:
         ServiceError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, metrics: Metrics, monitor: Monitor, tries: int = 1) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        metrics: Metrics,
+        monitor: Monitor,
+        tries: int = 1,
+        bounds: Bounds | None = None,
+    ) -> None:
         self._socket = _listen(host, port, tries)
-        config = uvicorn.Config(
-            application(metrics, monitor), log_config=None, access_log=False, lifespan="off", ws="none"
-        )
-        self._server = uvicorn.Server(config)
+        self._server = BoundedServer(application(metrics, monitor), bounds or default_bounds(), _QUEUED)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
         shown = f"[{shown}]" if ":" in shown else shown
@@ -105,7 +115,7 @@ def _bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(128)
+        listener.listen(_QUEUED)
     except OSError:
         listener.close()
         raise

@@ -1,7 +1,7 @@
 """Logging to stderr, for people on a terminal and as JSON lines elsewhere.
 
 One way out for all: our own structlog loggers, librdkafka (through the logger in its configuration) and whatever
-a library says by `logging`.
+a library says by `logging`. What libraries say is throttled, and nothing shows a secret (`consumer.config.secrets`).
 """
 
 from __future__ import annotations
@@ -9,23 +9,35 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Mapping
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from consumer.clock import Clock, monotonic
+from consumer.config.secrets import redacted
 from consumer.escaping import escaped
+from consumer.kafka.wording import without_guesses
 from consumer.throttle import Throttle
 
-# Loggers of libraries that log every request or connection at the level info.
+FORMATS = ("auto", "console", "json")
 _LIBRDKAFKA = "librdkafka"
+_THREAD = re.compile(r"^\[thrd:[^\]]*\]: ")
+# Loggers of libraries that log every request or connection at the level info.
 _CHATTY = ("httpcore", "httpx", "uvicorn", "urllib3")
 
 
-class Repeats(logging.Filter):
-    """Throttles librdkafka's lines; lines that differ only in their numbers are the same.
+# Fields that hold several lines on purpose.
+_OF_LINES = ("exception", "threads")
+# Fields that are ours to the letter.
+_OURS = ("event", "level", "logger", "timestamp")
 
-    librdkafka logs every attempt to connect: twenty a second for each client while a broker is down.
+
+class Repeats(logging.Filter):
+    """Throttles the lines of libraries; lines that differ only in their numbers are the same.
+
+    librdkafka logs every attempt to connect, twenty a second for each client while a broker is down; asyncio every
+    connection that it cannot accept; uvicorn every request that it cannot read.
     """
 
     def __init__(self, clock: Clock = monotonic) -> None:
@@ -33,7 +45,9 @@ class Repeats(logging.Filter):
         self._throttle = Throttle(clock=clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return self._throttle.allows(re.sub(r"\d+", "", record.getMessage()))
+        if isinstance(record.msg, dict):  # our own, by structlog
+            return True
+        return self._throttle.allows((record.name, re.sub(r"0x[0-9a-f]+|\d+", "", record.getMessage())))
 
 
 def _escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -43,14 +57,45 @@ def _escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 
 def _escape(name: str, value: str) -> str:
     """A traceback keeps its lines."""
-    return "\n".join(map(escaped, value.split("\n"))) if name == "exception" else escaped(value)
+    return "\n".join(map(escaped, value.split("\n"))) if name in _OF_LINES else escaped(value)
 
 
-def _name_librdkafka(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Lines of the Kafka client's library are one event, with what it wrote as `message`."""
-    if event.get("logger") == _LIBRDKAFKA:
-        return {**event, "event": _LIBRDKAFKA, "message": event["event"]}
-    return event
+def _redact_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {
+        name: redacted(value)
+        if isinstance(value, str) and (name not in _OURS or _is_foreign(event))
+        else value
+        for name, value in event.items()
+    }
+
+
+def _is_foreign(event: EventDict) -> bool:
+    """Whether a library wrote the line, so that its event is a sentence."""
+    return not str(event.get("logger")).startswith(("consumer.", "virnucpro_core."))
+
+
+def _split_librdkafka(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Lines of the Kafka client's library are one event: which facility of which client, and what it says."""
+    if event.get("logger") != _LIBRDKAFKA:
+        return event
+    record: logging.LogRecord = event["_record"]
+    if isinstance(record.args, tuple) and len(record.args) == 3:  # confluent-kafka's "%s [%s] %s"
+        facility, client, said = map(str, record.args)
+        event = {**event, "facility": facility, "client": client}
+    else:
+        said = record.getMessage()
+    return {**event, "event": _LIBRDKAFKA, "message": without_guesses(_THREAD.sub("", said))}
+
+
+def format_in(environment: Mapping[str, str]) -> str:
+    """The format that an environment asks for; `auto` where it asks for none that there is."""
+    wanted = environment.get("VIRNUCPRO_LOG_FORMAT", "auto")
+    return wanted if wanted in FORMATS else "auto"
+
+
+def is_json(fmt: str) -> bool:
+    """Whether lines are JSON in this format, `auto` included."""
+    return fmt == "json" or (fmt == "auto" and not sys.stderr.isatty())
 
 
 def configure(level: str, fmt: str) -> None:
@@ -64,21 +109,22 @@ def configure(level: str, fmt: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        _name_librdkafka,
+        _split_librdkafka,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
     ]
-    console = sys.stderr.isatty() if fmt == "auto" else fmt == "console"
+    console = not is_json(fmt)
     ending: list[Processor] = (
         [
             structlog.processors.format_exc_info,
+            _redact_values,
             _escape_values,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),
         ]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, _redact_values, structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -87,9 +133,8 @@ def configure(level: str, fmt: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )
+    handler.addFilter(Repeats())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    librdkafka = logging.getLogger(_LIBRDKAFKA)
-    librdkafka.filters[:] = [Repeats()]
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.getLevelName(level.upper()), logging.WARNING))
     structlog.configure(

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from consumer.clock import Clock, monotonic
 from consumer.delivery.answers import Answer
@@ -33,6 +40,9 @@ from consumer.types import Refused, Scored
 from schemas import Reason, Verdict
 from virnucpro_core import __version__
 from virnucpro_core.evaluation.divergence import Divergence
+
+# A third more series, which say when the process started, and the text format of Prometheus takes for gauges.
+disable_created_metrics()
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _SMALL = tuple(10.0**power for power in range(-8, 1))
@@ -148,7 +158,8 @@ class Metrics:
         )
         self.paused_partitions = self._gauge(
             "paused_partitions",
-            "Assigned partitions that are paused because they hold their share of a budget, while others are read.",
+            "Assigned partitions that are paused while others are read: they hold their share of a budget, or had it of a "
+            "trial of the breaker.",
         )
         self.breaker_open = self._gauge(
             "breaker_open", "1 while nothing is read because most of the latest records failed, else 0."

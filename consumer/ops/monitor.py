@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from consumer.clock import Clock, monotonic
+from consumer.config.secrets import redacted
 from consumer.delivery.answers import Answer
 from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.ops.events import (
@@ -239,7 +240,7 @@ class Monitor:
 
     def _note(self, event: str, detail: str) -> None:
         with self._lock:
-            self._errors.append(ErrorNote(self.now(), event, detail))
+            self._errors.append(ErrorNote(self.now(), event, redacted(detail)))
 
 
 class _Window:

@@ -8,9 +8,10 @@ supervisor starts a new one, whose first step aborts the open transaction, and n
 
 from __future__ import annotations
 
-import faulthandler
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 
@@ -64,7 +65,17 @@ class LoopWatchdog:
             looks = looks + 1 if turns is not None and turns == seen else 0
             seen = turns
             if looks >= self._patience:
-                log.critical("loop_hangs", seconds=looks, exit_code=int(ExitCode.KAFKA_FATAL))
-                faulthandler.dump_traceback()
+                log.critical(
+                    "loop_hangs", seconds=looks, exit_code=int(ExitCode.KAFKA_FATAL), threads=_stacks()
+                )
                 self._end()
                 return
+
+
+def _stacks() -> str:
+    """Where each thread is, the latest call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"{names.get(number, number)}:\n{''.join(traceback.format_stack(frame)).rstrip()}"
+        for number, frame in sys._current_frames().items()
+    )

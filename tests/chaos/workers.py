@@ -19,7 +19,6 @@ DRAIN_S = 25.0
 _STOP_S = DRAIN_S + 15
 _AFTER_EXIT_S = 0.5
 _TRACEBACK_S = 0.5
-_ERROR = b"virnucpro: error: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +105,8 @@ class Worker:
 
     def last_words(self) -> str:
         """The error that its process ended with, if it told one."""
-        errors = [line for line in self._lines() if line.startswith(_ERROR)]
-        return errors[-1].removeprefix(_ERROR).decode(errors="replace").strip() if errors else ""
+        errors = [entry for entry in self._entries() if entry.get("event") == "service_failed"]
+        return str(errors[-1].get("error", errors[-1].get("exception"))) if errors else ""
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         """The log of its present process."""

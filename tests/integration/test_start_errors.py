@@ -15,15 +15,31 @@ import pytest
 
 from schemas import SequenceRecord, decode_prediction, encode_record
 from tests.support.harness import ROOT, broker_process, environment, produce, read, serving, virnucpro
+from tests.support.kafka.ending import error_line, logged_error
 
 
 def refusal(code: int, **variables: str) -> str:
     done = virnucpro("serve", **variables)
     text = done.stderr.decode()
     assert done.returncode == code, text
-    assert "Traceback" not in text
-    (line,) = [line for line in text.splitlines() if line.startswith("virnucpro: error:")]
-    return line
+    assert json.loads(text.splitlines()[-1])["exit_code"] == code
+    return logged_error(text)
+
+
+def test_the_error_of_a_service_whose_log_is_for_people_is_for_people():
+    done = virnucpro("serve", VIRNUCPRO_MODEL="no-such-model", VIRNUCPRO_LOG_FORMAT="console")
+    assert done.returncode == 1
+    assert error_line(done.stderr.decode()) == done.stderr.decode().splitlines()[-1]
+
+
+def test_each_setting_that_cannot_be_has_its_line_of_the_log():
+    done = virnucpro("serve", VIRNUCPRO_LOG_LEVEL="loud", VIRNUCPRO_LOG_FORMAT="xml")
+    lines = [json.loads(line) for line in done.stderr.decode().splitlines()]
+    assert done.returncode == 2
+    assert [(line["event"], line["error"].split("=")[0], line["exit_code"]) for line in lines] == [
+        ("service_failed", "VIRNUCPRO_LOG_LEVEL", 2),
+        ("service_failed", "VIRNUCPRO_LOG_FORMAT", 2),
+    ]
 
 
 def test_a_port_in_use():

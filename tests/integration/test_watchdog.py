@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 import threading
@@ -11,7 +12,9 @@ from consumer.ops.watchdog import LoopWatchdog
 
 HANGING = """
 import time
+from consumer.ops import logs
 from consumer.ops.watchdog import LoopWatchdog
+logs.configure("info", "json")
 with LoopWatchdog(lambda: 1, patience=3, tick_s=0.05):
     time.sleep(60)
 """
@@ -22,8 +25,10 @@ def test_a_loop_that_hangs_ends_the_process_with_its_code_and_says_where():
         [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=40, check=False
     )
     assert done.returncode == 4
-    assert "loop_hangs" in done.stdout + done.stderr
-    assert 'File "<string>", line 5' in done.stderr, "the place where it hangs"
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["event"], line["exit_code"]) == ("loop_hangs", 4)
+    assert 'File "<string>", line 7' in line["threads"], "the place where it hangs"
+    assert line["threads"].startswith("MainThread:") or "\nMainThread:" in line["threads"]
 
 
 def test_a_loop_that_turns_is_left_alone():

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.cli.error_messages import exit_code_of, known_errors, print_error
+from consumer.cli.error_messages import failure_in_the_log
 from consumer.config.settings import ServiceSettings, load_settings
 from consumer.ops import logs
 from consumer.runtime import run_service
@@ -75,13 +75,11 @@ def announce(http: str, bootstrap: str) -> None:
 
 
 def main() -> int:
-    try:
+    logs.configure("info", logs.format_in(os.environ))
+    with failure_in_the_log():
         settings = load_settings(os.environ)
         logs.configure(settings.log_level, settings.log_format)
         return run_service(settings, announce, load_noop)
-    except known_errors() as error:
-        print_error(str(error))
-        return exit_code_of(error)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from typing import Annotated
 
 import structlog
 import typer
 
+from consumer.cli.error_messages import failure_in_the_log
 from consumer.cli.options import V1Attention, given
 from consumer.cli.streams import discard_stdout
 
@@ -32,19 +34,25 @@ def serve(
     """
     from consumer.config.settings import load_settings
 
-    settings = load_settings(os.environ, **given(v1_attention=v1_attention))
+    overrides = given(v1_attention=v1_attention)
     if print_config:
-        typer.echo(json.dumps(settings.masked(), indent=2))
+        typer.echo(json.dumps(load_settings(os.environ, **overrides).masked(), indent=2))
         return
 
     from consumer.ops import logs
 
-    logs.configure(settings.log_level, settings.log_format)
+    # Until the settings are read, which may fail too.
+    fmt = logs.format_in(os.environ)
+    logs.configure("info", fmt)
+    with failure_in_the_log() if logs.is_json(fmt) else nullcontext():
+        settings = load_settings(os.environ, **overrides)
+        logs.configure(settings.log_level, settings.log_format)
 
-    from consumer.runtime import run_service
-    from consumer.scoring.loading import load_model
+        from consumer.runtime import run_service
+        from consumer.scoring.loading import load_model
 
-    raise typer.Exit(run_service(settings, _announce, load_model))
+        code = run_service(settings, _announce, load_model)
+    raise typer.Exit(code)
 
 
 def _announce(http: str, bootstrap: str) -> None:

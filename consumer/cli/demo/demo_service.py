@@ -52,6 +52,7 @@ def child_environment(bootstrap: str, v1_attention: bool) -> dict[str, str]:
         "VIRNUCPRO_DELIVERY": "at_least_once",
         "VIRNUCPRO_HTTP_HOST": "127.0.0.1",
         "VIRNUCPRO_HTTP_PORT": "0",
+        "VIRNUCPRO_LOG_FORMAT": "console",
         **({"VIRNUCPRO_V1_ATTENTION": "true"} if v1_attention else {}),
     }
 

@@ -361,6 +361,35 @@ def test_after_a_trial_that_passes_reading_goes_on(make):
     assert bench.count("records_total", outcome="predicted") == 40
 
 
+def test_a_backlog_of_bad_records_in_one_partition_does_not_fail_the_trial_for_all(make):
+    bench = make(breaker_records=60, breaker_share=0.5, breaker_pause_s=5.0)
+    bench.write(0, 400, FAILING)
+    with capture_logs() as lines:
+        bench.turn_until(lambda: bench.count("breaker_open") == 1)
+        bench.turn_until(lambda: bench.ledger.records == 0)
+        for number in range(1, PARTITIONS):
+            bench.write(number, 40)
+        bench.clock.advance(5.0)
+        bench.turn_until(lambda: all(len(bench.answered(n)) == 40 for n in range(1, PARTITIONS)))
+        bench.turn_until(lambda: len(bench.answered(0)) == 400)
+    assert bench.count("breaker_open") == 0
+    events = [line["event"] for line in lines]
+    assert (events.count("breaker_opened"), events.count("breaker_trial_failed")) == (1, 0)
+
+
+def test_a_trial_of_the_only_partition_with_records_is_filled_within_a_pause(make):
+    bench = make(breaker_records=60, breaker_share=0.5, breaker_pause_s=60.0)
+    bench.write(0, 60, FAILING)
+    bench.turn_until(lambda: bench.count("breaker_open") == 1)
+    bench.turn_until(lambda: bench.ledger.records == 0)
+    bench.write(0, 40)
+    bench.clock.advance(60.0)
+    begun = bench.clock()
+    bench.turn_until(lambda: len(bench.answered(0)) == 100)
+    assert bench.clock() < begun + 30.0
+    assert bench.count("breaker_open") == 0
+
+
 def test_a_partition_lost_while_paused_is_read_when_it_comes_back(make):
     bench = make(max_records=12)
     for number in range(PARTITIONS):

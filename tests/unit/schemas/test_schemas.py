@@ -452,3 +452,98 @@ def test_hostile_lengths_cost_no_memory():
     finally:
         tracemalloc.stop()
     assert peak < 5_000_000
+
+
+# ---- what a publisher may put into a message ---------------------------------------------------------------------
+
+HEAD = encode_record(SequenceRecord("x", "ACGT"))[:-1]
+"""A record up to its metadata."""
+ENTRY = string("") + string("")
+MANY = 1_000_000
+TOO_MUCH = {
+    "one entry a block": (varint(1) + ENTRY) * MANY,
+    "one block of all": varint(MANY) + ENTRY * MANY,
+    "blocks with a size": (varint(-1) + varint(2) + ENTRY) * MANY,
+    "a large key": varint(1) + string("k" * 70_000) + string(""),
+    "a large value": varint(1) + string("") + string("v" * 70_000),
+    "large entries": varint(900) + (string("k" * 50) + string("v" * 50)) * 900,
+}
+DAMAGED = {
+    "a count without an end": b"\x80" * MANY,
+    "a length without an end": varint(1) + b"\xff" * MANY,
+    "a length below 0": varint(1) + varint(-1),
+    "a length over the message": varint(1) + varint(2**40),
+    "a block without the entries": varint(MANY),
+    "the largest block": varint(2**62),
+    "the smallest block": varint(-(2**63)) + varint(0),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("metadata", TOO_MUCH.values(), ids=TOO_MUCH)
+@pytest.mark.parametrize("head", [HEAD, b"\x00" * 5 + HEAD[10:]], ids=["single", "confluent"])
+def test_more_metadata_than_labels_need_is_refused_before_it_is_decoded(monkeypatch, metadata, head):
+    monkeypatch.setattr("schemas.avro.schemaless_reader", None)
+    assert refused(head + metadata + varint(0)).reason is Reason.MESSAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("metadata", DAMAGED.values(), ids=DAMAGED)
+def test_numbers_that_do_not_end_are_refused_before_they_are_decoded(monkeypatch, metadata):
+    monkeypatch.setattr("schemas.avro.schemaless_reader", None)
+    assert refused(HEAD + metadata).reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_no_number_of_a_record_is_read_without_an_end(monkeypatch, place):
+    monkeypatch.setattr("schemas.avro.schemaless_reader", None)
+    parts = [string("x"), string("ACGT"), varint(1) + string("about")]
+    assert refused(HEAD[:10] + b"".join(parts[:place]) + b"\x80" * MANY).reason is Reason.MALFORMED
+
+
+def test_metadata_within_the_bounds_is_read_however_it_is_divided():
+    labels = {f"k{n}": "v" * 50 for n in range(1000)}
+    record = SequenceRecord("x", "ACGT", metadata=labels)
+    assert decode_record(encode_record(record)) == record
+    blocks = b"".join(varint(1) + string(key) + string(value) for key, value in labels.items())
+    assert decode_record(HEAD + blocks + varint(0)) == record
+    entries = b"".join(string(key) + string(value) for key, value in labels.items())
+    assert decode_record(HEAD + varint(-1000) + varint(len(entries)) + entries + varint(0)) == record
+
+
+def test_the_bounds_hold_for_whatever_a_schema_of_the_registry_adds():
+    """Maps and arrays in each other, in unions and named types, of every kind of value."""
+    tag = {
+        "type": "record",
+        "name": "Tag",
+        "fields": [{"name": "n", "type": "int"}, {"name": "f", "type": "double"}],
+    }
+    members = [
+        {"name": "sum", "type": {"type": "fixed", "name": "Sum", "size": 4}},
+        {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["A", "B"]}},
+        {"name": "on", "type": ["null", "boolean", "float", "bytes", "long"]},
+        {"name": "tags", "type": {"type": "array", "items": {"type": "map", "values": tag}}},
+        {"name": "last", "type": ["null", "Tag"]},
+    ]
+    fields = [{"name": "id", "type": "string"}, {"name": "sequence", "type": "string"}, *members]
+    schema = {"type": "record", "name": "SequenceRecord", "namespace": "virnucpro", "fields": fields}
+    value = {
+        "id": "x",
+        "sequence": "ACGT",
+        "sum": b"1234",
+        "kind": "B",
+        "on": 0.5,
+        "last": {"n": 1, "f": 0.5},
+    }
+
+    def message(rows: int, columns: int) -> bytes:
+        out = BytesIO()
+        table = [{f"{n}": {"n": n, "f": 1.0} for n in range(columns)} for _ in range(rows)]
+        schemaless_writer(out, parse_schema(schema), value | {"tags": table})
+        return b"\x00\x00\x00\x00\x07" + out.getvalue()
+
+    def registry(_: int) -> dict:
+        return schema
+
+    assert decode_record(message(20, 20), registry) == SequenceRecord("x", "ACGT")
+    assert refused(message(40, 40), writer_schema=registry).reason is Reason.MESSAGE_TOO_LARGE
+    assert refused(message(1001, 0), writer_schema=registry).reason is Reason.MESSAGE_TOO_LARGE

@@ -9,7 +9,8 @@ import socket
 import pytest
 from pydantic import ValidationError
 
-from consumer.config.environment import MASK, OWNED, client_options
+from consumer.config.environment import OWNED, client_options
+from consumer.config.secrets import MASK
 from consumer.config.settings import (
     ModelSettings,
     ServiceSettings,

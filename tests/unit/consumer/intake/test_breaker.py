@@ -197,6 +197,49 @@ def test_a_partition_that_went_away_no_longer_counts_as_sound(breaker):
     assert breaker.is_open
 
 
+def test_a_trial_reads_of_each_partition_its_share(clock):
+    breaker = Breaker(window=120, share=0.5, pause_s=60.0, clock=clock)
+    finish(breaker, *[BAD] * 120)
+    clock.advance(60)
+    assert breaker.room() == 12
+    for _ in range(3):
+        assert not breaker.has_enough_of(partition(0), assigned=4)
+        finish(breaker, BAD, number=0)
+    assert breaker.has_enough_of(partition(0), assigned=4), "a bad publisher with a long backlog"
+    assert not breaker.has_enough_of(partition(1), assigned=4)
+    finish(breaker, *[None] * 9, number=1)
+    assert not breaker.is_open
+    assert not breaker.has_enough_of(partition(0), assigned=4)
+
+
+def test_a_partition_gives_more_to_a_trial_when_the_others_had_time_to(clock):
+    breaker = Breaker(window=120, share=0.5, pause_s=60.0, clock=clock)
+    finish(breaker, *[BAD] * 120)
+    clock.advance(60)
+    for part in range(4):
+        room = breaker.room()
+        assert room == 12 - 3 * part
+        finish(breaker, *[None] * 3)
+        assert breaker.has_enough_of(partition(0), assigned=4) == (part < 3)
+        clock.advance(0.9)
+        breaker.room()
+        assert breaker.has_enough_of(partition(0), assigned=4) == (part < 3)
+        clock.advance(0.1)
+    assert not breaker.is_open
+
+
+def test_the_shares_of_a_trial_are_not_used_up_by_what_says_nothing_or_was_dropped(breaker, clock):
+    finish(breaker, *[BAD] * 20)
+    clock.advance(60)
+    assert breaker.room() == 2
+    finish(breaker, *[JUNK] * 100)
+    assert not breaker.has_enough_of(partition(0), assigned=2)
+    breaker.admitted(source(1000))
+    assert breaker.has_enough_of(partition(0), assigned=2)
+    breaker.forget([partition(0)])
+    assert not breaker.has_enough_of(partition(0), assigned=2)
+
+
 def test_it_opens_with_one_line_that_says_why_and_what_to_do(breaker, clock):
     with capture_logs() as lines:
         for place in (places := [source(2000 + n) for n in range(500)]):
