@@ -27,7 +27,7 @@ RESERVED_DESCRIPTORS = 128
 """Of the process's limit, at least so many are left for Kafka's client, files and the rest."""
 _MIN_CONNECTIONS = 8
 _KEEP_ALIVE_S = 5
-_PIECE_BYTES = 4096
+_PIECE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class BoundedServer(uvicorn.Server):
                 # asyncio accepts as many in one go as the kernel may keep, and when descriptors run out it tries, and
                 # logs, as many times.
                 backlog=bounds.accepted_at_once,
-                h11_max_incomplete_event_size=bounds.head_bytes,
+                h11_max_incomplete_event_size=bounds.head_bytes - _PIECE_BYTES,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 log_config=None,
                 access_log=False,

@@ -76,15 +76,15 @@ def _is_foreign(event: EventDict) -> bool:
 
 def _split_librdkafka(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Lines of the Kafka client's library are one event: which facility of which client, and what it says."""
+    arguments = event.pop("positional_args", ())
     if event.get("logger") != _LIBRDKAFKA:
         return event
-    record: logging.LogRecord = event["_record"]
-    if isinstance(record.args, tuple) and len(record.args) == 3:  # confluent-kafka's "%s [%s] %s"
-        facility, client, said = map(str, record.args)
-        event = {**event, "facility": facility, "client": client}
-    else:
-        said = record.getMessage()
-    return {**event, "event": _LIBRDKAFKA, "message": without_guesses(_THREAD.sub("", said))}
+    said = event["event"]
+    if isinstance(arguments, tuple) and len(arguments) == 3:  # confluent-kafka's "%s [%s] %s"
+        facility, client, said = map(str, arguments)
+        event.update(facility=facility, client=client)
+    event.update(event=_LIBRDKAFKA, message=without_guesses(_THREAD.sub("", said)))
+    return event
 
 
 def format_in(environment: Mapping[str, str]) -> str:
@@ -130,6 +130,7 @@ def configure(level: str, fmt: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
+            pass_foreign_args=True,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )

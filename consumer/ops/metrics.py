@@ -42,7 +42,7 @@ from virnucpro_core import __version__
 from virnucpro_core.evaluation.divergence import Divergence
 
 # A third more series, which say when the process started, and the text format of Prometheus takes for gauges.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _SMALL = tuple(10.0**power for power in range(-8, 1))
