@@ -164,14 +164,14 @@ class Breaker:
                 "restart; VIRNUCPRO_BREAKER_SHARE=1 dead-letters them all",
             )
         self._next_trial = self._clock() + self._pause_s
+        self._passed_at.clear()
         self._begin()
 
     def _begin(self) -> None:
-        """Whatever comes next is judged without what was before."""
+        """Whatever comes next is judged without what was before, but for the partitions that passed in a trial."""
         self._left = 0
         self._read.clear()
         self._on_trial.clear()
-        self._passed_at.clear()
         self._outcomes = _Outcomes()
 
 

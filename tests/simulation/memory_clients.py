@@ -217,6 +217,7 @@ class MemoryConsumer(_Client):
         self._commits: deque[tuple[Metadata, list[TopicPartition]]] = deque()
         self._errors: deque[KafkaError] = deque()
         self._reports: deque[tuple[KafkaError | None, list[TopicPartition]]] = deque()
+        self.in_order = False  # the first partition as long as it has messages, as where a fetch holds it alone
         self._turns = 0
 
     # ---- the client's own thread ----------------------------------------------------------------------------------
@@ -419,11 +420,11 @@ class MemoryConsumer(_Client):
         self._announce_loss()
 
     def _take(self, limit: int) -> list[MemoryMessage]:
-        """Messages off the partitions in turns, up to a number, and the control records among them."""
+        """Messages off the partitions in turns or in order, up to a number, and the control records among them."""
         found: list[MemoryMessage] = []
         self._turns += 1
         owned = sorted(self._owned)
-        first = self._turns % max(1, len(owned))
+        first = 0 if self.in_order else self._turns % max(1, len(owned))
         for partition in owned[first:] + owned[:first]:
             fetch, log = self._owned[partition], self._kafka.logs[partition]
             if fetch.next is not None:  # out of range: auto.offset.reset is earliest

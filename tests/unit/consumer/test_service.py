@@ -363,6 +363,7 @@ def test_after_a_trial_that_passes_reading_goes_on(make):
 
 def test_a_backlog_of_bad_records_in_one_partition_does_not_fail_the_trial_for_all(make):
     bench = make(breaker_records=60, breaker_share=0.5, breaker_pause_s=5.0)
+    bench.one.consumer.in_order = True
     bench.write(0, 400, FAILING)
     with capture_logs() as lines:
         bench.turn_until(lambda: bench.count("breaker_open") == 1)

@@ -212,6 +212,17 @@ def test_a_trial_reads_of_each_partition_its_share(clock):
     assert not breaker.has_enough_of(partition(0), assigned=4)
 
 
+def test_partitions_that_passed_in_a_trial_count_as_sound_behind_it(breaker, clock):
+    finish(breaker, *[BAD] * 20)
+    clock.advance(60)
+    assert breaker.room() == 2
+    finish(breaker, None, number=1)
+    finish(breaker, None, number=2)
+    assert not breaker.is_open
+    finish(breaker, *[BAD] * 100, number=0)
+    assert not breaker.is_open
+
+
 def test_a_partition_gives_more_to_a_trial_when_the_others_had_time_to(clock):
     breaker = Breaker(window=120, share=0.5, pause_s=60.0, clock=clock)
     finish(breaker, *[BAD] * 120)
