@@ -217,7 +217,9 @@ class MemoryConsumer(_Client):
         self._commits: deque[tuple[Metadata, list[TopicPartition]]] = deque()
         self._errors: deque[KafkaError] = deque()
         self._reports: deque[tuple[KafkaError | None, list[TopicPartition]]] = deque()
-        self.in_order = False  # the first partition as long as it has messages, as where a fetch holds it alone
+        self.in_order = (
+            False  # the first partition as long as it has messages, as where a fetch holds it alone
+        )
         self._turns = 0
 
     # ---- the client's own thread ----------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def serve(
 
     from consumer.ops import logs
 
-    # Until the settings are read, which may fail too.
+    # For as long as the settings are not read, which may fail too.
     fmt = logs.format_in(os.environ)
     logs.configure("info", fmt)
     with failure_in_the_log() if logs.is_json(fmt) else nullcontext():
