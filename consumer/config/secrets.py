@@ -1,7 +1,7 @@
 """What of the Kafka client's options may be shown, and the hiding of the rest wherever this process writes.
 
 One rule, by the kind of option: a number, a switch or a word of a closed list is shown; free text is hidden unless the
-option is known to hold no secret. So an option that nobody thought of (a command line with a password in it, an address
+option is known to hold no secret. So an option that was not thought of (a command line with a password in it, an address
 with a user, a key) is hidden, and one that a later librdkafka brings too.
 """
 

@@ -143,7 +143,7 @@ class _Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY:  # nobody reads it
+        if self.conn.their_state is h11.SEND_BODY:  # it is not read
             self.transport.close()
         if not self.transport.is_closing():
             self._deadline.cancel()

@@ -66,7 +66,7 @@ def test_numbers_words_paths_and_names_are_shown(option, value):
     assert redacted(f"{option} {value}") == f"{option} {value}"
 
 
-def test_an_option_that_nobody_thought_of_is_hidden_unless_the_client_takes_no_free_text(monkeypatch):
+def test_an_option_that_was_not_thought_of_is_hidden_unless_the_client_takes_no_free_text(monkeypatch):
     monkeypatch.setattr("consumer.kafka.librdkafka.option_problem", lambda option, value: None)
     secrets._is_free_text.cache_clear()
     assert masked_option("some.new.option", SECRET) == MASK
