@@ -6,9 +6,10 @@ import gzip
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from consumer.cli.app import run
-from consumer.cli.error_messages import UserError, exit_code_of, known_errors, print_error
+from consumer.cli.error_messages import UserError, exit_code_of, failure_in_the_log, known_errors, print_error
 from consumer.config.settings import SettingsError
 from consumer.errors import KafkaFatal, ServiceError
 from virnucpro_core.errors import DeviceLost, OutOfMemory
@@ -67,3 +68,23 @@ def test_several_wrong_settings_are_a_line_each(monkeypatch, capsys):
 def test_report_never_prints_nothing(capsys):
     print_error("")
     assert capsys.readouterr().err == "virnucpro: error: unknown error\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "lines", "code"),
+    [
+        (SettingsError("one\ntwo"), [("one", None), ("two", None)], 2),
+        (KafkaFatal("fenced"), [("fenced", None)], 4),
+        (ZeroDivisionError("a defect"), [(None, True)], 1),
+        (OSError("no room"), [(None, True)], 1),
+    ],
+)
+def test_the_end_of_a_service_is_in_its_log_with_the_exit_code(error, lines, code, capsys):
+    with capture_logs() as logged, pytest.raises(SystemExit) as ended, failure_in_the_log():
+        raise error
+    assert ended.value.code == code
+    assert [(line.get("error"), line.get("exc_info")) for line in logged] == lines
+    assert {(line["event"], line["log_level"], line["exit_code"]) for line in logged} == {
+        ("service_failed", "critical", code)
+    }
+    assert capsys.readouterr().err == ""
