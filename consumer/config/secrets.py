@@ -1,8 +1,8 @@
 """What of the Kafka client's options may be shown, and the hiding of the rest wherever this process writes.
 
 One rule, by the kind of option: a number, a switch or a word of a closed list is shown; free text is hidden unless the
-option is known to hold no secret. So a command line with a password in it, an address with a user, and a key are hidden,
-and so is an option that a later librdkafka brings.
+option is known to hold no secret. So a command with a password in it, an address with a user, and a key are hidden, and
+so is an option that a later librdkafka brings.
 """
 
 from __future__ import annotations
