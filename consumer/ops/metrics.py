@@ -158,8 +158,8 @@ class Metrics:
         )
         self.paused_partitions = self._gauge(
             "paused_partitions",
-            "Assigned partitions that are paused while others are read: they hold their share of a budget, or had it of a "
-            "trial of the breaker.",
+            "Assigned partitions that are paused while others are read: they hold their share of a budget, or had it "
+            "of a trial of the breaker.",
         )
         self.breaker_open = self._gauge(
             "breaker_open", "1 while nothing is read because most of the latest records failed, else 0."
