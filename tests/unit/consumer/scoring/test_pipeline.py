@@ -214,13 +214,13 @@ class TestPartitionsTakeTurns:
             return prepare(record_id, sequence)
 
         pipeline = make(ConstantScorer(), prepare=preparing)
-        pipeline.submit(record_message(0, "A" * (inbox.LARGE_BYTES + 1)))
-        pipeline.submit(record_message(1, "C"))
+        for number in (0, 2, 3):  # more than there are threads for the others
+            pipeline.submit(record_message(0, "A" * (inbox.LARGE_BYTES + 1), number=number))
         for offset in range(10):
             pipeline.submit(record_message(offset, "C", number=1))
-        assert len(collect(pipeline, 11)) == 11
+        assert {f.source.partition.number for f in collect(pipeline, 10)} == {1}
         slow.set()
-        assert [f.source for f in collect(pipeline, 1)] == [source(0)]
+        assert len(collect(pipeline, 3)) == 3
 
     def test_a_backlog_waits_as_raw_messages_and_is_counted_with_its_partition(self, make):
         scorer = Gate()
