@@ -191,17 +191,16 @@ def test_the_inbox_is_bounded_by_the_records_admitted(make):
 
 class TestPartitionsTakeTurns:
     def test_a_genome_in_one_partition_holds_up_no_other(self, make):
-        """The others are prepared, batched and answered while nearly all of the genome waits."""
+        """The others are prepared, batched and answered while the genome waits."""
         scorer = Gate()
         pipeline = make(scorer)
-        pipeline.submit(record_message(0, "C" * 900))
+        pipeline.submit(record_message(0, "C" * 5000))
         assert scorer.entered.wait(10)
         for offset in range(20):
             pipeline.submit(record_message(offset, "CC", number=1))
         scorer.open.set()
         first = collect(pipeline, 20)
         assert {f.source.partition.number for f in first} == {1}
-        assert sum(scorer.batches) < 200, "most of the genome is still to come"
         assert [f.source for f in collect(pipeline, 1)] == [source(0)]
 
     def test_a_message_that_takes_long_to_prepare_holds_up_no_other(self, make):
