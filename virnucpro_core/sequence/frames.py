@@ -1,7 +1,7 @@
 """Translate chunks in six frames and keep the open ones.
 
-A whole record is translated once: every codon of both strands is looked up in one numpy pass, and the
-amino acids are laid out by reading phase, so that a frame of any chunk is a slice of bytes.
+A whole record is translated once: the codons of both strands are numbered in one numpy pass and looked up as bytes, and
+the amino acids are laid out by reading phase, so that a frame of any chunk is a slice of bytes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ _STANDARD_CODE = b"KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCL
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 
 
-def _base_codes() -> NDArray[np.uint8]:
-    table = np.full(256, _OTHER, dtype=np.uint8)
-    table[np.frombuffer(_BASES, dtype=np.uint8)] = range(4)
-    return table
+def _base_codes() -> bytes:
+    """The code of each byte as a letter, for `bytes.translate`."""
+    table = bytearray([_OTHER] * 256)
+    for code, base in enumerate(_BASES):
+        table[base] = code
+    return bytes(table)
 
 
-def _amino_acids() -> NDArray[np.uint8]:
-    """Amino acid letters by codon, [5, 5, 5] flattened: 125 still fits the uint8 that indexes it."""
+def _amino_acids() -> bytes:
+    """Amino acid letters by codon, [5, 5, 5] flattened, for `bytes.translate`: 125 codons, filled up to 256."""
     table = np.full((5, 5, 5), _DROPPED[0], dtype=np.uint8)
     table[:4, :4, :4] = np.frombuffer(_STANDARD_CODE, dtype=np.uint8).reshape(4, 4, 4)
-    return table.ravel()
+    return table.tobytes().ljust(256, _DROPPED)
 
 
 _BASE_CODES = _base_codes()
@@ -64,10 +66,12 @@ class _Strand:
 
     def __init__(self, bases: bytes) -> None:
         self.bases = bases
-        codes = _BASE_CODES[np.frombuffer(bases, dtype=np.uint8)]
-        codons = codes[:-2] * np.uint8(25) + codes[1:-1] * np.uint8(5) + codes[2:]
-        residues = _AMINO_ACIDS[codons]
-        self._phases = tuple(residues[phase::3].tobytes() for phase in range(3))
+        codes = np.frombuffer(bases.translate(_BASE_CODES), dtype=np.uint8)
+        codons = codes[:-2] * np.uint8(25)
+        codons += codes[1:-1] * np.uint8(5)
+        codons += codes[2:]
+        residues = codons.tobytes().translate(_AMINO_ACIDS)
+        self._phases = (residues[::3], residues[1::3], residues[2::3])
 
     def open_frames(self, start: int, end: int, labels: Sequence[str]) -> Iterator[OpenFrame]:
         """The open frames of the strand's letters start..end, as frames 1, 2, 3 under these labels."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+# The library's own switch. By default it spreads each call, of a frame or two as a rule, over a pool of threads: on a
+# machine whose cores are busy with the model that takes longer than doing it here, and more processor time.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ESM2_CLS, ESM2_PAD, ESM2_EOS, ESM2_MASK = 0, 1, 2, 32
 ESM2_ALPHABET_SIZE = 33
