@@ -9,7 +9,8 @@ set -eu
 cd "$(dirname "$0")/.."
 uv=$1
 shift
-unset PIP_FIND_LINKS UV_FIND_LINKS
+python=$(dirname "$uv")/python
+. requirements/index.sh
 
 compile() {
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 FRAME_LABELS = ("F1", "F2", "F3", "R1", "R2", "R3")
 
