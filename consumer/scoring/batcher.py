@@ -4,7 +4,8 @@ A batch is full when the next frame does not fit into the token budget. A full b
 what has to be done before it runs is done while the device computes the batch before it. One that is not full
 closes only when the device is idle, and
 
-* deadline  the oldest frame's message was polled `max_wait` ago;
+* deadline  the oldest frame has waited here for `max_wait`. Not since its message was polled: under a backlog that was
+            long ago, and batches would close half full while preparation fills them;
 * idle      nothing more is being prepared, and the oldest frame has waited `linger`;
 * drain     the service is stopping: whatever is there goes.
 
@@ -40,10 +41,10 @@ CloseReason = Literal["full", "deadline", "idle", "drain"]
 
 @dataclass(slots=True, eq=False)
 class RecordJob(PendingRecord):
-    """A record of the service on its way through the model: where it came from, and when it was polled."""
+    """A record of the service on its way through the model: where it came from, and when it was prepared."""
 
     source: Source
-    received_at: float
+    prepared_at: float
 
 
 JobSlot = Slot[RecordJob]
@@ -77,8 +78,8 @@ class _Queue:
         return taken
 
     @property
-    def oldest_received_at(self) -> float:
-        return self.slots[0].record.received_at
+    def waits_since(self) -> float:
+        return self.slots[0].record.prepared_at
 
 
 class Batcher:
@@ -86,7 +87,7 @@ class Batcher:
 
     Args:
         token_budget: most tokens of a batch, for either model.
-        max_wait: seconds after its poll at which a message's frames are sent in any case.
+        max_wait: seconds that a frame waits for company while more is being prepared.
         linger: seconds that an idle GPU waits for company when nothing more is being prepared.
         backlog: tokens that may wait. The partitions share it; one may exceed its share by one record.
         preparing: is any record being prepared at this moment?
@@ -231,7 +232,7 @@ class Batcher:
             return None, math.inf
         if self._draining:
             return "drain", 0.0
-        age = self._clock() - min(queue.oldest_received_at for queue in waiting)
+        age = self._clock() - min(queue.waits_since for queue in waiting)
         if age >= self._max_wait:
             return "deadline", 0.0
         idle = not self._preparing()

@@ -235,7 +235,7 @@ class Pipeline:
             self._finish(Finished(message.source, prepared))
             return
         self._estimate(message, prepared)
-        job = RecordJob(prepared, message.source, message.received_at)
+        job = RecordJob(prepared, message.source, monotonic())
         if not prepared.frames:
             self._finish(finished(job))
         elif self._is_wanted(message.source):

@@ -28,8 +28,8 @@ def batcher(clock, preparing) -> Batcher:
     )
 
 
-def job(offset: int, *tokens: int, received_at: float = 100.0, number: int = 0) -> RecordJob:
-    return RecordJob(prepared_record(*tokens), source(offset, number), received_at)
+def job(offset: int, *tokens: int, prepared_at: float = 100.0, number: int = 0) -> RecordJob:
+    return RecordJob(prepared_record(*tokens), source(offset, number), prepared_at)
 
 
 def taken(batch) -> list[tuple[int, int]]:
@@ -59,8 +59,8 @@ def test_nothing_is_due_while_records_are_being_prepared(batcher):
     assert batcher.next_batch(0) is None
 
 
-def test_the_deadline_counts_from_the_poll(batcher, clock):
-    batcher.put(job(1, 10, received_at=99.96))
+def test_the_deadline_counts_from_the_end_of_the_preparation(batcher, clock):
+    batcher.put(job(1, 10, prepared_at=99.96))
     assert batcher.next_batch(0) is None
     clock.advance(0.011)
     assert batcher.next_batch(0).closed_by == "deadline"
