@@ -47,6 +47,7 @@ from consumer.ops.metrics import Metrics
 from consumer.ops.monitor import Monitor
 from consumer.ops.signals import StopSignals
 from consumer.ops.watchdog import LoopWatchdog
+from consumer.registry.service_codec import open_registry, service_codec
 from consumer.scoring.model import ModelLoader, ServedModel, provenance
 from consumer.scoring.pipeline import Pipeline, PipelineLimits
 from consumer.scoring.preparation import Preparation
@@ -54,7 +55,7 @@ from consumer.scoring.quarantine import Quarantine
 from consumer.service import Service
 from consumer.types import Partition, Source
 from schemas import Provenance
-from schemas.codecs import AvroCodec, Codec
+from schemas.codecs import Codec
 
 log = structlog.get_logger(__name__)
 
@@ -176,10 +177,11 @@ def _serve(
 ) -> bool:
     listeners = telemetry.listeners
     clients = connect(settings, listeners)
+    codec = service_codec(settings, open_registry(settings, stack))
     listeners.happened(ModelLoading(settings.model, settings.device))
     model = load_model(settings, telemetry.metrics.diverged)
     listeners.happened(ModelLoaded(model, _token_budget(settings, model)))
-    scoring = build_scoring(settings, model, AvroCodec(), listeners, stack)
+    scoring = build_scoring(settings, model, codec, listeners, stack)
     outlet = build_delivery(settings, clients, scoring, listeners, stack)
     service = build_service(settings, clients, scoring, outlet, telemetry)
     stop.serving()

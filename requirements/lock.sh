@@ -17,6 +17,6 @@ compile() {
         --custom-compile-command "make lock" "$@" >/dev/null
 }
 
-compile pyproject.toml --output-file requirements/run.txt "$@"
+compile pyproject.toml --extra registry --output-file requirements/run.txt "$@"
 compile pyproject.toml --extra dev --constraints requirements/run.txt --output-file requirements/dev.txt "$@"
 compile requirements/uv.in --output-file requirements/uv.txt "$@"

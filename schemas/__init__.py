@@ -1,9 +1,9 @@
-"""The message contract: Avro schemas, their Python types and the wire codec."""
+"""The message contract: Avro schemas, their Python types and the wire codecs."""
 
 from __future__ import annotations
 
 from schemas.avro import (
-    MalformedMessage,
+    SchemaId,
     WriterSchema,
     decode_dead_letter,
     decode_prediction,
@@ -13,6 +13,7 @@ from schemas.avro import (
     encode_record,
 )
 from schemas.contracts import SCHEMA_NAMES, SchemaName, schema_json
+from schemas.malformed import MalformedMessage
 from schemas.types import (
     ChunkPrediction,
     DeadLetter,
@@ -33,6 +34,7 @@ __all__ = [
     "Prediction",
     "Provenance",
     "Reason",
+    "SchemaId",
     "SchemaName",
     "SequenceRecord",
     "Verdict",

@@ -1,7 +1,7 @@
-"""Messages to bytes and back: Avro single-object encoding out, that or Confluent framing in.
+"""Avro messages to bytes and back, in three framings: single-object encoding, Confluent's, Confluent's in a header.
 
 Formats: Avro 1.12 specification, "Single-object encoding"; Confluent Schema Registry, "Wire
-format".  docs/schemas.md has both, and what each bad input gets.
+format".  docs/schemas.md has all of them, and what each bad input gets.
 """
 
 from __future__ import annotations
@@ -11,30 +11,41 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from fastavro import schemaless_reader, schemaless_writer
 from fastavro.read import SchemaResolutionError
 
 from schemas.bounds import TooMuch, bounded
-from schemas.contracts import SCHEMA_NAMES, Contract, SchemaName, UnusableSchema, contract, parse_writer
-from schemas.types import (
-    ChunkPrediction,
-    DeadLetter,
-    FrameScore,
-    Prediction,
-    Provenance,
-    Reason,
-    SequenceRecord,
-    Verdict,
+from schemas.contracts import (
+    SCHEMA_NAMES,
+    Contract,
+    SchemaName,
+    UnusableSchema,
+    contract,
+    parse_writer,
+    schema_fingerprint,
 )
+from schemas.datums import (
+    Datum,
+    dead_letter_datum,
+    dead_letter_of,
+    prediction_datum,
+    prediction_of,
+    record_datum,
+    record_of,
+)
+from schemas.malformed import MalformedMessage
+from schemas.types import DeadLetter, Prediction, Reason, SequenceRecord
 
 SINGLE_OBJECT_MARKER = b"\xc3\x01"
 CONFLUENT_MAGIC = 0
 _SINGLE_OBJECT_HEADER = len(SINGLE_OBJECT_MARKER) + 8
 _CONFLUENT_HEADER = 5
-_DETAIL_LETTERS = 300
 
-WriterSchema = Callable[[int], dict[str, Any]]
+SchemaId = int | UUID
+"""What names a schema in a registry: its id, 4 bytes, or its GUID."""
+WriterSchema = Callable[[SchemaId], dict[str, Any]]
 """Registry id -> the schema as parsed JSON; a LookupError means that the registry has no such id."""
 
 
@@ -45,83 +56,63 @@ class _Writer(NamedTuple):
     check: Callable[[bytes, int], None] | None
 
 
-class MalformedMessage(ValueError):
-    """The one error of decoding.
+def encode_record(record: SequenceRecord, prefix: bytes | None = None) -> bytes:
+    """``prefix`` and the Avro body; without a prefix single-object encoding.
 
-    ``reason`` is null_value, malformed, unknown_schema or message_too_large; ``detail`` one bounded line for people.
+    Raises ValueError or TypeError for a value that Avro cannot carry.
     """
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail if len(detail) <= _DETAIL_LETTERS else detail[: _DETAIL_LETTERS - 1] + "…"
-        super().__init__(f"{reason.value}: {self.detail}")
+    return _encode("sequence_record", record_datum(record), prefix)
 
 
-def encode_record(record: SequenceRecord) -> bytes:
-    """Single-object encoding; raises ValueError or TypeError for a value that Avro cannot carry."""
-    return _encode("sequence_record", _plain(record))
+def encode_prediction(prediction: Prediction, prefix: bytes | None = None) -> bytes:
+    """As `encode_record`."""
+    return _encode("prediction", prediction_datum(prediction), prefix)
 
 
-def encode_prediction(prediction: Prediction) -> bytes:
-    """Single-object encoding; raises ValueError or TypeError for a value that Avro cannot carry."""
-    datum = _plain(prediction)
-    datum["chunks"] = [
-        _plain(chunk) | {"frames": [_plain(score) for score in chunk.frames]} for chunk in prediction.chunks
-    ]
-    datum["provenance"] = _plain(prediction.provenance)
-    return _encode("prediction", datum)
+def encode_dead_letter(letter: DeadLetter, prefix: bytes | None = None) -> bytes:
+    """As `encode_record`."""
+    return _encode("dead_letter", dead_letter_datum(letter), prefix)
 
 
-def encode_dead_letter(letter: DeadLetter) -> bytes:
-    """Single-object encoding; raises ValueError or TypeError for a value that Avro cannot carry."""
-    return _encode("dead_letter", _plain(letter))
-
-
-def decode_record(data: bytes | None, writer_schema: WriterSchema | None = None) -> SequenceRecord:
+def decode_record(
+    data: bytes | None, writer_schema: WriterSchema | None = None, schema_id: SchemaId | None = None
+) -> SequenceRecord:
     """Decode a `SequenceRecord`; raises `MalformedMessage`, and what ``writer_schema`` raises.
 
-    ``data`` is single-object encoded with any released version, or Confluent framed.  Framed data
-    is read with the schema that ``writer_schema`` gives for its id, or with the current schema when
-    there is no ``writer_schema``.  Maps and arrays over the bounds of `schemas.bounds` are
-    message_too_large.  That callable must be hashable and one object for all calls: its
-    schemas, immutable in a registry, are parsed once for each id.  A LookupError of it becomes
-    unknown_schema; any other error, such as a registry that does not answer, passes through, so
-    that an outage is never taken for a bad record.
+    ``data`` is the bare Avro body when ``schema_id`` names its schema (the id came in a header). Otherwise it is
+    single-object encoded with any released version, or Confluent framed.  An id is resolved by
+    ``writer_schema``; without one such data is read with the current schema, whatever the id.  That callable
+    must be hashable and one object for all calls: its schemas, immutable in a registry, are parsed once for each id.
+    A LookupError of it becomes unknown_schema; any other error, such as a registry that does not answer, passes
+    through, so that an outage is never taken for a bad record.  Maps and arrays over the bounds of `schemas.bounds` are
+    message_too_large.
     """
-    return SequenceRecord(**_decode("sequence_record", data, writer_schema))
+    return record_of(_decode("sequence_record", data, writer_schema, schema_id))
 
 
-def decode_prediction(data: bytes | None, writer_schema: WriterSchema | None = None) -> Prediction:
+def decode_prediction(
+    data: bytes | None, writer_schema: WriterSchema | None = None, schema_id: SchemaId | None = None
+) -> Prediction:
     """Decode a `Prediction`; input and errors as in `decode_record`."""
-    datum = _decode("prediction", data, writer_schema)
-    datum["verdict"] = Verdict(datum["verdict"])
-    datum["chunks"] = tuple(_chunk(chunk) for chunk in datum["chunks"])
-    datum["provenance"] = Provenance(**datum["provenance"])
-    return Prediction(**datum)
+    return prediction_of(_decode("prediction", data, writer_schema, schema_id))
 
 
-def decode_dead_letter(data: bytes | None, writer_schema: WriterSchema | None = None) -> DeadLetter:
+def decode_dead_letter(
+    data: bytes | None, writer_schema: WriterSchema | None = None, schema_id: SchemaId | None = None
+) -> DeadLetter:
     """Decode a `DeadLetter`; input and errors as in `decode_record`."""
-    datum = _decode("dead_letter", data, writer_schema)
-    datum["reason"] = Reason(datum["reason"])
-    return DeadLetter(**datum)
+    return dead_letter_of(_decode("dead_letter", data, writer_schema, schema_id))
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a slots dataclass; dataclasses.asdict copies deeply and is ten times slower."""
-    return {name: getattr(value, name) for name in value.__slots__}
+def confluent_prefix(schema_id: int) -> bytes:
+    """The five bytes of Confluent's framing."""
+    return bytes([CONFLUENT_MAGIC]) + schema_id.to_bytes(4, "big")
 
 
-def _chunk(datum: dict[str, Any]) -> ChunkPrediction:
-    datum["verdict"] = Verdict(datum["verdict"])
-    datum["frames"] = tuple(FrameScore(**score) for score in datum["frames"])
-    return ChunkPrediction(**datum)
-
-
-def _encode(name: SchemaName, datum: dict[str, Any]) -> bytes:
+def _encode(name: SchemaName, datum: Datum, prefix: bytes | None) -> bytes:
     known = contract(name)
     out = BytesIO()
-    out.write(SINGLE_OBJECT_MARKER + known.fingerprint)
+    out.write(SINGLE_OBJECT_MARKER + known.fingerprint if prefix is None else prefix)
     try:
         schemaless_writer(out, known.current, datum)
     except (OverflowError, struct.error, LookupError) as error:
@@ -129,23 +120,32 @@ def _encode(name: SchemaName, datum: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def _decode(name: SchemaName, data: bytes | None, writer_schema: WriterSchema | None) -> dict[str, Any]:
+def _decode(
+    name: SchemaName, data: bytes | None, writer_schema: WriterSchema | None, schema_id: SchemaId | None
+) -> Datum:
     if data is None:
         raise MalformedMessage(Reason.NULL_VALUE, "the message has no value")
+    if schema_id is not None:
+        return _read(name, data, 0, _identified(name, writer_schema, schema_id))
     if data[:2] == SINGLE_OBJECT_MARKER:
         return _read(name, data, _SINGLE_OBJECT_HEADER, _released(contract(name), data))
     if data[:1] == bytes([CONFLUENT_MAGIC]):
         if len(data) < _CONFLUENT_HEADER:
             raise MalformedMessage(Reason.MALFORMED, f"{len(data)} bytes end inside the Confluent header")
-        if writer_schema is None:
-            return _read(name, data, _CONFLUENT_HEADER, _writer(name, contract(name).fingerprint))
-        schema_id = int.from_bytes(data[1:_CONFLUENT_HEADER], "big")
-        return _read(name, data, _CONFLUENT_HEADER, _registered(name, writer_schema, schema_id))
+        framed_id = int.from_bytes(data[1:_CONFLUENT_HEADER], "big")
+        return _read(name, data, _CONFLUENT_HEADER, _identified(name, writer_schema, framed_id))
     start = f"it begins with {data[:4].hex(' ')}" if data else "it is empty"
     raise MalformedMessage(
         Reason.MALFORMED,
         f"neither Avro single-object encoding (c3 01) nor Confluent framing (00): {start}",
     )
+
+
+def _identified(name: SchemaName, writer_schema: WriterSchema | None, schema_id: SchemaId) -> _Writer:
+    """The writer of that id; of the current schema where there is no registry to ask."""
+    if writer_schema is None:
+        return _writer(name, contract(name).fingerprint)
+    return _registered(name, writer_schema, schema_id)
 
 
 def _released(known: Contract, data: bytes) -> _Writer:
@@ -173,9 +173,11 @@ def _of(name: SchemaName, schema: dict[str, Any]) -> _Writer:
 
 
 @lru_cache(maxsize=1024)
-def _registered(name: SchemaName, writer_schema: WriterSchema, schema_id: int) -> _Writer:
+def _registered(name: SchemaName, writer_schema: WriterSchema, schema_id: SchemaId) -> _Writer:
     try:
-        return _of(name, parse_writer(writer_schema(schema_id)))
+        parsed = parse_writer(writer_schema(schema_id))
+        # A released version is read as such: the current one without resolution.
+        return _of(name, contract(name).writers.get(schema_fingerprint(parsed), parsed))
     except LookupError as error:
         raise MalformedMessage(
             Reason.UNKNOWN_SCHEMA, f"the schema registry has no schema {schema_id}"
@@ -186,7 +188,7 @@ def _registered(name: SchemaName, writer_schema: WriterSchema, schema_id: int) -
         ) from error
 
 
-def _read(name: SchemaName, data: bytes, start: int, writer: _Writer) -> dict[str, Any]:
+def _read(name: SchemaName, data: bytes, start: int, writer: _Writer) -> Datum:
     current = contract(name).current
     body = BytesIO(data)
     body.seek(start)

@@ -41,6 +41,35 @@ class Contract:
     writers: Mapping[bytes, dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One released version of a message type: its number, from 1, its text, and its fingerprint, 8 bytes."""
+
+    version: int
+    text: str
+    fingerprint: bytes
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The schema as parsed JSON, documentation and defaults included."""
+        parsed: dict[str, Any] = json.loads(self.text)
+        return parsed
+
+
+@cache
+def releases(name: SchemaName) -> tuple[Release, ...]:
+    """Every released version of a contract, the oldest first; the last one is the current schema."""
+    texts = {
+        int(file.name.removeprefix("v").removesuffix(".avsc")): file.read_text(encoding="utf-8")
+        for file in (files("schemas") / "history" / name).iterdir()
+        if file.name.endswith(".avsc")
+    }
+    return tuple(
+        Release(version, text, schema_fingerprint(json.loads(text)))
+        for version, text in sorted(texts.items())
+    )
+
+
 @cache
 def contract(name: SchemaName) -> Contract:
     """The contract of that name, loaded from the package on first use."""

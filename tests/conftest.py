@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from tests.support.checkpoints import Published
     from tests.support.kafka.broker import Broker
+    from tests.support.registry import ApicurioRegistry
 
 
 _WITH_BROKER = ("tests/kafka/", "tests/chaos/", "tests/simulation/test_conformance.py")
@@ -88,5 +89,20 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         running = start_broker(tmp_path_factory.mktemp("kafka"))
     except NoBroker as reason:
         do_without(reason)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApicurioRegistry]:
+    """One real schema registry for the session; each test takes topics of its own. Without one: skipped, and failed
+    in CI."""
+    from tests.support.kafka.choice import do_without
+    from tests.support.registry import ApicurioRegistry, NoRegistry
+
+    try:
+        running = ApicurioRegistry(tmp_path_factory.mktemp("registry")).start()
+    except NoRegistry as reason:
+        do_without(reason, what="real schema registry")
     yield running
     running.stop()

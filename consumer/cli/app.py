@@ -23,6 +23,7 @@ from consumer.cli.commands.frames import frames
 from consumer.cli.commands.models import models
 from consumer.cli.commands.predict import predict
 from consumer.cli.commands.publish import publish
+from consumer.cli.commands.schemas import schemas
 from consumer.cli.commands.serve import serve
 from consumer.cli.commands.train_head import train_head
 from consumer.cli.commands.version import one_line, version
@@ -79,6 +80,7 @@ app.command("train-head", rich_help_panel=_SCIENCE)(train_head)
 app.command(rich_help_panel=_SERVICE)(serve)
 app.command(rich_help_panel=_SERVICE)(publish)
 app.command(rich_help_panel=_SERVICE)(watch)
+app.add_typer(schemas, name="schemas", rich_help_panel=_SERVICE)
 
 
 def run(arguments: list[str] | None = None) -> int:

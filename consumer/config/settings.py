@@ -34,6 +34,16 @@ from consumer.config.environment import (
     option_variable,
     prefixed,
 )
+from consumer.config.registry_options import (
+    REGISTRY_PREFIX,
+    REGISTRY_URL,
+    close_registry_client,
+    masked_registry_option,
+    masked_url,
+    new_registry_client,
+    registry_options,
+    registry_variable,
+)
 from consumer.config.secrets import masked_option
 from virnucpro_core.options import (
     AUTO,
@@ -58,6 +68,8 @@ __all__ = [
 
 EMBEDDED = "embedded"
 _SHOWN_LETTERS = 60
+_PASSED_THROUGH = ("kafka", "schema_registry")
+"""Fields that hold the options of a client, each of which has its own variable."""
 _SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 
 
@@ -117,6 +129,29 @@ def _bootstrap(servers: str) -> str:
     return servers
 
 
+def _registry_url(url: str | None) -> str | None:
+    for each in (url or "").split(",") if url is not None else ():
+        if not re.match(r"https?://[^/\s]", each.strip()):
+            raise ValueError("not an address")
+    return url
+
+
+def _framing(wanted: str, info: ValidationInfo) -> str:
+    if wanted == "auto":
+        return wanted
+    if info.data.get("output_format") == "json":
+        raise _refuse(
+            f"VIRNUCPRO_OUTPUT_FRAMING={wanted} is refused: JSON has no framing, unset it or set "
+            "VIRNUCPRO_OUTPUT_FORMAT=avro"
+        )
+    if wanted != "single_object" and info.data.get("schema_registry_url", "") is None:
+        raise _refuse(
+            f"VIRNUCPRO_OUTPUT_FRAMING={wanted} needs a schema registry: set {REGISTRY_URL}, or "
+            "VIRNUCPRO_OUTPUT_FRAMING=single_object"
+        )
+    return wanted
+
+
 def _delivery(wanted: str, info: ValidationInfo) -> str:
     if wanted == "exactly_once" and info.data.get("kafka_bootstrap_servers") == EMBEDDED:
         raise _refuse(
@@ -141,6 +176,9 @@ Name = Annotated[str, Field(min_length=1)]
 # the instance id.
 KafkaId = Annotated[str, Field(pattern=r"\A[ -~]{1,249}\z")]
 Delivery = Literal["exactly_once", "at_least_once"]
+InputFormat = Literal["avro", "json", "auto"]
+OutputFormat = Literal["avro", "json"]
+Framing = Literal["single_object", "confluent", "confluent_header"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
@@ -148,13 +186,6 @@ _SERVERS = "host:port, ports 1 to 65535, several with commas, or embedded"
 _TOPIC = "a topic name: 1 to 249 of A-Z a-z 0-9 . _ -"
 _YES_NO = "1, true, yes or on; or 0, false, no or off"
 _MILLISECONDS = "a whole number of milliseconds, 0 to 60000"
-
-
-_UNSUPPORTED = {
-    "VIRNUCPRO_SCHEMA_REGISTRY_URL": "a schema registry is not supported yet, unset it (predictions are in Avro "
-    "single-object encoding; Confluent framing is read without a registry)"
-}
-"""Unsupported variables that users may set, and why each is refused."""
 
 
 class ModelSettings(BaseModel):
@@ -222,6 +253,26 @@ class ServiceSettings(ModelSettings):
     )
     """The delivery guarantee."""
 
+    input_format: InputFormat = Field("avro", description="avro, json or auto")
+    """The format of the input; with `auto` each message may be either. A message in another one is a dead letter."""
+    output_format: OutputFormat = Field("avro", description="avro or json")
+    """The format of predictions and dead letters."""
+    schema_registry_url: Annotated[str | None, AfterValidator(_registry_url)] = Field(
+        None, description="http://host:port or https://host:port, several with commas"
+    )
+    """The schema registry. Avro messages in Confluent framing are resolved by it, and written so."""
+    schema_registry_auto_register: Switch = Field(False, description=_YES_NO)
+    """Register the schemas of the output at the start where they are missing. For trials: in production let
+    `virnucpro schemas register` do it, which shows first what it changes."""
+    schema_registry: dict[str, str] = Field(
+        default_factory=dict, description="further options of the registry's client"
+    )
+    output_framing: Annotated[Literal["auto"] | Framing, AfterValidator(_framing)] = Field(
+        "auto", description="auto, single_object, confluent or confluent_header"
+    )
+    """How an Avro message names its schema. `auto` is `confluent` with a schema registry, else `single_object`;
+    `confluent_header` puts the schema's GUID into a header. `publish` writes its records so too."""
+
     on_gap: Literal["continue", "stop"] = Field("continue", description="continue or stop")
     """What to do when input was deleted before it was read: go on behind it and report it (`records_skipped` in
     the log, `vnp_records_skipped_total`), or end, with nothing committed behind it."""
@@ -280,6 +331,13 @@ class ServiceSettings(ModelSettings):
         """Whether the service brings its own broker."""
         return self.kafka_bootstrap_servers == EMBEDDED
 
+    @property
+    def framing(self) -> Framing:
+        """How an Avro message that is written names its schema."""
+        if self.output_framing != "auto":
+            return self.output_framing
+        return "single_object" if self.schema_registry_url is None else "confluent"
+
     def with_bootstrap(self, bootstrap_servers: str) -> Self:
         """The same settings with the address that the embedded broker got."""
         return self.model_copy(update={"kafka_bootstrap_servers": bootstrap_servers})
@@ -288,7 +346,13 @@ class ServiceSettings(ModelSettings):
         """Variable -> value in effect, secrets masked; a token budget of None is the device's own."""
         shown = {_variable(name): getattr(self, name) for name in _fields()}
         shown[_variable("v1_attention")] = bool(self.v1_attention)
+        if self.schema_registry_url is not None:
+            shown[REGISTRY_URL] = masked_url(self.schema_registry_url)
         options = {option_variable(name): masked_option(name, value) for name, value in self.kafka.items()}
+        options |= {
+            registry_variable(name): masked_registry_option(name, value)
+            for name, value in self.schema_registry.items()
+        }
         return shown | options
 
 
@@ -319,9 +383,29 @@ def load_settings(environment: Mapping[str, str], **overrides: Any) -> ServiceSe
     except SettingsError as error:
         problems += str(error).splitlines()
     values |= overrides
+    values["schema_registry"] = registry_options(environment, {_variable(name) for name in _fields()})
+    problems += _registry_problems(values)
     # Set here, since pydantic computes no default from other fields while one of those is wrong.
     values.setdefault("delivery", _default_delivery(values))
     return _build(ServiceSettings, values, problems)
+
+
+def _registry_problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the options of the registry's client, a line each."""
+    url, options = values.get("schema_registry_url"), values["schema_registry"]
+    if url is None:
+        return [
+            f"{registry_variable(option)} needs {REGISTRY_URL}: set it, or unset both" for option in options
+        ]
+    try:
+        _registry_url(url)
+    except ValueError:
+        return []  # said of the field itself
+    try:
+        close_registry_client(new_registry_client(url, options))
+    except SettingsError as error:
+        return str(error).splitlines()
+    return []
 
 
 def _values_of(kind: type[ModelSettings], environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -333,7 +417,7 @@ def _values_of(kind: type[ModelSettings], environment: Mapping[str, str]) -> tup
         if field in _fields() and name == _variable(field):
             if field in kind.model_fields:
                 values[field] = value
-        elif not name.startswith(KAFKA_PREFIX):
+        elif not name.startswith((KAFKA_PREFIX, REGISTRY_PREFIX)):
             problems.append(_unknown(name))
     return values, problems
 
@@ -354,12 +438,10 @@ def _variable(field: str) -> str:
 
 def _fields() -> list[str]:
     """The fields that have one variable each."""
-    return [name for name in ServiceSettings.model_fields if name != "kafka"]
+    return [name for name in ServiceSettings.model_fields if name not in _PASSED_THROUGH]
 
 
 def _unknown(name: str) -> str:
-    if name in _UNSUPPORTED:
-        return f"unknown setting {name}: {_UNSUPPORTED[name]}"
     near = get_close_matches(name.upper(), map(_variable, _fields()), n=1, cutoff=0.8)
     return f"unknown setting {name}: " + (
         f"did you mean {near[0]}?" if near else "unset it, or see docs/settings.md"
@@ -373,7 +455,7 @@ def _describe(detail: ErrorDetails) -> str:
     field = str(detail["loc"][0])
     if field not in ServiceSettings.model_fields:
         return _unknown(_variable(field))
-    value = str(detail["input"])
+    value = masked_url(str(detail["input"]))
     shown = value if len(value) <= _SHOWN_LETTERS else value[:_SHOWN_LETTERS] + "..."
     return (
         f"{_variable(field)}={shown} is refused: it takes {ServiceSettings.model_fields[field].description}"

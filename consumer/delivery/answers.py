@@ -4,6 +4,8 @@ Each carries the input's key, headers (in order, duplicates and nulls included) 
 `vnp-source: topic/partition/offset`, which identifies the input and lets a reader drop what at-least-once delivery may
 send twice. A dead letter has `vnp-dlq-reason` besides, so that it can be routed without decoding. Headers of the input
 that begin with `vnp-` are left out: a dead letter that is replayed, or a forged header, gives no second `vnp-source`.
+So is Confluent's `__value_schema_id`, which names the schema of the input's value: a reader would decode the answer
+with it. A dead letter keeps its value as `vnp-dlq-value-schema-id`, since its raw bytes cannot be decoded without.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from schemas import (
     Reason,
     Verdict,
 )
-from schemas.codecs import AnswerEncoder, Encoded
+from schemas.codecs import VALUE_SCHEMA_ID, AnswerEncoder, Encoded
 from virnucpro_core import __version__
 from virnucpro_core.scoring.results import RecordResult
 
@@ -34,6 +36,7 @@ OUR_HEADERS = "vnp-"
 """How the names of the service's own headers begin."""
 SOURCE_HEADER = "vnp-source"
 REASON_HEADER = "vnp-dlq-reason"
+SCHEMA_ID_HEADER = "vnp-dlq-value-schema-id"
 
 
 class _Form(NamedTuple):
@@ -47,6 +50,7 @@ class _Form(NamedTuple):
 CUT_VALUE_BYTES = 256 * 1024
 CUT_KEY_BYTES = 16 * 1024
 MIN_KEY_BYTES = 512
+_SCHEMA_ID_BYTES = 17  # 01 and a GUID
 _FORMS = (
     _Form(None, None, headers=True),
     _Form(CUT_VALUE_BYTES, None, headers=True),
@@ -138,9 +142,9 @@ class AnswerBuilder:
                 form = _FORMS[answer.truncations]
                 letter = _cut(self._dead_letter(message, refused), form)
                 encoded = self._encoder.encode_dead_letter(letter)
-                reason: Headers = ((REASON_HEADER, refused.reason.value.encode()),)
+                extra: Headers = ((REASON_HEADER, refused.reason.value.encode()), *_schema_id(message))
                 headers = message.headers if form.headers else ()
-                out = self._outgoing(self._dead_letters, message, encoded, headers, reason)
+                out = self._outgoing(self._dead_letters, message, encoded, headers, extra)
                 out = replace(out, key=_first(out.key, form.key_bytes))
         return replace(out, timestamp_ms=None) if answer.drop_timestamp else out
 
@@ -180,7 +184,11 @@ class AnswerBuilder:
     ) -> Outgoing:
         source = (SOURCE_HEADER, str(message.source).encode())
         here, there = (self._partition_counts.get(t) for t in (message.source.partition.topic, topic))
-        foreign = (header for header in headers if not header[0].startswith(OUR_HEADERS))
+        foreign = (
+            header
+            for header in headers
+            if not header[0].startswith(OUR_HEADERS) and header[0] != VALUE_SCHEMA_ID
+        )
         return Outgoing(
             topic=topic,
             partition=message.source.partition.number if here is not None and here == there else None,
@@ -243,6 +251,14 @@ def _cut(letter: DeadLetter, form: _Form) -> DeadLetter:
         return letter
     value = None if form.value_bytes == 0 else _first(letter.value, form.value_bytes)
     return replace(letter, value=value, key=_first(letter.key, form.key_bytes), truncated=True)
+
+
+def _schema_id(message: RawMessage) -> Headers:
+    """The header that keeps the id of the value's schema; none where the input has no valid one."""
+    held = [value for name, value in message.headers if name == VALUE_SCHEMA_ID]
+    if not held or held[-1] is None or len(held[-1]) > _SCHEMA_ID_BYTES:
+        return ()
+    return ((SCHEMA_ID_HEADER, held[-1]),)
 
 
 def _first(data: bytes | None, count: int | None) -> bytes | None:

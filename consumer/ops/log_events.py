@@ -60,6 +60,8 @@ EVENTS: Mapping[str, str] = {
     "pipeline_thread_ended": "A thread of the pipeline failed; the service ends.",
     "process_died_with_records_on_device": "The last process of this instance died with records on the device.",
     "producer_replaced": "A call of the transactional producer did not return; a new producer takes its place.",
+    "schema_registered": "A schema that answers are written with, as the schema registry has it.",
+    "schema_registry_awaited": "The schema registry does not answer at the start; the service waits for it.",
     "record_answered": "The answer to one record is in Kafka.",
     "record_given_up": "A record becomes a dead letter because the model cannot take it.",
     "record_run_alone": "A record runs alone: the process died while it was on the device.",

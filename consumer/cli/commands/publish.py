@@ -49,8 +49,9 @@ def publish(
 
     Files are read through once before anything is sent, so that one that is damaged, or holds letters that are
     not nucleotide codes, sends nothing (standard input and pipes are sent as they come). Client options such as
-    VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured. The embedded broker holds little: what goes to it waits for the
-    service to read it.
+    VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured. Records are written as a service with the same settings reads them:
+    in Avro, or in JSON with VIRNUCPRO_INPUT_FORMAT=json; with VIRNUCPRO_SCHEMA_REGISTRY_URL in Confluent framing. The
+    embedded broker holds little: what goes to it waits for the service to read it.
     The exit code is 0 when the broker has confirmed every record.
 
     Example: `virnucpro publish reads.fasta.gz --bootstrap 127.0.0.1:40001 --rate 100`
@@ -62,6 +63,7 @@ def publish(
     from consumer.cli.topics.publisher import Publisher
     from consumer.config.clients import new_client, publisher_config
     from consumer.kafka.cluster import BrokerWatch, await_topics, is_embedded
+    from consumer.registry.service_codec import open_registry, publisher_codec
     from virnucpro_core.sequence.fasta import read_sequences
 
     settings = client_settings(bootstrap)
@@ -74,10 +76,11 @@ def publish(
     producer = new_client(Producer, config)
     counts = await_topics(producer, [topic], address, watch, timeout, "command")
     with ExitStack() as stack:
+        codec = publisher_codec(settings, open_registry(settings, stack), topic, timeout)
         room = None
         if is_embedded(producer, address):
             room = _room(settings, topic, counts[topic], producer, stack)
-        publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why, room)
+        publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why, room, codec)
         _send(publisher, fasta, read, size, f"{address}, topic {topic}")
 
 

@@ -43,7 +43,8 @@ def watch(
 ) -> None:
     """Watch predictions arrive. No offset is committed, so any number of people can watch at once.
 
-    Ends by itself with --count or --until-idle, otherwise with Ctrl-C. The exit code is 0, but 1 when --count
+    Every format and framing that the service can write is read, Confluent's by VIRNUCPRO_SCHEMA_REGISTRY_URL if that
+    is set. Ends by itself with --count or --until-idle, otherwise with Ctrl-C. The exit code is 0, but 1 when --count
     was not reached before --until-idle.
 
     Example: `virnucpro watch --bootstrap 127.0.0.1:40001 --json --count 100 | jq -r '[.id, .verdict] | @tsv'`
@@ -57,6 +58,7 @@ def watch(
     from consumer.cli.topics.reading import Reader, follow, reader_config
     from consumer.config.clients import new_client
     from consumer.kafka.cluster import BrokerWatch, await_topics
+    from consumer.registry.service_codec import any_decoder, open_registry
 
     settings = client_settings(bootstrap)
     address = settings.kafka_bootstrap_servers
@@ -66,9 +68,10 @@ def watch(
         consumer = new_client(Consumer, reader_config(settings) | {"error_cb": watched.on_error})
         stack.callback(consumer.close)
         partitions = await_topics(consumer, topics, address, watched, timeout, "command")
+        decoder = any_decoder(open_registry(settings, stack))
         reader = Reader(consumer, partitions, start, watched.why)
         show: Show = JsonLines() if as_json else stack.enter_context(WatchTable())
-        seen = follow(reader, settings.dlq_topic, show, until_idle, count)
+        seen = follow(reader, settings.dlq_topic, show, until_idle, count, decoder)
     if count is not None and seen < count:
         raise UserError(
             f"{seen} of {count} messages had come when nothing more came for {until_idle:g} s: "

@@ -8,9 +8,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from consumer.cli.error_messages import UserError
 from consumer.cli.topics.embedded_room import EmbeddedRoom
-from consumer.clock import Clock, Deadline, monotonic
+from consumer.clock import Deadline, monotonic
 from consumer.kafka.error_table import Kind, classify, fatal_sentence
-from schemas import SequenceRecord, encode_record
+from schemas import SequenceRecord
+from schemas.codecs import AvroCodec, RecordEncoder
 
 _POLL_S = 0.1
 _EXAMPLES = 3
@@ -25,6 +26,7 @@ class Publisher:
         rate: records a second, or None for as fast as it goes.
         why: what the client knows about a failed connection, as " (cause: cure)" or "".
         room: what an embedded broker has room for; None for a real one.
+        codec: the wire format.
     """
 
     def __init__(
@@ -35,12 +37,12 @@ class Publisher:
         rate: float | None = None,
         why: Callable[[], str] = str,
         room: EmbeddedRoom | None = None,
-        clock: Clock = monotonic,
+        codec: RecordEncoder | None = None,
     ) -> None:
-        self._producer, self._topic = producer, topic
-        self._stall_s, self._rate, self._why, self._clock = stall_s, rate, why, clock
+        self._producer, self._topic, self._codec = producer, topic, codec or AvroCodec()
+        self._stall_s, self._rate, self._why = stall_s, rate, why
         self._room = room
-        self._began_at = self._progress_at = clock()
+        self._began_at = self._progress_at = monotonic()
         self.sent = self.delivered = self.failed = 0
         self.failures: list[str] = []
 
@@ -56,16 +58,18 @@ class Publisher:
             UserError: the broker takes no records any more, or has no room for them.
         """
         if self._rate is not None:
-            self._pace(Deadline(self._began_at + self.sent / self._rate, self._clock))
-        value, key = encode_record(record), record.id.encode()
+            self._pace(Deadline(self._began_at + self.sent / self._rate))
+        (value, headers), key = self._codec.encode_record(record), record.id.encode()
         while self._room is not None and not self._room.takes(len(value) + len(key)):
             self._acknowledged()
             self._room.wait()
         if not self.waiting:
-            self._progress_at = self._clock()
+            self._progress_at = monotonic()
         while True:
             try:
-                self._producer.produce(self._topic, value=value, key=key, on_delivery=self._on_delivery)
+                self._producer.produce(
+                    self._topic, value=value, key=key, headers=list(headers), on_delivery=self._on_delivery
+                )
                 break
             except BufferError:
                 self._wait(_POLL_S)
@@ -96,7 +100,7 @@ class Publisher:
 
     def _wait(self, seconds: float) -> None:
         self._poll(seconds)
-        if not self.waiting or self._clock() - self._progress_at < self._stall_s:
+        if not self.waiting or monotonic() - self._progress_at < self._stall_s:
             return
         waiting = self.waiting
         self._producer.purge()
@@ -113,7 +117,7 @@ class Publisher:
             raise UserError(fatal_sentence("producer", classify(error.args[0]), "publish again")) from error
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        self._progress_at = self._clock()
+        self._progress_at = monotonic()
         if error is None:
             self.delivered += 1
         else:

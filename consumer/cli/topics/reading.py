@@ -13,7 +13,9 @@ from consumer.clock import monotonic
 from consumer.config.clients import consumer_config
 from consumer.config.settings import ServiceSettings
 from consumer.kafka.error_table import Kind, classify
-from schemas import DeadLetter, MalformedMessage, Prediction, decode_dead_letter, decode_prediction
+from consumer.kafka.headers import headers_of
+from schemas import DeadLetter, MalformedMessage, Prediction
+from schemas.codecs import AnswerDecoder, AvroCodec, DependencyUnavailable
 
 _POLL_S = 0.2
 _CATCH_UP_S = 30.0
@@ -93,12 +95,23 @@ class Show(Protocol):
         """Nothing has come for a moment."""
 
 
-def follow(reader: Reader, dlq_topic: str, show: Show, until_idle: float | None, count: int | None) -> int:
+def follow(
+    reader: Reader,
+    dlq_topic: str,
+    show: Show,
+    until_idle: float | None,
+    count: int | None,
+    decoder: AnswerDecoder | None = None,
+) -> int:
     """Show messages until there were `count`, or none came for `until_idle` seconds; returns how many.
 
     What comes from `dlq_topic` is read as dead letters, all else as predictions; a message that is neither is
     reported on stderr and skipped.
+
+    Raises:
+        UserError: the topic cannot be read, or a schema registry does not answer.
     """
+    decoder = decoder or AvroCodec()
     seen = 0
     silent_since = monotonic()
     while count is None or seen < count:
@@ -113,12 +126,14 @@ def follow(reader: Reader, dlq_topic: str, show: Show, until_idle: float | None,
                 break
             continue
         silent_since = monotonic()
-        data = message.value()
+        data, headers = message.value(), headers_of(message) or ()
         try:
             if message.topic() == dlq_topic:
-                show.dead_letter(message, decode_dead_letter(data))
+                show.dead_letter(message, decoder.decode_dead_letter(data, headers))
             else:
-                show.prediction(message, decode_prediction(data))
+                show.prediction(message, decoder.decode_prediction(data, headers))
+        except DependencyUnavailable as error:
+            raise UserError(f"{error}: check VIRNUCPRO_SCHEMA_REGISTRY_URL, or unset it") from error
         except MalformedMessage as error:
             place = f"{message.topic()}/{message.partition()}/{message.offset()}"
             warn(f"{place} is skipped, it cannot be read: {error.detail}")

@@ -79,8 +79,10 @@ def start_broker(
         raise NoBroker(f"{without}; {error}") from error
 
 
-def do_without(reason: NoBroker, environment: Mapping[str, str] = os.environ) -> NoReturn:
-    """Skip a test that needs a real broker; in CI that is a failure."""
+def do_without(
+    reason: Exception, environment: Mapping[str, str] = os.environ, what: str = "real Kafka"
+) -> NoReturn:
+    """Skip a test that needs a real broker, or what is named instead; in CI that is a failure."""
     if environment.get("CI") == "true":
-        pytest.fail(f"no real Kafka in CI: {reason}")
-    pytest.skip(f"no real Kafka here: {reason}")
+        pytest.fail(f"no {what} in CI: {reason}")
+    pytest.skip(f"no {what} here: {reason}")
