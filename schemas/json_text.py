@@ -107,11 +107,18 @@ def _constant(name: str) -> float:
     raise _Unfit(f"{name} is not a JSON number")
 
 
+def converters_of(schema: dict[str, Any]) -> tuple[Convert, Convert]:
+    """From JSON to data of a schema, and back.
+
+    Args:
+        schema: as fastavro has parsed it, of the kinds of types that the released schemas hold.
+    """
+    return _Compiler(_Reading()).convert(schema), _Compiler(_Writing()).convert(schema)
+
+
 @cache
 def _converters(name: SchemaName) -> tuple[Convert, Convert]:
-    """From JSON and to JSON."""
-    schema = contract(name).current
-    return _Compiler(_Reading()).convert(schema), _Compiler(_Writing()).convert(schema)
+    return converters_of(contract(name).current)
 
 
 class _Reading:
@@ -171,9 +178,9 @@ class _Writing:
 
 
 class _Compiler:
-    """Makes a converter for each schema of a contract; named types are known by the full name that they were parsed to.
+    """Makes a converter for each part of a schema; named types are known by the full names that they were parsed to.
 
-    Only what the released schemas hold is known: a new kind of type is a KeyError in the tests.
+    A kind of type that no released schema holds is a KeyError.
     """
 
     def __init__(self, leaves: _Reading | _Writing) -> None:

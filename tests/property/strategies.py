@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from schemas import (
@@ -69,3 +71,39 @@ dead_letters = st.builds(
     software_version=texts,
     failed_at_ms=longs,
 )
+
+
+def data_of(schema: Any, named: dict[str, st.SearchStrategy[Any]] | None = None) -> st.SearchStrategy[Any]:
+    """Values of an Avro schema (as parsed JSON) as fastavro takes them."""
+    named = {} if named is None else named
+    if isinstance(schema, list):
+        return st.one_of(*(data_of(branch, named) for branch in schema))
+    if isinstance(schema, str):
+        return _PRIMITIVES[schema] if schema in _PRIMITIVES else named[schema.rpartition(".")[2]]
+    match schema["type"]:
+        case "record":
+            made = st.fixed_dictionaries(
+                {each["name"]: data_of(each["type"], named) for each in schema["fields"]}
+            )
+        case "enum":
+            made = st.sampled_from(schema["symbols"])
+        case "array":
+            return st.lists(data_of(schema["items"], named), max_size=3)
+        case "map":
+            return st.dictionaries(texts, data_of(schema["values"], named), max_size=3)
+        case primitive:
+            return _PRIMITIVES[primitive]
+    named[schema["name"]] = made
+    return made
+
+
+_PRIMITIVES: dict[str, st.SearchStrategy[Any]] = {
+    "null": st.none(),
+    "boolean": st.booleans(),
+    "int": st.integers(-(2**31), 2**31 - 1),
+    "long": longs,
+    "float": st.floats(width=32, allow_nan=False, allow_infinity=False),
+    "double": st.floats(allow_nan=False, allow_infinity=False),
+    "string": texts,
+    "bytes": raw,
+}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import astuple
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +20,7 @@ from schemas import (
     encode_dead_letter,
     encode_prediction,
     encode_record,
+    json_text,
 )
 from tests.property.strategies import dead_letters, predictions, records
 
@@ -33,6 +38,11 @@ messages = st.one_of(
         for strategy, encode, decode in CODECS.values()
     )
 )
+
+
+def leaves(value: object) -> list[object]:
+    """The values in nested tuples."""
+    return [leaf for each in value for leaf in leaves(each)] if isinstance(value, tuple) else [value]
 
 
 def bounded_or_malformed(decode, data: bytes) -> None:
@@ -55,6 +65,46 @@ def test_encode_and_decode_are_exact_inverses(name, data):
     wire = encode(value)
     assert decode(wire) == value
     assert encode(decode(wire)) == wire
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(data=st.data())
+def test_json_is_an_exact_inverse_of_every_value_that_is_finite(name, data):
+    strategy, _, _ = CODECS[name]
+    kind = name.removeprefix("sequence_")
+    encode, decode = (getattr(json_text, f"{verb}_{kind}") for verb in ("encode", "decode"))
+    value = data.draw(strategy)
+    try:
+        text = encode(value)
+    except ValueError:
+        assert any(isinstance(each, float) and not math.isfinite(each) for each in leaves(astuple(value)))
+        return
+    assert json_text.looks_like_json(text)
+    assert decode(text) == value
+    assert encode(decode(text)) == text
+
+
+@settings(max_examples=400)
+@given(records.map(json_text.encode_record), st.data())
+def test_a_changed_byte_of_json_gives_a_value_or_the_one_error(text, data):
+    changed = bytearray(text)
+    changed[data.draw(st.integers(0, len(text) - 1))] ^= data.draw(st.integers(1, 255))
+    bounded_or_malformed(json_text.decode_record, bytes(changed))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["id", "sequence", "metadata", "description", "x"]), inner)
+        ),
+    ),
+    st.sampled_from(list(CODECS)),
+)
+def test_any_json_gives_a_value_or_the_one_error(document, name):
+    decode = getattr(json_text, f"decode_{name.removeprefix('sequence_')}")
+    bounded_or_malformed(decode, json.dumps(document).encode())
 
 
 @pytest.mark.parametrize("name", CODECS)
