@@ -58,8 +58,7 @@ class ConfluentRegistry:
 
     def versions(self, subject: str) -> list[Registered]:
         try:
-            numbers: list[int] = self._ask(lambda: self._client.get_versions(subject))
-            return [self._version(subject, number) for number in sorted(numbers)]
+            return self._ask(lambda: [self._version(subject, number) for number in self._numbers(subject)])
         except LookupError:
             return []
 
@@ -82,11 +81,14 @@ class ConfluentRegistry:
         """Close the connections."""
         close_registry_client(self._client)
 
+    def _numbers(self, subject: str) -> list[int]:
+        return sorted(map(int, self._client.get_versions(subject)))
+
     def _version(self, subject: str, number: int) -> Registered:
-        found = self._ask(lambda: self._client.get_version(subject, number))
+        found = self._client.get_version(subject, number)
         if found.schema_id is None:
-            raise self._unavailable(ValueError(f"version {number} of {subject} has no id"))
-        # Clients before 2.11 know no GUIDs, nor do registries before Confluent's 8.
+            raise ValueError(f"version {number} of {subject} has no id")
+        # Registries before Confluent's 8, and the clients of that time, know no GUIDs.
         guid = getattr(found, "guid", None)
         return Registered(number, found.schema_id, UUID(guid) if guid else None, str(found.schema.schema_str))
 

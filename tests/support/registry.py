@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import ssl
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from tests.support.kafka.kraft import die_with_parent, free_port, missing_tool
 
@@ -16,6 +22,9 @@ _ARTIFACT = f"io.apicurio:apicurio-registry-app:{APICURIO}:tar.gz:all"
 _GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:unpack"
 _JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _PREPARE_S, _START_S, _STOP_S, _ANSWER_S = 600.0, 90.0, 20.0, 5.0
+
+
+_NAMESPACE = uuid.UUID("2b0c9a7e-1111-2222-3333-0123456789ab")
 
 
 class NoRegistry(RuntimeError):
@@ -95,3 +104,104 @@ def _unpacked(folder: Path) -> Path:
             (jar,) = (folder / "app").rglob("apicurio-registry-app-*-runner.jar")
             return jar
     raise NoRegistry(f"Maven cannot fetch Apicurio {APICURIO}: {(done.stdout + done.stderr)[:500]}")
+
+
+class RegistryProxy:
+    """A server in front of a registry that adds what the registry itself has not, and can fail.
+
+    It gives each schema a GUID, in the answers and at `/schemas/guids/{guid}`, as Confluent's registry does from
+    version 8 on; it asks for credentials, and serves TLS. As a context manager it serves until the end of the block.
+
+    Args:
+        upstream: the address of a registry.
+        certificate, key: PEM files; with them it serves HTTPS.
+    """
+
+    def __init__(self, upstream: str, certificate: Path | None = None, key: Path | None = None) -> None:
+        self.upstream = upstream
+        self.authorization: str | None = None
+        """What a request must have in its header `Authorization`; None asks for nothing."""
+        self.answer: tuple[int, bytes] | None = None
+        """Given to every request in place of the registry's answer."""
+        self.hang_s = 0.0
+        """How long each answer takes."""
+        self.requests: list[str] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if certificate is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> RegistryProxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @staticmethod
+    def guid(schema_id: int) -> uuid.UUID:
+        """The GUID of the schema with that id."""
+        return uuid.uuid5(_NAMESPACE, str(schema_id))
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                proxy.requests.append(f"{self.command} {self.path}")
+                time.sleep(proxy.hang_s)
+                status, answer = proxy._answer(
+                    self.command, self.path, body, self.headers.get("Authorization")
+                )
+                self.send_response(status)
+                self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_GET = do_POST = do_PUT = do_DELETE = _serve
+
+            def log_message(self, *_: object) -> None: ...
+
+        return Handler
+
+    def _answer(self, method: str, path: str, body: bytes, authorization: str | None) -> tuple[int, bytes]:
+        if self.answer is not None:
+            return self.answer
+        if self.authorization is not None and authorization != self.authorization:
+            return 401, b'{"error_code": 40101, "message": "Unauthorized"}'
+        if path.startswith("/schemas/guids/"):
+            return self._by_guid(path.removeprefix("/schemas/guids/").partition("?")[0])
+        status, answer = self._forward(method, path, body)
+        return status, json.dumps(self._with_guid(json.loads(answer), path)).encode()
+
+    def _by_guid(self, guid: str) -> tuple[int, bytes]:
+        for schema_id in range(1, 1000):
+            if str(self.guid(schema_id)) == guid:
+                return self._forward("GET", f"/schemas/ids/{schema_id}", b"")
+        return 404, b'{"error_code": 40403, "message": "Schema not found"}'
+
+    def _with_guid(self, answer: Any, path: str) -> Any:
+        if not isinstance(answer, dict):
+            return answer
+        schema_id = answer.get("id")
+        if schema_id is None and path.startswith("/schemas/ids/") and "schema" in answer:
+            schema_id = path.removeprefix("/schemas/ids/").partition("?")[0]
+        return answer if schema_id is None else answer | {"guid": str(self.guid(int(schema_id)))}
+
+    def _forward(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
+        request = urllib.request.Request(self.upstream + path, body or None, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=_ANSWER_S) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()

@@ -58,6 +58,23 @@ class SecureBroker:
         admin.grant(self.broker.bootstrap_servers, user, rights)
 
 
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files: of a server at 127.0.0.1, of the authority that signed it, and of one that did not."""
+
+    ca: Path
+    wrong_ca: Path
+    certificate: Path
+    key: Path
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """New ones, by openssl."""
+    ca, wrong_ca = _authority(folder, "ca"), _authority(folder, "wrong-ca")
+    _keystore(folder, ca)
+    return Certificates(ca, wrong_ca, folder / "broker.crt", folder / "broker.key")
+
+
 def start_secure_broker(folder: Path) -> SecureBroker:
     """Start a broker with a listener for each protocol; who comes over the plain one may do everything.
 
