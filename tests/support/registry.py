@@ -21,7 +21,7 @@ APICURIO = "2.6.13.Final"
 _ARTIFACT = f"io.apicurio:apicurio-registry-app:{APICURIO}:tar.gz:all"
 _GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:unpack"
 _JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-_PREPARE_S, _START_S, _STOP_S, _ANSWER_S = 600.0, 90.0, 20.0, 5.0
+_PREPARE_S, _START_S, _STOP_S, _ANSWER_S = 600.0, 180, 20.0, 5.0
 
 
 _NAMESPACE = uuid.UUID("2b0c9a7e-1111-2222-3333-0123456789ab")
@@ -52,7 +52,12 @@ class ApicurioRegistry:
 
     def start(self) -> ApicurioRegistry:
         """Start it, empty, and wait until it answers."""
-        options = {"quarkus.http.host": "127.0.0.1", "quarkus.http.port": self._port}
+        options = {
+            "quarkus.http.host": "127.0.0.1",
+            "quarkus.http.port": self._port,
+            # The default of 5 s is not enough on a busy machine.
+            "quarkus.datasource.jdbc.acquisition-timeout": _START_S,
+        }
         properties = [f"-D{name}={value}" for name, value in options.items()]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

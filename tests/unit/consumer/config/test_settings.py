@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 
 import pytest
 from pydantic import ValidationError
@@ -174,12 +175,108 @@ def test_exactly_once_is_the_default_but_on_the_embedded_broker():
     assert asked.endswith("or VIRNUCPRO_DELIVERY=at_least_once")
 
 
-def test_a_schema_registry_is_refused_and_its_password_not_shown():
-    (line,) = refusal({"VIRNUCPRO_SCHEMA_REGISTRY_URL": "http://user:hunter2@registry"})
-    assert line.startswith(
-        "unknown setting VIRNUCPRO_SCHEMA_REGISTRY_URL: a schema registry is not supported yet, unset it"
-    )
+REGISTRY = {"VIRNUCPRO_SCHEMA_REGISTRY_URL": "https://registry:8081"}
+
+
+def test_the_framing_follows_the_registry_and_what_is_asked_for():
+    assert load_settings({}).framing == "single_object"
+    assert load_settings(REGISTRY).framing == "confluent"
+    for framing in ("single_object", "confluent", "confluent_header"):
+        assert load_settings(REGISTRY | {"VIRNUCPRO_OUTPUT_FRAMING": framing}).framing == framing
+
+
+@pytest.mark.parametrize("framing", ["confluent", "confluent_header"])
+def test_a_framing_that_needs_a_registry_is_refused_without_one(framing):
+    assert refusal({"VIRNUCPRO_OUTPUT_FRAMING": framing}) == [
+        f"VIRNUCPRO_OUTPUT_FRAMING={framing} needs a schema registry: set VIRNUCPRO_SCHEMA_REGISTRY_URL, or "
+        "VIRNUCPRO_OUTPUT_FRAMING=single_object"
+    ]
+
+
+@pytest.mark.parametrize("framing", ["single_object", "confluent", "confluent_header"])
+def test_json_has_no_framing(framing):
+    both = {"VIRNUCPRO_OUTPUT_FORMAT": "json", "VIRNUCPRO_OUTPUT_FRAMING": framing}
+    assert refusal(REGISTRY | both) == [
+        f"VIRNUCPRO_OUTPUT_FRAMING={framing} is refused: JSON has no framing, unset it or set "
+        "VIRNUCPRO_OUTPUT_FORMAT=avro"
+    ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "registry:8081",
+        "ftp://u:hunter2@registry",
+        "mock://x",
+        "",
+        "http://",
+        "http://u:p@ss/hunter2@a,nonsense",
+        "https://a,",
+    ],
+)
+def test_a_registry_that_is_not_an_address_is_refused_and_its_password_not_shown(url):
+    (line,) = refusal({"VIRNUCPRO_SCHEMA_REGISTRY_URL": url})
+    assert line.startswith("VIRNUCPRO_SCHEMA_REGISTRY_URL=")
+    assert line.endswith("is refused: it takes http://host:port or https://host:port, several with commas")
     assert "hunter2" not in line
+
+
+def test_options_of_the_registrys_client_pass_through_by_name():
+    environment = REGISTRY | {
+        "VIRNUCPRO_SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "alice:hush",
+        "VIRNUCPRO_SCHEMA_REGISTRY_TIMEOUT": "2.5",
+        "VIRNUCPRO_SCHEMA_REGISTRY_AUTO_REGISTER": "yes",
+    }
+    settings = load_settings(environment)
+    assert settings.schema_registry == {"basic.auth.user.info": "alice:hush", "timeout": "2.5"}
+    assert settings.schema_registry_auto_register is True
+
+
+def test_secrets_of_the_registry_are_masked():
+    environment = {
+        "VIRNUCPRO_SCHEMA_REGISTRY_URL": "https://alice:hush@one,https://bob:hush@two",
+        "VIRNUCPRO_SCHEMA_REGISTRY_BEARER_AUTH_TOKEN": "hush",
+        "VIRNUCPRO_SCHEMA_REGISTRY_PROXY": "http://u:hush@proxy",
+        "VIRNUCPRO_SCHEMA_REGISTRY_TIMEOUT": "3",
+    }
+    shown = load_settings(environment).masked()
+    assert "hush" not in json.dumps(shown)
+    assert shown["VIRNUCPRO_SCHEMA_REGISTRY_URL"] == f"https://{MASK}@one,https://{MASK}@two"
+    assert shown["VIRNUCPRO_SCHEMA_REGISTRY_PROXY"] == f"http://{MASK}@proxy"
+    assert shown["VIRNUCPRO_SCHEMA_REGISTRY_TIMEOUT"] == "3"
+    basic = {"VIRNUCPRO_SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "alice:hush"}
+    assert "hush" not in json.dumps(load_settings(REGISTRY | basic).masked())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("NONSENSE", "1", "Unrecognized properties: VIRNUCPRO_SCHEMA_REGISTRY_NONSENSE"),
+        ("BASIC_AUTH_USER_INFO", "hush", "must be in the form"),
+        ("SSL_KEY_LOCATION", "/nowhere", "VIRNUCPRO_SCHEMA_REGISTRY_SSL_KEY_LOCATION"),
+        ("SSL_CA_LOCATION", "/nowhere", "No such file"),
+        ("TIMEOUT", "soon", "it takes a number, 0 or more"),
+        ("MAX_RETRIES", "-1", "it takes a number, 0 or more"),
+    ],
+)
+def test_options_that_the_registrys_client_refuses_are_told_with_their_variable(option, value, says):
+    (line,) = refusal(REGISTRY | {f"VIRNUCPRO_SCHEMA_REGISTRY_{option}": value})
+    assert line.startswith(f"VIRNUCPRO_SCHEMA_REGISTRY_{option}")
+    assert says in line
+    assert "hush" not in line
+
+
+def test_options_of_the_registrys_client_need_a_registry():
+    assert refusal({"VIRNUCPRO_SCHEMA_REGISTRY_TIMEOUT": "1"}) == [
+        "VIRNUCPRO_SCHEMA_REGISTRY_TIMEOUT needs VIRNUCPRO_SCHEMA_REGISTRY_URL: set it, or unset both"
+    ]
+
+
+def test_without_the_registrys_client_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "confluent_kafka.schema_registry", None)
+    (line,) = refusal(REGISTRY)
+    assert "pip install 'virnucpro-stream[registry]'" in line
+    assert load_settings({}).schema_registry_url is None
 
 
 @pytest.mark.parametrize(
@@ -230,6 +327,8 @@ def test_the_addresses_that_kubernetes_puts_into_pods_are_no_settings():
         "VIRNUCPRO_PORT_8080_TCP_ADDR": "10.0.0.7",
         "VIRNUCPRO_KAFKA_PORT": "tcp://10.0.0.8:9092",
         "VIRNUCPRO_KAFKA_SERVICE_HOST": "10.0.0.8",
+        "VIRNUCPRO_SCHEMA_REGISTRY_SERVICE_HOST": "10.0.0.8",
+        "VIRNUCPRO_SCHEMA_REGISTRY_PORT": "tcp://10.0.0.8:8081",
         "VIRNUCPRO_HTTP_PORT": "tcp://10.0.0.9:80",
     }
     assert load_settings(environment) == load_settings({})
@@ -284,7 +383,9 @@ def test_the_new_group_protocol_takes_no_options_of_the_classic_one():
         load_settings({"VIRNUCPRO_KAFKA_GROUP_PROTOCOL": "newest"})
 
 
-OF_THE_SERVICE = sorted(ServiceSettings.model_fields.keys() - ModelSettings.model_fields.keys() - {"kafka"})
+OF_THE_SERVICE = sorted(
+    ServiceSettings.model_fields.keys() - ModelSettings.model_fields.keys() - {"kafka", "schema_registry"}
+)
 
 
 @pytest.mark.parametrize("field", OF_THE_SERVICE)

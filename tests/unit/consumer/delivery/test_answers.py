@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from consumer.delivery.answers import (
     CUT_VALUE_BYTES,
     MIN_KEY_BYTES,
     REASON_HEADER,
+    SCHEMA_ID_HEADER,
     SOURCE_HEADER,
     Answer,
     AnswerBuilder,
@@ -18,7 +21,7 @@ from consumer.delivery.answers import (
 from consumer.kafka.error_table import Kind
 from consumer.ledger import Entry
 from schemas import Reason, decode_dead_letter, decode_prediction
-from schemas.codecs import AnswerEncoder, AvroCodec, Encoded
+from schemas.codecs import VALUE_SCHEMA_ID, AnswerEncoder, AvroCodec, Encoded, header_frame
 from tests.support.factories import STAMP, message, refused, scored
 
 HEADERS = (("trace", b"1"), ("trace", b"2"), ("empty", None))
@@ -70,6 +73,32 @@ def test_a_dead_letter_carries_the_raw_message_and_the_reason(builder):
         "bad bytes",
     )
     assert (letter.group_id, letter.failed_at_ms, letter.source_offset) == ("group", 123, 7)
+
+
+GUID = b"\x01" + bytes(range(16))
+
+
+def test_the_schema_id_of_the_input_does_not_name_the_schema_of_the_answer(builder):
+    """A reader takes the header for that of the value: with the input's it would decode the answer."""
+    raw = message(7, headers=(("a", b"1"), (VALUE_SCHEMA_ID, GUID), ("__key_schema_id", GUID)))
+    kept = (("a", b"1"), ("__key_schema_id", GUID), (SOURCE_HEADER, b"sequences/0/7"))
+    assert builder.build(Answer(raw, scored(10))).headers == kept
+    assert builder.build(Answer(raw, refused())).headers == (
+        *kept,
+        (REASON_HEADER, b"malformed"),
+        (SCHEMA_ID_HEADER, GUID),
+    )
+    own = new_builder(AvroCodec(frames={"prediction": header_frame(UUID(int=5))}))
+    assert own.build(Answer(raw, scored(10))).headers == (
+        *kept,
+        (VALUE_SCHEMA_ID, b"\x01" + UUID(int=5).bytes),
+    )
+
+
+@pytest.mark.parametrize("held", [None, b"x" * 18, b"x" * 100_000])
+def test_a_schema_id_that_is_none_is_not_kept(builder, held):
+    out = builder.build(Answer(message(7, headers=((VALUE_SCHEMA_ID, held),)), refused()))
+    assert out.headers == ((SOURCE_HEADER, b"sequences/0/7"), (REASON_HEADER, b"malformed"))
 
 
 def test_a_dead_letter_is_cut_down_until_it_fits_anywhere(builder):
