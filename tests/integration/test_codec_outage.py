@@ -21,6 +21,7 @@ class Failing(AvroCodec):
     """Cannot decode for the first calls, because what it depends on does not answer."""
 
     def __init__(self, failures: int) -> None:
+        super().__init__()
         self.failures = failures
 
     def decode_record(self, value, headers):

@@ -69,6 +69,7 @@ class Registry(AvroCodec):
     """A codec that needs another service for the records of some offsets, and that service may be down."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.down = False
         self.asked = 0
 
