@@ -34,8 +34,13 @@ _NUMBERS = frozenset(
         *("max.retries", "retries.wait.ms", "retries.max.wait.ms"),
     )
 )
-_BEARER_TOKEN, _BEARER_SOURCE = "bearer.auth.token", "bearer.auth.credentials.source"
-_BEARER_CLUSTER = "bearer.auth.logical.cluster"
+_BEARER_TOKEN = "bearer.auth.token"
+_STATIC_TOKEN: Mapping[str, str] = {
+    "bearer.auth.credentials.source": "STATIC_TOKEN",
+    # Required by the client (the pool up to 2.14), used by Confluent's cloud alone.
+    "bearer.auth.logical.cluster": "",
+    "bearer.auth.identity.pool.id": "",
+}
 
 
 def registry_options(environment: Mapping[str, str], settings: Collection[str]) -> dict[str, str]:
@@ -95,11 +100,7 @@ def _config(url: str, options: Mapping[str, str]) -> dict[str, Any]:
     config = dict(_TUNING) | {"url": url}
     for option, value in options.items():
         config[option] = _number(option, value) if option in _NUMBERS else value
-    if _BEARER_TOKEN in options:
-        # A token alone says all that a registry other than Confluent's cloud needs.
-        config.setdefault(_BEARER_SOURCE, "STATIC_TOKEN")
-        config.setdefault(_BEARER_CLUSTER, "")
-    return config
+    return dict(_STATIC_TOKEN) | config if _BEARER_TOKEN in options else config
 
 
 def _number(option: str, value: str) -> float:
