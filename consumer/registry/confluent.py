@@ -46,12 +46,15 @@ class ConfluentRegistry:
                 else self._client.get_schema(schema_id)
             )
         )
+        if not found.schema_str:
+            self._client.clear_caches()
+            raise self._unavailable(ValueError("an answer without a schema"))
         if found.schema_type not in (None, "AVRO"):
             raise UnusableSchema(f"it is of the type {found.schema_type}, not Avro")
         if found.references:
             raise UnusableSchema("it refers to other schemas")
         try:
-            parsed: dict[str, Any] = json.loads(found.schema_str or "")
+            parsed: dict[str, Any] = json.loads(found.schema_str)
         except ValueError as error:
             raise UnusableSchema(f"it is not JSON ({error})") from error
         return parsed
@@ -82,7 +85,10 @@ class ConfluentRegistry:
         close_registry_client(self._client)
 
     def _numbers(self, subject: str) -> list[int]:
-        return sorted(map(int, self._client.get_versions(subject)))
+        numbers = self._client.get_versions(subject)
+        if not isinstance(numbers, list):
+            raise TypeError("an answer that is not a list of versions")
+        return sorted(map(int, numbers))
 
     def _version(self, subject: str, number: int) -> Registered:
         found = self._client.get_version(subject, number)

@@ -7,7 +7,6 @@ import json
 import uuid
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 
 import pytest
 from confluent_kafka.schema_registry import (
@@ -164,43 +163,6 @@ def test_a_guid_where_the_registry_has_none_is_an_outage_and_not_a_missing_schem
     """Apicurio knows no GUIDs: its 404 has another code, and says nothing about the schema."""
     with pytest.raises(DependencyUnavailable):
         opened(place.settings(), stack).schema(uuid.uuid4())
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        (404, b"<html>no such page</html>"),
-        (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'),
-        (401, b'{"error_code": 40101, "message": "Unauthorized"}'),
-        (403, b""),
-        (500, b'{"error_code": 50001, "message": "store"}'),
-        (503, b"busy"),
-        (200, b"<html>a login page</html>"),
-        (200, b'"text"'),
-        (200, b""),
-    ],
-    ids=str,
-)
-def test_only_the_registrys_own_code_says_that_an_id_does_not_exist(registry, stack, answer):
-    with RegistryProxy(registry.url) as proxy:
-        proxy.answer = answer
-        client = opened(Place(proxy.url).settings(), stack)
-        for call in (
-            partial(client.schema, 7),
-            partial(client.versions, "x"),
-            partial(client.register, "x", "{}"),
-        ):
-            with pytest.raises((DependencyUnavailable, RegistryRefusal)) as said:
-                call()
-        assert "\n" not in str(said.value)
-
-
-def test_an_answer_that_does_not_come_ends_after_the_timeout(registry, stack):
-    with RegistryProxy(registry.url) as proxy:
-        proxy.hang_s = 0.5
-        client = opened(Place(proxy.url).settings(SCHEMA_REGISTRY_TIMEOUT="0.1"), stack)
-        with pytest.raises(DependencyUnavailable, match="Timeout"):
-            client.schema(1)
 
 
 def test_basic_auth_a_bearer_token_and_tls_reach_the_registry(registry, stack, tmp_path):

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -165,11 +166,12 @@ class RegistryProxy:
                 status, answer = proxy._answer(
                     self.command, self.path, body, self.headers.get("Authorization")
                 )
-                self.send_response(status)
-                self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+                with suppress(ConnectionError):  # the client did not wait
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
+                    self.send_header("Content-Length", str(len(answer)))
+                    self.end_headers()
+                    self.wfile.write(answer)
 
             do_GET = do_POST = do_PUT = do_DELETE = _serve
 

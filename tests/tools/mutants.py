@@ -58,6 +58,22 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "an outage of the registry",
+        "the registry's own word that it has no such schema (any 404 counts)",
+        "consumer/registry/confluent.py",
+        "            if error.error_code in _NOT_FOUND:",
+        "            if error.http_status_code == 404:",
+        ("tests/unit/consumer/registry",),
+    ),
+    Mutant(
+        "the input's schema id",
+        "an answer without the header that names the schema of its input",
+        "consumer/delivery/answers.py",
+        " and header[0] != VALUE_SCHEMA_ID",
+        "",
+        ("tests/unit/consumer/delivery/test_answers.py",),
+    ),
+    Mutant(
         "transactions",
         "transactions (offsets committed beside them)",
         "consumer/delivery/exactly_once.py",
