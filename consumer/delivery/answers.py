@@ -184,11 +184,7 @@ class AnswerBuilder:
     ) -> Outgoing:
         source = (SOURCE_HEADER, str(message.source).encode())
         here, there = (self._partition_counts.get(t) for t in (message.source.partition.topic, topic))
-        foreign = (
-            header
-            for header in headers
-            if not header[0].startswith(OUR_HEADERS) and header[0] != VALUE_SCHEMA_ID
-        )
+        foreign = (header for header in headers if not _is_ours(header[0]))
         return Outgoing(
             topic=topic,
             partition=message.source.partition.number if here is not None and here == there else None,
@@ -244,6 +240,11 @@ class AnswerBuilder:
             software_version=__version__,
             failed_at_ms=self._now_ms(),
         )
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a header of that name says something of the message that it is on, and is not copied to the answer."""
+    return name.startswith(OUR_HEADERS) or name == VALUE_SCHEMA_ID
 
 
 def _cut(letter: DeadLetter, form: _Form) -> DeadLetter:

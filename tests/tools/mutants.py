@@ -69,8 +69,8 @@ MUTANTS = (
         "the input's schema id",
         "an answer without the header that names the schema of its input",
         "consumer/delivery/answers.py",
-        " and header[0] != VALUE_SCHEMA_ID",
-        "",
+        "return name.startswith(OUR_HEADERS) or name == VALUE_SCHEMA_ID",
+        "return name.startswith(OUR_HEADERS)",
         ("tests/unit/consumer/delivery/test_answers.py",),
     ),
     Mutant(
@@ -361,8 +361,8 @@ MUTANTS = (
         "one source header",
         "one source header (an answer carries the vnp-source of its input beside its own)",
         "consumer/delivery/answers.py",
-        "(header for header in headers if not header[0].startswith(OUR_HEADERS))",
-        "headers",
+        "return name.startswith(OUR_HEADERS) or name == VALUE_SCHEMA_ID",
+        "return name == VALUE_SCHEMA_ID",
         ("tests/unit/consumer/delivery/test_answers.py",),
     ),
     Mutant(
