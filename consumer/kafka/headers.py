@@ -17,7 +17,10 @@ _headers = methodcaller("headers")
 
 
 def headers_of(message: Message[bytes, bytes]) -> Headers | None:
-    """All headers in their order; None when one name is not UTF-8, for the client gives all of them or none."""
+    """All headers in their order; None when one name is not UTF-8, for the client gives all of them or none.
+
+    To be called once for each message: a second call for such a one ends the process.
+    """
     try:
         return tuple(
             (name, value.encode() if isinstance(value, str) else value)

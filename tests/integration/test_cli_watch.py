@@ -161,7 +161,7 @@ def test_the_table_has_a_row_for_each_message_and_the_sum(broker, capsys):
 def test_rows_fit_a_terminal():
     console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
     with WatchTable(console) as table:
-        table.prediction(_Found(), prediction("a_very_long_record_name_" * 5))
+        table.prediction(_Found(), prediction("a_very_long_record_name_" * 5), ())
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
     rows = [row for line in text.splitlines() for row in line.split("\r") if "a_very" in row]
     assert rows
@@ -173,9 +173,9 @@ def test_what_publishers_wrote_cannot_act_on_the_terminal():
     console = Console(file=io.StringIO(), force_terminal=True, width=300, color_system=None)
     letter = replace(LETTER, detail=harmful, key=harmful.encode())
     with WatchTable(console) as table:
-        table.prediction(_Found(), prediction(harmful[:12]))
-        table.prediction(_Found(), prediction(harmful[12:]))
-        table.dead_letter(_Found(), letter)
+        table.prediction(_Found(), prediction(harmful[:12]), ())
+        table.prediction(_Found(), prediction(harmful[12:]), ())
+        table.dead_letter(_Found(), letter, ())
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for code in ("\x1b[2J", "\x1b]52", "\x07", "\x9b", "\u202e", "\nrow", "\rVIRUS"):
         assert code not in text

@@ -11,6 +11,7 @@ from rich.text import Text
 from consumer.cli.demo.sample import Truth
 from consumer.cli.error_messages import UserError
 from consumer.cli.output.table import Column, Rows, prediction_cells
+from consumer.types import Headers
 from schemas import DeadLetter, Prediction, Verdict
 from virnucpro_core.scoring.verdicts import CLASSES
 
@@ -45,7 +46,7 @@ class Scoreboard:
         """Whether every record has been answered."""
         return len(self._answered) == len(self._truth)
 
-    def prediction(self, _: Message, prediction: Prediction) -> None:
+    def prediction(self, _: Message, prediction: Prediction, _headers: Headers | None) -> None:
         """Show one and compare it; a sequence without an open frame is neither right nor wrong."""
         if prediction.id in self._answered:
             return
@@ -62,7 +63,7 @@ class Scoreboard:
         self._rows.add([record, length, verdict, score, chunks, mark, Text(truth.organism, "dim")])
         self.idle()
 
-    def dead_letter(self, _: Message, letter: DeadLetter) -> None:
+    def dead_letter(self, _: Message, letter: DeadLetter, _headers: Headers | None) -> None:
         """Not one of the sample may be refused."""
         raise UserError(f"a record of the sample was refused ({letter.reason.value}: {letter.detail})")
 

@@ -11,7 +11,7 @@ from confluent_kafka import Message
 
 from consumer.cli.error_messages import warn
 from consumer.escaping import json_line
-from consumer.kafka.headers import headers_of
+from consumer.types import Headers
 from schemas import DeadLetter, Prediction
 from virnucpro_core.scoring.report import float32_text
 
@@ -19,11 +19,11 @@ from virnucpro_core.scoring.report import float32_text
 class JsonLines:
     """Prints each message on stdout as it comes."""
 
-    def prediction(self, message: Message, prediction: Prediction) -> None:
-        _print(prediction_json(message, prediction))
+    def prediction(self, message: Message, prediction: Prediction, headers: Headers | None) -> None:
+        _print(prediction_json(message, prediction, headers))
 
-    def dead_letter(self, message: Message, letter: DeadLetter) -> None:
-        _print(dead_letter_json(message, letter))
+    def dead_letter(self, message: Message, letter: DeadLetter, headers: Headers | None) -> None:
+        _print(dead_letter_json(message, letter, headers))
 
     def idle(self) -> None:
         """Nothing to do: every line was flushed."""
@@ -34,7 +34,7 @@ def _print(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def prediction_json(message: Message, prediction: Prediction) -> dict[str, Any]:
+def prediction_json(message: Message, prediction: Prediction, headers: Headers | None) -> dict[str, Any]:
     """A prediction and where it was found, for one JSON line; scores print as float32's shortest decimals."""
     value = asdict(prediction)
     for name in ("virus_score", "others_score"):
@@ -42,22 +42,21 @@ def prediction_json(message: Message, prediction: Prediction) -> dict[str, Any]:
     for chunk in value["chunks"]:
         for frame in chunk["frames"]:
             frame["others"], frame["virus"] = _short(frame["others"]), _short(frame["virus"])
-    return {"type": "prediction", **value, "kafka": coordinates(message)}
+    return {"type": "prediction", **value, "kafka": coordinates(message, headers)}
 
 
-def dead_letter_json(message: Message, letter: DeadLetter) -> dict[str, Any]:
+def dead_letter_json(message: Message, letter: DeadLetter, headers: Headers | None) -> dict[str, Any]:
     """A dead letter and where it was found, for one JSON line; raw bytes are in base64."""
     value = asdict(letter)
     value["value"] = None if letter.value is None else {"base64": base64.b64encode(letter.value).decode()}
     value["key"] = _text(letter.key)
-    return {"type": "dead_letter", **value, "kafka": coordinates(message)}
+    return {"type": "dead_letter", **value, "kafka": coordinates(message, headers)}
 
 
-def coordinates(message: Message) -> dict[str, Any]:
+def coordinates(message: Message, headers: Headers | None) -> dict[str, Any]:
     """Topic, partition, offset, timestamp, key and headers (in order; a name may stand twice; none if one of the names
     is not UTF-8)."""
     kind, timestamp = message.timestamp()
-    headers = headers_of(message)
     if headers is None:
         warn(
             f"{message.topic()}/{message.partition()}/{message.offset()} is shown without its headers: "

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from consumer.escaping import escaped
+from consumer.types import Headers
 from schemas import DeadLetter, Prediction, Verdict
 
 Column = tuple[str, int, Literal["left", "right"]]
@@ -119,12 +120,12 @@ class WatchTable:
         self._rows.__exit__(kind, error, trace)
         self._console.print(self._summary())
 
-    def prediction(self, message: Message, prediction: Prediction) -> None:
+    def prediction(self, message: Message, prediction: Prediction, headers: Headers | None) -> None:
         self._verdicts[prediction.verdict] += 1
         self._rows.add([*prediction_cells(prediction), Text(escaped(_place(message)), "dim")])
         self.idle()
 
-    def dead_letter(self, message: Message, letter: DeadLetter) -> None:
+    def dead_letter(self, message: Message, letter: DeadLetter, headers: Headers | None) -> None:
         self._dead_letters += 1
         key = (letter.key or b"").decode(errors="replace")
         reason = Text(escaped(f"{letter.reason.value}: {letter.detail}"), "red")

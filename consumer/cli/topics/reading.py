@@ -15,7 +15,7 @@ from consumer.config.settings import ServiceSettings
 from consumer.kafka.error_table import Kind, classify
 from consumer.kafka.headers import headers_of
 from schemas import DeadLetter, MalformedMessage, Prediction
-from schemas.codecs import AnswerDecoder, AvroCodec, DependencyUnavailable
+from schemas.codecs import AnswerDecoder, AvroCodec, DependencyUnavailable, Headers
 
 _POLL_S = 0.2
 _CATCH_UP_S = 30.0
@@ -83,12 +83,12 @@ class Reader:
 
 
 class Show(Protocol):
-    """What is done with each message."""
+    """What is done with each message; `headers` are the message's, None when a name is not UTF-8."""
 
-    def prediction(self, message: Message, prediction: Prediction) -> None:
+    def prediction(self, message: Message, prediction: Prediction, headers: Headers | None) -> None:
         """A prediction has come."""
 
-    def dead_letter(self, message: Message, letter: DeadLetter) -> None:
+    def dead_letter(self, message: Message, letter: DeadLetter, headers: Headers | None) -> None:
         """A dead letter has come."""
 
     def idle(self) -> None:
@@ -126,12 +126,12 @@ def follow(
                 break
             continue
         silent_since = monotonic()
-        data, headers = message.value(), headers_of(message) or ()
+        data, headers = message.value(), headers_of(message)
         try:
             if message.topic() == dlq_topic:
-                show.dead_letter(message, decoder.decode_dead_letter(data, headers))
+                show.dead_letter(message, decoder.decode_dead_letter(data, headers or ()), headers)
             else:
-                show.prediction(message, decoder.decode_prediction(data, headers))
+                show.prediction(message, decoder.decode_prediction(data, headers or ()), headers)
         except DependencyUnavailable as error:
             raise UserError(f"{error}: check VIRNUCPRO_SCHEMA_REGISTRY_URL, or unset it") from error
         except MalformedMessage as error:

@@ -38,7 +38,7 @@ class FailingProducer:
         self._error, self._at_once = error, at_once
         self._reports = []
 
-    def produce(self, topic, value, key, on_delivery) -> None:
+    def produce(self, topic, value, key, headers, on_delivery) -> None:
         if self._at_once:
             raise KafkaException(self._error)
         self._reports.append(lambda: on_delivery(self._error, SimpleNamespace(key=lambda: key)))
