@@ -17,8 +17,12 @@ import math
 import struct
 from collections.abc import Callable
 from functools import cache
+from io import BytesIO
 from typing import Any
 
+from fastavro import schemaless_writer
+
+from schemas.bounds import MAX_ENTRIES, TooMuch, bounded
 from schemas.contracts import SchemaName, contract
 from schemas.datums import (
     Datum,
@@ -59,8 +63,10 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
 
 
 def decode_record(data: bytes | None) -> SequenceRecord:
-    """Raises `MalformedMessage`: null_value or malformed."""
-    return record_of(_decode("sequence_record", data))
+    """Raises `MalformedMessage`: null_value, malformed, or message_too_large where Avro's record would be."""
+    datum = _decode("sequence_record", data)
+    _check_bounds(datum)
+    return record_of(datum)
 
 
 def decode_prediction(data: bytes | None) -> Prediction:
@@ -94,6 +100,26 @@ def _decode(name: SchemaName, data: bytes | None) -> Datum:
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
         raise MalformedMessage(Reason.MALFORMED, f"it is not JSON ({error})") from error
     return datum
+
+
+def _check_bounds(datum: Datum) -> None:
+    """The bounds on maps and arrays are those of the same record in Avro."""
+    schema = contract("sequence_record").current
+    held = {name: "" if isinstance(value, str) else value for name, value in datum.items()}
+    entries = sum(len(value) for value in held.values() if isinstance(value, dict | list))
+    body = BytesIO()
+    try:
+        if entries > MAX_ENTRIES:  # before they are all encoded
+            raise TooMuch(f"its maps and arrays have more than {MAX_ENTRIES} entries")
+        schemaless_writer(body, schema, held)
+        _bounds()(body.getvalue(), 0)
+    except TooMuch as error:
+        raise MalformedMessage(Reason.MESSAGE_TOO_LARGE, str(error)) from error
+
+
+@cache
+def _bounds() -> Callable[[bytes, int], None]:
+    return bounded(contract("sequence_record").current)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

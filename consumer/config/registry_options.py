@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from consumer.config.environment import SettingsError, prefixed
-from consumer.config.secrets import MASK
+from consumer.config.secrets import MASK, hide
 
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import SchemaRegistryClient
@@ -34,6 +34,14 @@ _NUMBERS = frozenset(
         *("max.retries", "retries.wait.ms", "retries.max.wait.ms"),
     )
 )
+_NAMES = frozenset(
+    (
+        *("bearer.auth.credentials.source", "bearer.auth.logical.cluster", "bearer.auth.identity.pool.id"),
+        *("bearer.auth.client.id", "bearer.auth.scope"),
+    )
+)
+"""Free text, and no secret."""
+_ADDRESSES = frozenset(("proxy", "bearer.auth.issuer.endpoint.url"))
 _BEARER_TOKEN = "bearer.auth.token"
 _STATIC_TOKEN: Mapping[str, str] = {
     "bearer.auth.credentials.source": "STATIC_TOKEN",
@@ -44,16 +52,20 @@ _STATIC_TOKEN: Mapping[str, str] = {
 
 
 def registry_options(environment: Mapping[str, str], settings: Collection[str]) -> dict[str, str]:
-    """Options for the registry's client from an environment.
+    """Options for the registry's client from an environment; from now on their secrets are hidden in what is logged.
 
     Args:
         settings: variables with the same prefix that are settings.
     """
-    return {
+    found = {
         name.removeprefix(REGISTRY_PREFIX).lower().replace("_", "."): value
         for name, value in sorted(prefixed(environment).items())
         if name.startswith(REGISTRY_PREFIX) and name not in settings
     }
+    for option, value in found.items():
+        if masked_registry_option(option, value) != value:
+            hide(value)
+    return found
 
 
 def registry_variable(option: str) -> str:
@@ -66,9 +78,18 @@ def masked_url(url: str) -> str:
     return _CREDENTIALS.sub(f"{MASK}@", url)
 
 
+def hide_credentials(url: str) -> None:
+    """From now on nothing that is logged shows the user and the password in an address."""
+    for credentials in _CREDENTIALS.findall(url):
+        hide(credentials.removesuffix("@"))
+        hide(credentials.removesuffix("@").partition(":")[2])
+
+
 def masked_registry_option(option: str, value: str) -> str:
-    """The value as it may be shown."""
-    return MASK if option == "basic.auth.user.info" else masked_url(masked_option(option, value))
+    """The value as it may be shown: an address without credentials, and text only if the option holds no secret."""
+    if option in _NUMBERS or option in _NAMES or option.endswith(".location"):
+        return value
+    return masked_url(value) if option in _ADDRESSES else MASK
 
 
 def new_registry_client(url: str, options: Mapping[str, str]) -> SchemaRegistryClient:

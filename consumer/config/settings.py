@@ -38,6 +38,7 @@ from consumer.config.registry_options import (
     REGISTRY_PREFIX,
     REGISTRY_URL,
     close_registry_client,
+    hide_credentials,
     masked_registry_option,
     masked_url,
     new_registry_client,
@@ -397,6 +398,7 @@ def _registry_problems(values: Mapping[str, Any]) -> list[str]:
         return [
             f"{registry_variable(option)} needs {REGISTRY_URL}: set it, or unset both" for option in options
         ]
+    hide_credentials(url)
     try:
         _registry_url(url)
     except ValueError:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from schemas import MalformedMessage, Reason, SequenceRecord, Verdict
+from schemas import MalformedMessage, Reason, SequenceRecord, Verdict, avro
+from schemas.bounds import MAX_BYTES, MAX_ENTRIES
 from schemas.json_text import (
     decode_dead_letter,
     decode_prediction,
@@ -89,6 +90,27 @@ def test_what_is_not_a_record_is_malformed_and_the_detail_says_why(text, says):
     assert error.reason is Reason.MALFORMED
     assert says in error.detail
     assert "\n" not in error.detail
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({str(number): "" for number in range(MAX_ENTRIES + 1)}, f"more than {MAX_ENTRIES} entries"),
+        ({"a": "é" * (MAX_BYTES // 2)}, f"more than {MAX_BYTES} bytes"),
+    ],
+    ids=["entries", "bytes"],
+)
+def test_the_bounds_are_those_of_avro(metadata, says):
+    large = SequenceRecord("x", "A", None, metadata)
+    refusals = [refused(encode_record(large)), refused(avro.encode_record(large), avro.decode_record)]
+    for error in refusals:
+        assert error.reason is Reason.MESSAGE_TOO_LARGE
+        assert says in error.detail
+    assert refusals[0].detail == refusals[1].detail
+    within = SequenceRecord(
+        "x" * 1000, "A" * 2 * MAX_BYTES, "y" * MAX_BYTES, dict(list(metadata.items())[1:])
+    )
+    assert decode_record(encode_record(within)) == within
 
 
 def test_no_value_is_no_value():

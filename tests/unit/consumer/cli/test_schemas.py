@@ -50,7 +50,7 @@ def test_a_schema_is_printed_as_it_is(capsys, name):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["show", "nonsense"], "no schema 'nonsense'; there are sequence_record, prediction, dead_letter"),
+        (["show", "genome"], "no schema 'genome'; there are sequence_record, prediction, dead_letter"),
         (["show", "prediction", "--version", "999"], "prediction has no version 999; there are 1"),
         (["register"], "no schema registry is named: set VIRNUCPRO_SCHEMA_REGISTRY_URL"),
     ],
