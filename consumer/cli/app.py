@@ -29,6 +29,7 @@ from consumer.cli.commands.train_head import train_head
 from consumer.cli.commands.version import one_line, version
 from consumer.cli.commands.watch import watch
 from consumer.cli.error_messages import exit_code_of, known_errors, print_error, show_warning
+from consumer.cli.verbosity import Verbosity, set_verbosity
 from consumer.errors import ExitCode
 from virnucpro_core.errors import SequenceFileWarning
 
@@ -85,6 +86,7 @@ app.add_typer(schemas, name="schemas", rich_help_panel=_SERVICE)
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code; `arguments` default to the process's own."""
+    set_verbosity(Verbosity.NORMAL)
     try:
         with warnings.catch_warnings():
             # Once a file, however often it is read.

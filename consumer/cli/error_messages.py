@@ -1,4 +1,4 @@
-"""Errors as a person at a terminal sees them: one line with the cause and the cure, no traceback."""
+"""What a person at a terminal is told, on stderr: errors in one line with the cause and the cure, notes, a summary."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TextIO
 
 import structlog
 
+from consumer.cli.verbosity import Verbosity, verbosity
 from consumer.config.secrets import redacted
 from consumer.errors import ExitCode
 from consumer.escaping import escaped
@@ -30,14 +31,31 @@ class UserError(Exception):
 
 
 def tell(line: str) -> None:
-    """Print one line for people on stderr; a closed stderr does not stop the command."""
-    with suppress(OSError):
-        print(escaped(redacted(line)), file=sys.stderr, flush=True)
+    """Print the line that sums up what a command did; --quiet leaves it out."""
+    if verbosity() >= Verbosity.NORMAL:
+        _print_line(line)
+
+
+def note(message: str) -> None:
+    """Report something that a user may want to know and need not act on; --quiet leaves it out."""
+    tell(f"virnucpro: {message}")
+
+
+def detail(message: str) -> None:
+    """Report what was chosen, and why; shown with --verbose."""
+    if verbosity() >= Verbosity.VERBOSE:
+        _print_line(f"virnucpro: {message}")
 
 
 def warn(message: str) -> None:
-    """Report something that does not stop the command; one line on stderr."""
-    tell(f"virnucpro: {message}")
+    """Report something that does not stop the command and should be acted on; one line on stderr."""
+    _print_line(f"virnucpro: {message}")
+
+
+def _print_line(line: str) -> None:
+    """A closed stderr does not stop the command."""
+    with suppress(OSError):
+        print(escaped(redacted(line)), file=sys.stderr, flush=True)
 
 
 def show_warning(

@@ -1,4 +1,4 @@
-"""Progress bars: on stderr while long work runs, and only where stderr is a terminal."""
+"""Progress bars: on stderr while long work runs, only where stderr is a terminal, and not with --quiet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from consumer.cli.verbosity import Verbosity, verbosity
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -102,7 +104,7 @@ def epoch_bar(epochs: int) -> Iterator[EpochDone]:
 def _bar(
     columns: Callable[[], tuple[ProgressColumn, ...]], doing: str, total: int | None, **fields: Any
 ) -> Iterator[Update]:
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or verbosity() < Verbosity.NORMAL:
         yield _show_nothing
         return
     from rich.console import Console
@@ -113,4 +115,4 @@ def _bar(
 
 
 def _show_nothing(**_: Any) -> None:
-    """stderr is not a terminal."""
+    """stderr is not a terminal, or the command is quiet."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,26 +14,36 @@ from virnucpro_core.evaluation.labels import Label
 from virnucpro_core.evaluation.metrics import (
     BoolArray,
     FloatArray,
+    auroc,
     binary_metrics,
     by_kind,
     calibration,
     curves,
+    interval,
     mean_margins,
 )
+from virnucpro_core.scoring.contig_call import Call, ContigRule
 from virnucpro_core.scoring.results import FrameResult, RecordResult
 
 LENGTHS = (500, 1_000, 5_000, 20_000)
 """Bases at which a bin of lengths ends and the next begins."""
 NO_GROUP = "no group"
+CALLS: tuple[Call, ...] = get_args(Call)
+"""Of the contig rule, in the order in which they are counted."""
 
 # A score is a float32 of 0 to 1. Clipped to these, all different scores stay different.
 _LEAST, _MOST = 1e-46, 1 - 2.0**-25
 
 
 class Evaluation:
-    """Takes scored records one at a time, and keeps a few numbers of each chunk and record."""
+    """Takes scored records one at a time, and keeps a few numbers of each chunk and record.
 
-    def __init__(self) -> None:
+    Args:
+        rule: the contig rule that is measured beside VirNucPro's own.
+    """
+
+    def __init__(self, rule: ContigRule | None = None) -> None:
+        self._rule = rule or ContigRule()
         self._counts = dict.fromkeys(
             (
                 *("records", "viruses", "others", "bases", "records_without_open_frame"),
@@ -44,6 +55,7 @@ class Evaluation:
         self._margins, self._owners = array("d"), array("q")
         # Of each record with an open frame:
         self._by_rule, self._lengths, self._viruses = array("d"), array("q"), array("b")
+        self._calls, self._deltas = array("b"), array("d")
         self._groups: list[str] = []
 
     @property
@@ -65,6 +77,10 @@ class Evaluation:
         if not every_frame:
             counts["records_without_open_frame"] += 1
             return
+        call = self._rule.call_on(result)
+        assert call is not None  # a frame is open
+        self._calls.append(CALLS.index(call.call))
+        self._deltas.append(call.weighted_delta)
         self._owners.extend([len(self._lengths)] * len(scored))
         self._margins.extend(margin_of(chunk.frames) for chunk in scored)
         self._by_rule.append(margin_of(every_frame))
@@ -77,10 +93,11 @@ class Evaluation:
 
         Returns:
             `counts`. `chunks`, and `records_by_mean_margin` and `records_by_verdict`: whole records by the mean
-            margin of their chunks, and by VirNucPro's verdict over all their frames. `by_length`: the records in
-            bins of their length. `by_group`: the chunks by the group of their record, None without groups.
-            `curves`: what pictures of the chunks are drawn from. `warnings`: lines for people. What has no open
-            frame has no verdict, and is in no figure but `counts`.
+            margin of their chunks, and by VirNucPro's verdict over all their frames. `records_by_contig_call`: whole
+            records by the contig rule; right is a virus that is called Viral and another that is called Non-viral, so
+            what is Ambiguous is not. `by_length`: the records in bins of their length. `by_group`: the chunks by the
+            group of their record, None without groups. `curves`: what pictures of the chunks are drawn from.
+            `warnings`: lines for people. What has no open frame has no verdict, and is in no figure but `counts`.
 
         Raises:
             ValueError: no record had an open frame.
@@ -90,6 +107,7 @@ class Evaluation:
         margins, owners = np.array(self._margins), np.array(self._owners)
         by_rule, lengths = np.array(self._by_rule), np.array(self._lengths)
         virus = np.array(self._viruses, dtype=bool)
+        calls, deltas = np.array(self._calls), np.array(self._deltas)
         by_mean = mean_margins(margins, owners)
         record = np.arange(len(lengths))
         return {
@@ -97,7 +115,21 @@ class Evaluation:
             "chunks": _figures(margins, virus[owners], owners),
             "records_by_mean_margin": _figures(by_mean, virus, record),
             "records_by_verdict": _figures(by_rule, virus, record),
-            "by_length": _by_length(lengths, by_mean, by_rule, virus),
+            "records_by_contig_call": _call_figures(calls, deltas, virus),
+            "by_length": _by_length(
+                lengths,
+                {
+                    "records_by_mean_margin": lambda members: _figures(
+                        by_mean[members], virus[members], np.arange(members.sum())
+                    ),
+                    "records_by_verdict": lambda members: _figures(
+                        by_rule[members], virus[members], np.arange(members.sum())
+                    ),
+                    "records_by_contig_call": lambda members: _call_figures(
+                        calls[members], deltas[members], virus[members]
+                    ),
+                },
+            ),
             "by_group": self._by_group(margins, virus[owners], owners),
             "curves": _curves(margins, virus[owners]),
             "warnings": self._warnings(virus),
@@ -171,22 +203,45 @@ def _figures(margins: FloatArray, positive: BoolArray, record: npt.NDArray[np.in
     )
 
 
+def _call_figures(calls: npt.NDArray[np.int8], deltas: FloatArray, virus: BoolArray) -> dict[str, Any]:
+    """How right the calls of the contig rule are, and how many of either class are called what.
+
+    calls int [records], an index of `CALLS`; deltas [records], what the calls are made of; virus bool [records].
+    """
+    viral, nonviral = calls == CALLS.index("Viral"), calls == CALLS.index("Non-viral")
+    right = np.where(virus, viral, nonviral)
+    counted = {
+        name: {call: int((calls[members] == index).sum()) for index, call in enumerate(CALLS)}
+        for name, members in (("viruses", virus), ("others", ~virus))
+    }
+    record = np.arange(len(calls))
+    both = bool(virus.any() and not virus.all())
+    return {
+        "count": len(calls),
+        "of_viruses": int(virus.sum()),
+        "auroc": round(auroc(deltas, virus), 4) if both else None,
+        "interval95": interval(deltas, virus, record) if both else None,
+        "accuracy": _share(right),
+        "sensitivity": _share(right[virus]),
+        "specificity": _share(right[~virus]),
+        "calls": counted,
+    }
+
+
+def _share(right: BoolArray) -> float | None:
+    return round(float(right.mean()), 4) if len(right) else None
+
+
 def _by_length(
-    lengths: npt.NDArray[np.int64], by_mean: FloatArray, by_rule: FloatArray, virus: BoolArray
+    lengths: npt.NDArray[np.int64], figures: Mapping[str, Callable[[BoolArray], dict[str, Any]]]
 ) -> list[dict[str, Any]]:
+    """figures: what each bin has, by name; called with the members of the bin, bool [records]."""
     place = np.searchsorted(LENGTHS, lengths, side="right")
-    bins = []
-    for number in np.unique(place):
-        members = place == number
-        record = np.arange(members.sum())
-        bins.append(
-            {
-                "bases": _bin_name(int(number)),
-                "records_by_mean_margin": _figures(by_mean[members], virus[members], record),
-                "records_by_verdict": _figures(by_rule[members], virus[members], record),
-            }
-        )
-    return bins
+    return [
+        {"bases": _bin_name(int(number))}
+        | {name: figures_of(place == number) for name, figures_of in figures.items()}
+        for number in np.unique(place)
+    ]
 
 
 def _bin_name(number: int) -> str:

@@ -1,152 +1,129 @@
-"""Write results: a table, JSON lines, or the two files of the original VirNucPro.
+"""Write what became of records: any number of reports in one run, each in its format, all of them complete or none.
 
-A file appears under its name only when it is complete: it is written beside it and renamed at the end.
+A file appears under its name only when all files of the run are complete: each is written beside its name, and they are
+renamed at the end.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from typing import Any, Literal, Protocol, TextIO, get_args
 
-import numpy as np
-
-from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.new_folder import new_folder
-from virnucpro_core.scoring.results import RecordResult
-from virnucpro_core.scoring.verdicts import is_virus
+from virnucpro_core.scoring.contig_call import ContigRule
+from virnucpro_core.scoring.highest_scores import CHUNKS_FILE, FRAMES_FILE, OriginalFiles
+from virnucpro_core.scoring.outcomes import Outcome
+from virnucpro_core.scoring.output_files import complete_files
+from virnucpro_core.scoring.tables import ContigTable, JsonLines, RecordTable
 
-Format = Literal["tsv", "jsonl", "virnucpro"]
+Format = Literal["tsv", "jsonl", "contigs", "virnucpro", "virnucpro-v1"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+INTO_FOLDER: tuple[Format, ...] = ("virnucpro", "virnucpro-v1")
+"""The formats that are two files in a folder."""
 
-TSV_COLUMNS = ("id", "length", "verdict", "virus_score", "others_score", "chunks", "virus_chunks", "frames")
-_COLUMN_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
-FRAMES_FILE = "prediction_results.txt"
-CHUNKS_FILE = "prediction_results_highestscore.csv"
-
-Write = Callable[[RecordResult], None]
-"""Adds one record to the report."""
+Write = Callable[[Outcome], None]
+"""Adds what became of one record to every report."""
 
 
-@contextmanager
-def report(form: Format, target: Path | TextIO) -> Iterator[Write]:
-    """Open a report; gives the function that adds a record to it.
+class Writer(Protocol):
+    """One report that is being written."""
+
+    def add(self, outcome: Outcome) -> None:
+        """One more record, in the order of the input."""
+
+    def finish(self) -> None:
+        """All records were added: write what comes at the end. Called once, before any file takes its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report to be written.
+
+    Attributes:
+        target: a stream, or the files to be (re)written.
+        writer: makes the writer of the stream, or of the open files.
+        folder: made for the files if it is missing, and taken back with its parents if they do not come about.
+    """
+
+    target: TextIO | tuple[Path, ...]
+    writer: Callable[..., Writer]
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What reports say beside the results.
+
+    Attributes:
+        rule: the contig rule.
+        provenance: what made the results, in each line of `jsonl`; left out if empty.
+    """
+
+    rule: ContigRule = field(default_factory=ContigRule)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def report_of(form: Format, target: Path | TextIO, details: Details) -> Report:
+    """The report of one format.
 
     Args:
-        form: `tsv`: a header, then a row a record, ids as they are. `jsonl`: a JSON object a line, the whole
-            result, with the field names of the service's predictions. `virnucpro`: the original's two files.
-        target: for `tsv` and `jsonl` a file to be (re)written or a stream; for `virnucpro` a folder, made
-            if it is missing. A file takes its name when the block ends; if the block raises, nothing is left
-            behind, and what was there before stays.
+        form: `tsv`: a header, then a row a record, ids as they are. `jsonl`: a JSON object a line, the whole result,
+            with the field names of the service's predictions. `contigs`: a row for each record that has a score, with
+            the call of the contig rule, sorted by id. `virnucpro`: two files, the original's of frames, and that of
+            highest scores as other programs read it. `virnucpro-v1`: the original's own two files.
+        target: a file or a stream; for the last two a folder.
+        details: what it says beside the results.
 
     Raises:
-        ValueError: `virnucpro` was asked for on a stream.
-        OSError: the target cannot be written.
+        ValueError: one of the last two was asked for on a stream.
+    """
+    if form in INTO_FOLDER:
+        if not isinstance(target, Path):
+            raise ValueError(f"the format {form} is two files: give a folder to write them to")
+        with_scores = form == "virnucpro"
+        return Report(
+            (target / FRAMES_FILE, target / CHUNKS_FILE),
+            lambda frames, chunks: OriginalFiles(frames, chunks, with_scores),
+            folder=target,
+        )
+    writers: dict[Format, Callable[[TextIO], Writer]] = {
+        "tsv": lambda stream: RecordTable(stream, details.rule),
+        "jsonl": lambda stream: JsonLines(stream, details.rule, details.provenance),
+        "contigs": lambda stream: ContigTable(stream, details.rule),
+    }
+    return Report((target,) if isinstance(target, Path) else target, writers[form])
+
+
+@contextmanager
+def reports(wanted: Sequence[Report]) -> Iterator[Write]:
+    """Open reports; gives the function that adds what became of a record to all of them.
+
+    The files take their names when the block ends; if it raises, nothing is left behind, and what was there before
+    stays.
+
+    Raises:
+        OSError: a target cannot be written.
     """
     with ExitStack() as stack:
-        if form == "virnucpro":
-            if not isinstance(target, Path):
-                raise ValueError("the virnucpro format is two files: give a folder to write them to")
-            stack.enter_context(new_folder(target))
-            frames, chunks = stack.enter_context(_complete_files(target / FRAMES_FILE, target / CHUNKS_FILE))
-            yield stack.enter_context(_virnucpro(frames, chunks))
-        else:
-            stream = target
-            if isinstance(stream, Path):
-                (stream,) = stack.enter_context(_complete_files(stream))
-            yield _tsv(stream) if form == "tsv" else _jsonl(stream)
+        for report in wanted:
+            if report.folder is not None:
+                stack.enter_context(new_folder(report.folder))
+        paths = [path for report in wanted if isinstance(report.target, tuple) for path in report.target]
+        files = iter(stack.enter_context(complete_files(*paths)))
+        writers = [
+            report.writer(*(next(files) for _ in report.target))
+            if isinstance(report.target, tuple)
+            else report.writer(report.target)
+            for report in wanted
+        ]
 
+        def write(outcome: Outcome) -> None:
+            for writer in writers:
+                writer.add(outcome)
 
-def float32_text(score: float | None) -> str:
-    """The shortest decimal that reads back as the same float32; empty for None."""
-    return "" if score is None else str(np.float32(score))
-
-
-def _tsv(stream: TextIO) -> Write:
-    def row(*cells: object) -> None:
-        stream.write("\t".join(map(str, cells)) + "\n")
-
-    def write(result: RecordResult) -> None:
-        row(
-            # Not quoted: that would change ids with quotation marks. Ids from sequence files have no blanks.
-            result.record_id.translate(_COLUMN_BREAKS),
-            result.length,
-            result.verdict,
-            float32_text(result.virus_score),
-            float32_text(result.others_score),
-            len(result.chunks),
-            sum(chunk.verdict == "virus" for chunk in result.chunks),
-            sum(len(chunk.frames) for chunk in result.chunks),
-        )
-
-    row(*TSV_COLUMNS)
-    return write
-
-
-def _jsonl(stream: TextIO) -> Write:
-    def write(result: RecordResult) -> None:
-        stream.write(json.dumps(_as_json(result), ensure_ascii=False) + "\n")
-
-    return write
-
-
-def _as_json(result: RecordResult) -> dict[str, Any]:
-    return {
-        "id": result.record_id,
-        "length": result.length,
-        "verdict": result.verdict,
-        "virus_score": _short(result.virus_score),
-        "others_score": _short(result.others_score),
-        "chunks": [
-            {
-                "name": chunk.name,
-                "start": chunk.start,
-                "end": chunk.end,
-                "verdict": chunk.verdict,
-                "frames": [
-                    {"frame": frame.label, "others": _short(frame.others), "virus": _short(frame.virus)}
-                    for frame in chunk.frames
-                ],
-            }
-            for chunk in result.chunks
-        ],
-    }
-
-
-def _short(score: float | None) -> float | None:
-    """The float64 that prints with the float32's few digits."""
-    return None if score is None else float(float32_text(score))
-
-
-@contextmanager
-def _virnucpro(frames: TextIO, chunks: TextIO) -> Iterator[Write]:
-    """The original's files: each frame with its scores as they come, and at the end each chunk's verdict."""
-    highest: dict[str, tuple[float, float]] = {}
-    frames.write("Sequence_ID\tPrediction\tscore1\tscore2\n")
-
-    def write(result: RecordResult) -> None:
-        for chunk in result.chunks:
-            for frame in chunk.frames:
-                # A frame's own call is the first of the highest scores, so a tie is "others" here ...
-                prediction = "virus" if frame.virus > frame.others else "others"
-                scores = f"{float32_text(frame.others)}\t{float32_text(frame.virus)}"
-                frames.write(f"{chunk.name}{frame.label}\t{prediction}\t{scores}\n")
-                others, virus = highest.get(chunk.name, (frame.others, frame.virus))
-                highest[chunk.name] = max(others, frame.others), max(virus, frame.virus)
-
-    yield write
-    rows = csv.writer(chunks, delimiter="\t", lineterminator="\n")
-    rows.writerow(("Modified_ID", "Is_Virus"))
-    for name in sorted(highest):  # as pandas' groupby leaves them
-        others, virus = highest[name]
-        rows.writerow((name, is_virus(others, virus)))  # ... and "virus" for a chunk
-
-
-@contextmanager
-def _complete_files(*paths: Path) -> Iterator[tuple[TextIO, ...]]:
-    """Open files that take their names when the block ends well."""
-    with atomic_write(*paths) as written, ExitStack() as stack:
-        yield tuple(stack.enter_context(draft.open("w", encoding="utf-8", newline="")) for draft in written)
+        yield write
+        for writer in writers:
+            writer.finish()

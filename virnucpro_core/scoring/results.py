@@ -36,6 +36,16 @@ class ChunkResult:
     verdict: Verdict
     frames: tuple[FrameResult, ...]
 
+    @property
+    def others_score(self) -> float | None:
+        """The highest others score over the frames; None without an open frame."""
+        return max((frame.others for frame in self.frames), default=None)
+
+    @property
+    def virus_score(self) -> float | None:
+        """The highest virus score over the frames; None without an open frame."""
+        return max((frame.virus for frame in self.frames), default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class RecordResult:

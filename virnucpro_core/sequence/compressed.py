@@ -135,7 +135,20 @@ _FORMATS = (
 )
 
 
-def decompressed(file: io.BufferedIOBase, warn: Callable[[str], None]) -> io.BufferedReader:
+class Decompressed(io.BufferedReader):
+    """The content of a file."""
+
+    def __init__(self, content: io.RawIOBase, source: _Lookahead) -> None:
+        super().__init__(content, _CHUNK)
+        self._source = source
+
+    @property
+    def last_stream_bytes(self) -> int | None:
+        """How much the compressed stream held that was read last; None if the file is not compressed."""
+        return self._source.stream_bytes
+
+
+def decompressed(file: io.BufferedIOBase, warn: Callable[[str], None]) -> Decompressed:
     """The content of a file, decompressed if its first bytes are those of a compression format.
 
     Data is read as it comes and in bounded chunks, however small the file is for what it holds.
@@ -152,12 +165,18 @@ def decompressed(file: io.BufferedIOBase, warn: Callable[[str], None]) -> io.Buf
     source = _Lookahead(file)
     for form in _FORMATS:
         if source.starts_with(form.heads):
-            return io.BufferedReader(_Chunks(_decompress(source, form, warn)), _CHUNK)
-    return io.BufferedReader(source, _CHUNK)
+            return Decompressed(_Chunks(_decompress(source, form, warn)), source)
+    return Decompressed(source, source)
 
 
 class _Lookahead(io.RawIOBase):
-    """A file whose next bytes can be looked at without waiting for more than are needed."""
+    """A file whose next bytes can be looked at without waiting for more than are needed.
+
+    Attributes:
+        stream_bytes: how much the stream held so far that is decompressed; None before the first one.
+    """
+
+    stream_bytes: int | None = None
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
@@ -231,6 +250,7 @@ def _decompress(source: _Lookahead, form: _Format, warn: Callable[[str], None]) 
     """The content of all streams, in chunks of at most 64 KiB."""
     while True:
         stream = form.new()
+        source.stream_bytes = 0
         while not stream.eof:
             data = b""
             if stream.needs_input:
@@ -241,6 +261,7 @@ def _decompress(source: _Lookahead, form: _Format, warn: Callable[[str], None]) 
                 chunk = stream.decompress(data, _CHUNK)
             except form.errors as error:
                 raise _failed(error) from error
+            source.stream_bytes += len(chunk)
             yield chunk
         source.put_back(stream.unused_data)
         if not _another_stream(source, form, warn):

@@ -1,4 +1,4 @@
-"""Read sequences from a FASTA or FASTQ file, compressed or not, one record at a time."""
+"""Read sequences from a FASTA, FASTQ or BAM file, compressed or not, one record at a time."""
 
 from __future__ import annotations
 
@@ -9,27 +9,41 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, cast
 
 from virnucpro_core.errors import SequenceFileWarning
-from virnucpro_core.sequence.compressed import CompressedDataError, decompressed
-from virnucpro_core.sequence.records import MalformedRecords, parse_records
+from virnucpro_core.sequence.bam import BAM_MAGIC, parse_bam
+from virnucpro_core.sequence.compressed import CompressedDataError, Decompressed, decompressed
+from virnucpro_core.sequence.records import MalformedRecords, Record, not_sequences, parse_records
 from virnucpro_core.wording import one_line
 
 STDIN = "-"
+_SHOWN = 20
 
 
 class SequenceFileError(ValueError):
     """A file that cannot be read as sequences; the message is one line with the cause and the cure."""
 
 
+class NoRecords(SequenceFileError):
+    """A file without records: an empty one, or one of blank lines or a BAM header alone.
+
+    Attributes:
+        cause: the message without its cure.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"{cause}: give a FASTA, FASTQ or BAM file with at least one record")
+        self.cause = cause
+
+
 def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     """The records of a file, in order, read as they are asked for.
 
     Args:
-        path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2, xz or Zstandard, detected by
-            content, in UTF-8; `-` reads standard input. Concatenated streams and padding are read as by the
-            formats' own tools (`virnucpro_core.sequence.compressed`).
+        path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2, xz or Zstandard, in UTF-8, or a BAM
+            file (`virnucpro_core.sequence.bam`), detected by content; `-` reads standard input. Concatenated streams
+            and padding are read as by the formats' own tools (`virnucpro_core.sequence.compressed`).
 
     Yields:
         (id, description, sequence): the first word of the header, the rest of it or None, and the letters as
@@ -37,7 +51,7 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
 
     Raises:
         SequenceFileError: while iterating, when the file is missing, unreadable, empty, truncated, damaged, not
-            UTF-8, or neither FASTA nor four-line FASTQ, or when a record has no name.
+            UTF-8, or neither FASTA nor four-line FASTQ nor BAM, or when a record has no name.
 
     Warns:
         SequenceFileWarning: at the end, when bytes after the compressed data are passed over.
@@ -45,8 +59,8 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     name = "standard input" if path == STDIN else path
     number = 0
     try:
-        with _opened(path) as file, _as_text(file, name) as text:
-            for number, record in enumerate(parse_records(text), start=1):
+        with _opened(path) as file, _content(file, name) as content:
+            for number, record in enumerate(_records(content), start=1):
                 words = record.header.split(maxsplit=1)
                 if not words:
                     raise SequenceFileError(
@@ -59,7 +73,7 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     except OSError as error:
         raise SequenceFileError(f"{name} cannot be read: {_cause_and_cure(error)}") from error
     if number == 0:
-        raise SequenceFileError(f"{name} has no records: give a FASTA or FASTQ file with at least one")
+        raise NoRecords(f"{name} has no records")
 
 
 def _opened(path: str) -> AbstractContextManager[BinaryIO]:
@@ -69,16 +83,34 @@ def _opened(path: str) -> AbstractContextManager[BinaryIO]:
 
 
 @contextmanager
-def _as_text(opened: BinaryIO, name: str) -> Iterator[TextIO]:
+def _content(opened: BinaryIO, name: str) -> Iterator[Decompressed]:
     """The content of an open file, decompressed where it is compressed; the file stays open."""
     content = decompressed(
         cast("io.BufferedIOBase", opened),
         lambda text: warnings.warn(SequenceFileWarning(f"{name} {text}"), stacklevel=1),
     )
-    with content, io.TextIOWrapper(content, encoding="utf-8", errors="surrogateescape") as text:
+    with content:
         if not content.peek(1):
-            raise SequenceFileError(f"{name} is empty: give a FASTA or FASTQ file with at least one record")
-        yield text
+            raise NoRecords(f"{name} is empty")
+        yield content
+
+
+def _records(content: Decompressed) -> Iterator[Record]:
+    """The records of a file, by its first byte: that of no FASTA or FASTQ file is B."""
+    if content.peek(1)[:1] != BAM_MAGIC[:1]:
+        with io.TextIOWrapper(content, encoding="utf-8", errors="surrogateescape") as text:
+            yield from parse_records(text)
+        return
+    start = content.read(len(BAM_MAGIC))
+    if start != BAM_MAGIC:
+        raise MalformedRecords(
+            not_sequences((start + content.read(_SHOWN)).decode("utf-8", "surrogateescape"))
+        )
+    yield from parse_bam(content)
+    if content.last_stream_bytes:
+        raise MalformedRecords(
+            "ends without the empty block that ends a BAM file: it is truncated, copy or download it again"
+        )
 
 
 def _cause_and_cure(error: OSError) -> str:

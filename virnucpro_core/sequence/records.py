@@ -46,7 +46,7 @@ def parse_records(text: TextIO) -> Iterator[Record]:
     letters = start.lstrip()
     first = letters[0]
     if first not in ">#@" or letters[1:2] == "\0":
-        raise MalformedRecords(_not_sequences(letters))
+        raise MalformedRecords(not_sequences(letters))
     if not start.endswith("\n"):
         start += text.readline()
     parse = _fastq if first == "@" else _fasta
@@ -123,7 +123,8 @@ def _fastq(lines: Iterator[str]) -> Iterator[Record]:
         yield Record(header[1:], sequence)
 
 
-def _not_sequences(start: str) -> str:
+def not_sequences(start: str) -> str:
+    """What to say, behind the file's name, of content that begins like this."""
     raw = start.encode("utf-8", "surrogateescape")
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or raw[1:2] == b"\0" != raw[:1]:
         return "is text in UTF-16: convert it, for example with iconv -f UTF-16 -t UTF-8"

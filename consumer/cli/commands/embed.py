@@ -18,6 +18,7 @@ from consumer.cli.options import (
     V1Attention,
     model_settings,
 )
+from consumer.cli.verbosity import Quiet, Verbose
 
 if TYPE_CHECKING:
     from virnucpro_core.heads.feature_file import FeatureInfo
@@ -35,6 +36,8 @@ def embed(
     attention_backend: AttentionBackend = None,
     v1_attention: V1Attention = False,
     keep_u: KeepU = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write the features of every open frame of a file: DNABERT-S's, then ESM-2's, as the classifier gets them.
 
@@ -56,14 +59,14 @@ def embed(
     engine = load_engine(settings)
     run = Run(engine, settings)
     with writing(output), feature_writer(output, _info(engine, fasta)) as writer:
-        for record, rows in run.rows(read_sequences(fasta), size, engine.features, "embedding"):
-            writer.add(record, rows)
-        writer.left_out = run.refused
+        for computed in run.rows(read_sequences(fasta), size, engine.features, "embedding"):
+            writer.add(computed.prepared, computed.rows)
+        writer.left_out = run.tally.refused
     tell(
-        f"embedded {writer.frames:,} frames of {writer.records:,} records, {run.bases:,} bases, {run.with_what()}, "
-        f"written to {output} ({output.stat().st_size / 1e6:,.1f} MB)",
+        f"embedded {writer.frames:,} frames of {writer.records:,} records, {run.tally.bases:,} bases, "
+        f"{run.with_what()}, written to {output} ({output.stat().st_size / 1e6:,.1f} MB)",
     )
-    run.complain()
+    run.tally.complain()
 
 
 def _info(engine: Engine, fasta: str) -> FeatureInfo:

@@ -10,6 +10,7 @@ import typer
 
 from consumer.cli.files.scoring import Run
 from consumer.cli.options import (
+    AsJson,
     AttentionBackend,
     Device,
     KeepU,
@@ -19,6 +20,7 @@ from consumer.cli.options import (
     V1Attention,
     model_settings,
 )
+from consumer.cli.verbosity import Quiet, Verbose
 
 if TYPE_CHECKING:
     from consumer.cli.files.labelled import Labelled
@@ -38,13 +40,15 @@ def evaluate(
     skip_unlabelled: Annotated[
         bool, typer.Option("--skip-unlabelled", help="Leave out records that have no label.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all results as JSON, not a table.")] = False,
+    as_json: AsJson = False,
     model: Model = None,
     device: Device = None,
     precision: Precision = None,
     attention_backend: AttentionBackend = None,
     v1_attention: V1Attention = False,
     keep_u: KeepU = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure a model on sequences with known labels.
 
@@ -77,8 +81,8 @@ def evaluate(
     print(text if as_json else "\n".join(map(escaped, evaluation_table(found))))
     places = [str(path) for path in (report, plots) if path is not None]
     where = f", written to {' and '.join(places)}" if places else ""
-    tell(f"evaluated {run.scored:,} records, {run.bases:,} bases, {run.with_what()}{where}")
-    run.complain()
+    tell(f"evaluated {run.tally.scored:,} records, {run.tally.bases:,} bases, {run.with_what()}{where}")
+    run.tally.complain()
 
 
 def _check_targets(report: Path | None, plots: Path | None, sources: list[str | Path]) -> None:
@@ -144,7 +148,7 @@ def _measure(run: Run, records: Labelled) -> dict[str, Any]:
         )
     found = evaluation.report()
     found["counts"] |= {
-        "records_refused": run.refused,
+        "records_refused": run.tally.refused,
         "records_unlabelled": records.unlabelled,
         "labels_without_record": records.without_record,
     }

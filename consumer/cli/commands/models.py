@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from consumer.cli.options import AsJson, ChunkSize, Device, NewId, Precision, model_settings
+from consumer.cli.verbosity import Quiet
 from consumer.escaping import escaped
 
 models = typer.Typer(
@@ -46,6 +47,7 @@ def import_(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="tokenizer.json. [default: the one by DNABERT-S]"),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make a bundle from published weights. No code in their files is executed.
 

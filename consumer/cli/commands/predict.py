@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 import typer
 
-from consumer.cli.files.scoring import Run
 from consumer.cli.options import (
     AttentionBackend,
     Device,
@@ -19,13 +19,28 @@ from consumer.cli.options import (
     V1Attention,
     model_settings,
 )
+from consumer.cli.rule_options import (
+    DEFAULT_RULE,
+    HighConfidenceDelta,
+    MaxOpposingScore,
+    MinAmbiguousScore,
+    MinChunks,
+    MinConfidentScore,
+    MinNonviralProportion,
+    MinViralProportion,
+    MinWeightedDelta,
+)
+from consumer.cli.verbosity import Quiet, Verbose
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+ReportFormat = Literal["tsv", "jsonl", "contigs", "virnucpro", "virnucpro-v1"]
+TOLD_APART = ("contigs", "virnucpro")
+"""The formats in which records of one id are told apart."""
+FILES_PANEL = "Further output files"
+"""Heading of these options in the help. A name that ends in .gz, .bz2, .xz or .zst is compressed."""
 
-    from virnucpro_core.scoring.results import RecordResult
 
-ReportFormat = Literal["tsv", "jsonl", "virnucpro"]
+def _file(option: str, text: str) -> Any:
+    return typer.Option(option, metavar="FILE", help=text, rich_help_panel=FILES_PANEL)
 
 
 def predict(
@@ -35,8 +50,9 @@ def predict(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="tsv: a row a record; jsonl: whole results as JSON lines; virnucpro: VirNucPro's two files. "
-            "[default: tsv]",
+            help="tsv: a row a record; jsonl: whole results as JSON lines; contigs: the calls of the contig rule; "
+            "virnucpro: VirNucPro's two files, with the scores that other programs read; virnucpro-v1: its own two "
+            "files. [default: tsv]",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
@@ -49,38 +65,105 @@ def predict(
             "folder reads_merged beside reads.fasta]",
         ),
     ] = None,
+    virus_fasta: Annotated[
+        Path | None, _file("--virus-fasta", "The viral records, ids and letters as they are.")
+    ] = None,
+    virus_by: Annotated[
+        Literal["verdict", "call"],
+        typer.Option(
+            help="Which records are viral there: by VirNucPro's verdict, or by the call of the contig rule.",
+            rich_help_panel=FILES_PANEL,
+        ),
+    ] = "verdict",
+    bed: Annotated[Path | None, _file("--bed", "Viral stretches and chunks, BED6.")] = None,
+    gff3: Annotated[Path | None, _file("--gff3", "Viral stretches and chunks, GFF3.")] = None,
+    max_gap: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="BASES",
+            help="Most bases between two viral chunks of one stretch.",
+            rich_help_panel=FILES_PANEL,
+        ),
+    ] = 500,
+    rejected: Annotated[
+        Path | None, _file("--rejected", "Every record without a score, and why, as a table.")
+    ] = None,
+    summary: Annotated[
+        Path | None, _file("--summary", "Counts, model, settings and seconds, as JSON.")
+    ] = None,
+    min_weighted_delta: MinWeightedDelta = DEFAULT_RULE.min_weighted_delta,
+    high_confidence_delta: HighConfidenceDelta = DEFAULT_RULE.high_confidence_delta,
+    min_confident_score: MinConfidentScore = DEFAULT_RULE.min_confident_score,
+    max_opposing_score: MaxOpposingScore = DEFAULT_RULE.max_opposing_score,
+    min_ambiguous_score: MinAmbiguousScore = DEFAULT_RULE.min_ambiguous_score,
+    min_viral_proportion: MinViralProportion = DEFAULT_RULE.min_viral_proportion,
+    min_nonviral_proportion: MinNonviralProportion = DEFAULT_RULE.min_nonviral_proportion,
+    min_chunks: MinChunks = DEFAULT_RULE.min_chunks,
     model: Model = None,
     device: Device = None,
     precision: Precision = None,
     attention_backend: AttentionBackend = None,
     v1_attention: V1Attention = False,
     keep_u: KeepU = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Score the sequences of a file as VirNucPro does, without a Kafka broker.
 
     A record that can't be scored is named on stderr, every other one is written, and the exit code is 1. If
     anything else fails, no output file is left behind.
 
-    Example: `virnucpro predict reads.fasta.gz --format virnucpro --output results/`
+    Example: `virnucpro predict reads.fasta.gz -o reads.tsv --virus-fasta viruses.fasta.gz --bed viruses.bed`
     """
     from consumer.cli.error_messages import tell
-    from consumer.cli.files.inputs import count_records
+    from consumer.cli.files.inputs import count_records, read_any
+    from consumer.cli.files.outputs import checked_outputs
+    from consumer.cli.files.scoring import Run
+    from consumer.cli.files.summary import Summary
     from consumer.scoring.loading import load_engine
-    from virnucpro_core.sequence.fasta import read_sequences
+    from consumer.scoring.model import provenance
+    from virnucpro_core.scoring.contig_call import ContigRule
+    from virnucpro_core.scoring.report import Details
 
-    form = _format(form, as_json)
-    target = _target(fasta, form, output)
+    began_at = time.monotonic()
+    others = {
+        "--virus-fasta": virus_fasta,
+        "--bed": bed,
+        "--gff3": gff3,
+        "--rejected": rejected,
+        "--summary": summary,
+    }
+    outputs = checked_outputs(fasta, _format(form, as_json), output, others, virus_by, max_gap)
+    rule = ContigRule(
+        min_weighted_delta,
+        high_confidence_delta,
+        min_confident_score,
+        max_opposing_score,
+        min_ambiguous_score,
+        min_viral_proportion,
+        min_nonviral_proportion,
+        min_chunks,
+    )
     settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
-    size = count_records([fasta])
+    size = count_records([fasta], read_any)
     engine = load_engine(settings)
 
+    loading_s = time.monotonic() - began_at
     run = Run(engine, settings)
-    _write(form, target, run.results(read_sequences(fasta), size))
-    where = f", written to {target}" if isinstance(target, Path) else ""
+    details = Details(rule, asdict(provenance(engine.info)))
+    summed_up = Summary(fasta, settings, rule, engine.info, run, outputs, loading_s)
+    with outputs.open(details, summed_up) as write:
+        for outcome in run.outcomes(read_any(fasta), size):
+            write(outcome)
+    tally = run.tally
+    tally.say_repeated_ids(form in TOLD_APART)
+    where = f", written to {', '.join(map(str, outputs.paths))}" if outputs.paths else ""
     tell(
-        f"scored {run.scored:,} records, {run.bases:,} bases, {run.viral:,} of them viral, {run.with_what()}{where}",
+        f"scored {tally.scored:,} records, {tally.bases:,} bases, {tally.verdicts['virus']:,} of them viral, "
+        f"{run.with_what()}{where}"
     )
-    run.complain()
+    tally.complain()
 
 
 def _format(form: ReportFormat | None, as_json: bool) -> ReportFormat:
@@ -91,44 +174,3 @@ def _format(form: ReportFormat | None, as_json: bool) -> ReportFormat:
     if as_json and form not in (None, "jsonl"):
         raise UserError(f"--json asks for --format jsonl, not {form}: leave one of them out", ExitCode.USAGE)
     return form or ("jsonl" if as_json else "tsv")
-
-
-def _target(fasta: str, form: ReportFormat, output: Path | None) -> Path | TextIO:
-    """Where the report goes; what can't be written there is refused before the model is loaded.
-
-    Without --output VirNucPro's own place for its two files: the input's name up to `.fa`, and `_merged`.
-    """
-    from consumer.cli.error_messages import UserError
-    from consumer.cli.files.targets import STDOUT, check_file, check_folder, check_stdout
-    from consumer.errors import ExitCode
-    from consumer.escaping import shown_on
-    from virnucpro_core.scoring.report import CHUNKS_FILE, FRAMES_FILE
-    from virnucpro_core.sequence.fasta import STDIN
-
-    if form == "virnucpro":
-        if output is None and fasta == STDIN:
-            raise UserError(
-                "the virnucpro format writes two files: name a folder with --output", ExitCode.USAGE
-            )
-        beside = Path(fasta).with_name(Path(fasta).name.split(".fa")[0] + "_merged")
-        folder = output or beside
-        check_folder(folder, "--output", [fasta], [FRAMES_FILE, CHUNKS_FILE])
-        return folder
-    if output is None or str(output) == STDOUT:
-        check_stdout([fasta])
-        return shown_on(sys.stdout)
-    check_file(output, "--output", [fasta])
-    return output
-
-
-def _write(form: ReportFormat, target: Path | TextIO, results: Iterator[RecordResult]) -> None:
-    from consumer.cli.files.targets import writing
-    from virnucpro_core.scoring.report import report
-
-    write: Callable[[RecordResult], None]
-    with (
-        writing(str(target) if isinstance(target, Path) else "standard output"),
-        report(form, target) as write,
-    ):
-        for result in results:
-            write(result)

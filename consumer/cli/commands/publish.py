@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consumer.cli.verbosity import Quiet
+
 if TYPE_CHECKING:
     from confluent_kafka import Producer
 
@@ -44,6 +46,7 @@ def publish(
         bool,
         typer.Option("--no-check", help="Send records whatever letters they hold, such as proteins."),
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Publish sequence files to Kafka; the record id is the key of its message.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from consumer.cli.options import LabelTable, NewId
+from consumer.cli.verbosity import Quiet
 
 _OF_TRAINING = ("hidden", "epochs", "learning_rate", "dropout", "validation_share")
 """Options that say how a head is trained."""
@@ -55,6 +56,7 @@ def train_head(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write all results here, as JSON.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train your own classifier on labelled records, measure it on held-out records, and write a bundle.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from virnucpro_core.errors import SequenceFileWarning
 
 _SHOWN_LETTERS = 60
 
@@ -44,6 +47,16 @@ def count_records(paths: Sequence[str], read: Reader | None = None) -> Size | No
             records += 1
             bases += len(sequence)
     return Size(records, bases)
+
+
+def read_any(path: str) -> Iterator[Record]:
+    """The records of `read_sequences`; of a file without records none, with a warning in place of the error."""
+    from virnucpro_core.sequence.fasta import NoRecords, read_sequences
+
+    try:
+        yield from read_sequences(path)
+    except NoRecords as error:
+        warnings.warn(SequenceFileWarning(error.cause), stacklevel=1)
 
 
 def read_nucleotides(path: str) -> Iterator[Record]:

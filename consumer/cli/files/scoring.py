@@ -1,4 +1,4 @@
-"""What the commands that score a file share: scoring and counting."""
+"""What the commands that score a file share: the records through the model, with a progress bar, counted."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from consumer.cli.error_messages import detail
+from consumer.cli.files.tally import Tally
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from consumer.cli.files.inputs import Record, Size
+    from consumer.cli.files.inputs import Size
     from consumer.cli.progress import Meter
     from consumer.config.settings import ModelSettings
     from virnucpro_core.models.engine import Engine
-    from virnucpro_core.scoring.model import Compute
+    from virnucpro_core.scoring.model import Compute, EngineInfo
+    from virnucpro_core.scoring.outcomes import Computed, Outcome, Record
     from virnucpro_core.scoring.results import RecordResult
-    from virnucpro_core.scoring.robust import Failure
-    from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord
+    from virnucpro_core.sequence.prepare import PreparedFrame
     from virnucpro_core.sequence.tokens import DnaTokenizer
-    from virnucpro_core.sequence.validation import InvalidSequence
 
 
 def max_bases_of(settings: ModelSettings) -> int:
@@ -34,114 +36,91 @@ class Run:
     """Scores the records of one file with a progress bar, and counts.
 
     Attributes:
-        scored, bases, viral: records that were scored, their bases, and those whose verdict is virus.
-        refused: records that cannot be scored; each was named on stderr.
+        tally: what became of the records so far.
+        token_budget: tokens of a batch.
     """
 
     def __init__(self, engine: Engine, settings: ModelSettings) -> None:
         self._engine, self._max_bases = engine, max_bases_of(settings)
-        self._token_budget = settings.token_budget or engine.default_token_budget
+        self.token_budget = settings.token_budget or engine.default_token_budget
         self._keep_u = settings.keep_u
         self._began_at = time.monotonic()
-        self._with_u = 0
-        self.scored = self.viral = self.bases = self.refused = 0
+        self.tally = Tally()
+        _describe(engine.info, self.token_budget)
 
-    def results(self, records: Iterable[Record], size: Size | None) -> Iterator[RecordResult]:
-        """The results in the order of the records; `size` is the total for the progress bar, None if unknown."""
+    @property
+    def seconds(self) -> float:
+        """Since the run began; loading the model is not part of it."""
+        return time.monotonic() - self._began_at
+
+    def outcomes(self, records: Iterable[Record], size: Size | None) -> Iterator[Outcome]:
+        """What became of each record, in their order; `size` is the total for the progress bar, None if unknown."""
         from consumer.cli.progress import record_bar
         from virnucpro_core.scoring.stream import score_records
 
         engine = self._engine
         with record_bar("scoring", size) as done:
             score = reporting(engine.score, engine.expected_length, done)
-            for result in score_records(
-                self._counting_u(records),
+            for outcome in score_records(
+                self._counted(records),
                 _ReportingScorer(engine.expected_length, engine.tokenizer, score),
-                self._token_budget,
+                self.token_budget,
                 self._max_bases,
-                self._leave_out,
                 self._keep_u,
             ):
-                self.scored += 1
-                self.bases += result.length
-                self.viral += result.verdict == "virus"
-                done.add(result.length)
-                yield result
-        self._tell_u()
+                self.tally.add(outcome)
+                done.add(len(outcome.record[2]))
+                yield outcome
+        self.tally.say_rna(self._keep_u)
+
+    def results(self, records: Iterable[Record], size: Size | None) -> Iterator[RecordResult]:
+        """The results of those records that have one; arguments as of `outcomes`."""
+        from virnucpro_core.scoring.outcomes import ScoredRecord
+
+        for outcome in self.outcomes(records, size):
+            if isinstance(outcome, ScoredRecord):
+                yield outcome.result
 
     def rows(
         self, records: Iterable[Record], size: Size | None, compute: Compute, doing: str
-    ) -> Iterator[tuple[PreparedRecord, list[NDArray[np.float32]]]]:
-        """The records in their order, each with a row of `compute` for each of its frames.
+    ) -> Iterator[Computed]:
+        """The records that can be computed, in their order, with a row of `compute` for each of their frames.
 
         Args:
             size: the total for the progress bar, None if unknown.
             doing: what the progress bar says.
         """
         from consumer.cli.progress import record_bar
+        from virnucpro_core.scoring.outcomes import LeftOut
         from virnucpro_core.scoring.stream import rows_of_records
 
         engine = self._engine
         with record_bar(doing, size) as done:
-            computed = rows_of_records(
-                self._counting_u(records),
+            for computed in rows_of_records(
+                self._counted(records),
                 engine,
                 reporting(compute, engine.expected_length, done),
-                self._token_budget,
+                self.token_budget,
                 self._max_bases,
-                self._leave_out,
                 self._keep_u,
-            )
-            for record, rows in computed:
-                self.bases += record.length
-                done.add(record.length)
-                yield record, rows
-        self._tell_u()
+            ):
+                done.add(len(computed.record[2]))
+                if isinstance(computed, LeftOut):
+                    self.tally.leave_out(computed)
+                else:
+                    self.tally.bases += computed.prepared.length
+                    yield computed
+        self.tally.say_rna(self._keep_u)
 
     def with_what(self) -> str:
         """The end of the summary line: the model, where it ran, and how long it took."""
-        info, seconds = self._engine.info, time.monotonic() - self._began_at
-        return f"with the model {info.model_id} on {info.device} ({info.precision}) in {seconds:.1f} s"
+        info = self._engine.info
+        return f"with the model {info.model_id} on {info.device} ({info.precision}) in {self.seconds:.1f} s"
 
-    def complain(self) -> None:
-        """Raise UserError if records were left out, for the exit code."""
-        from consumer.cli.error_messages import UserError
-
-        if self.refused:
-            raise UserError(f"{self.refused} records were left out (named above); correct or remove them")
-
-    def _counting_u(self, records: Iterable[Record]) -> Iterator[Record]:
-        from virnucpro_core.sequence.rna import holds_u
-
+    def _counted(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
-            self._with_u += holds_u(record[2])
+            self.tally.read_one(record)
             yield record
-
-    def _tell_u(self) -> None:
-        """Say once a file that it is RNA, and what was made of that."""
-        from consumer.cli.error_messages import warn
-
-        if self._with_u:
-            what = "record holds" if self._with_u == 1 else "records hold"
-            how = (
-                "every codon with a U was dropped, as VirNucPro does (VIRNUCPRO_KEEP_U or --keep-u)"
-                if self._keep_u
-                else "U was read as T (--keep-u drops codons with U, as VirNucPro does)"
-            )
-            warn(f"{self._with_u:,} {what} U, RNA: {how}")
-
-    def _leave_out(self, record_id: str, why: InvalidSequence | Failure) -> None:
-        from consumer.cli.error_messages import warn
-        from virnucpro_core.sequence.validation import InvalidSequence
-
-        self.refused += 1
-        cure = ""
-        if isinstance(why, InvalidSequence):
-            if why.kind == "sequence_too_long":
-                cure = "; VIRNUCPRO_MAX_SEQUENCE_BASES raises it"
-        elif why.kind == "out_of_memory":
-            cure = "; free memory of the device, or take another with --device"
-        warn(f"record {record_id!r} is left out: {why.detail}{cure}")
 
 
 def reporting(compute: Compute, chunk_size: int, done: Meter) -> Compute:
@@ -162,3 +141,21 @@ class _ReportingScorer:
     expected_length: int
     tokenizer: DnaTokenizer
     score: Compute
+
+
+def _describe(info: EngineInfo, token_budget: int) -> None:
+    """For --verbose: what computes, and why nothing else does."""
+    detail(
+        f"model {info.model_id}, {info.expected_length} bases a chunk, manifest sha256 {info.model_sha256}"
+    )
+    detail(
+        f"device {info.device}, precision {info.precision}, attention {info.attention}: ESM-2 by "
+        f"{info.attention_backend}, DNABERT-S by {info.dna_attention_backend}, kernels {info.kernels}"
+    )
+    for name, why in info.refusals.items():
+        detail(f"not used: {name}: {why}")
+    if info.self_test is not None:
+        detail(
+            f"self-test passed: {info.self_test.per_token:.1e} a token, {info.self_test.tolerance:.0e} allowed"
+        )
+    detail(f"token budget of a batch: {token_budget:,}")

@@ -8,6 +8,11 @@ from typing import Any
 from consumer.cli.output.alignment import aligned
 
 _MOST_GROUPS = 20
+_BY_LENGTH = {
+    "mean of their chunks": "records_by_mean_margin",
+    "VirNucPro's verdict": "records_by_verdict",
+    "contig rule": "records_by_contig_call",
+}
 _HEAD = ("", "number", "AUROC", "95% interval", "right", "of viruses", "of others", "ECE")
 
 
@@ -39,10 +44,12 @@ def evaluation_table(report: dict[str, Any]) -> Iterator[str]:
         ("chunks", *_cells(report["chunks"])),
         ("records, mean of their chunks", *_cells(report["records_by_mean_margin"])),
         ("records, VirNucPro's verdict", *_cells(report["records_by_verdict"])),
-        (),
-        ("records by bases, mean of their chunks",),
-        *((f"  {bin_['bases']}", *_cells(bin_["records_by_mean_margin"])) for bin_ in report["by_length"]),
+        ("records, contig rule", *_cells(report["records_by_contig_call"])),
     ]
+    for title, name in _BY_LENGTH.items():
+        rows += [(), (f"records by bases, {title}",)]
+        rows += [(f"  {bin_['bases']}", *_cells(bin_[name])) for bin_ in report["by_length"]]
+    rows += [(), *_call_rows(report["records_by_contig_call"]["calls"])]
     groups = report["by_group"]
     if groups:
         largest = sorted(groups.items(), key=lambda item: -item[1]["chunks"])
@@ -66,8 +73,15 @@ def _cells(metrics: dict[str, Any]) -> tuple[str, ...]:
         _percent(metrics["accuracy"]),
         _percent(metrics["sensitivity"]),
         _percent(metrics["specificity"]),
-        _number(metrics["ece"]),
+        _number(metrics.get("ece")),
     )
+
+
+def _call_rows(calls: dict[str, dict[str, int]]) -> Iterator[tuple[str, ...]]:
+    """How many records of either class the contig rule calls what."""
+    yield ("contig rule", *next(iter(calls.values())))
+    for label, counted in calls.items():
+        yield (f"  {label}", *(f"{count:,}" for count in counted.values()))
 
 
 def _number(value: float | None) -> str:

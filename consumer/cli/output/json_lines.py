@@ -13,7 +13,7 @@ from consumer.cli.error_messages import warn
 from consumer.escaping import json_line
 from consumer.types import Headers
 from schemas import DeadLetter, Prediction
-from virnucpro_core.scoring.report import float32_text
+from virnucpro_core.scoring.decimals import as_printed_or_none
 
 
 class JsonLines:
@@ -38,10 +38,13 @@ def prediction_json(message: Message, prediction: Prediction, headers: Headers |
     """A prediction and where it was found, for one JSON line; scores print as float32's shortest decimals."""
     value = asdict(prediction)
     for name in ("virus_score", "others_score"):
-        value[name] = _short(value[name])
+        value[name] = as_printed_or_none(value[name])
     for chunk in value["chunks"]:
         for frame in chunk["frames"]:
-            frame["others"], frame["virus"] = _short(frame["others"]), _short(frame["virus"])
+            frame["others"], frame["virus"] = (
+                as_printed_or_none(frame["others"]),
+                as_printed_or_none(frame["virus"]),
+            )
     return {"type": "prediction", **value, "kafka": coordinates(message, headers)}
 
 
@@ -80,7 +83,3 @@ def _text(value: str | bytes | None) -> str | dict[str, str] | None:
         return value.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(value).decode()}
-
-
-def _short(score: float | None) -> float | None:
-    return None if score is None else float(float32_text(score))

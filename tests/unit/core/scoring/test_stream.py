@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -14,12 +14,11 @@ from tests.support import reference_impl
 from tests.support.small_tokenizer import small_tokenizer
 from virnucpro_core.errors import DeviceLost, NotFinite, OutOfMemory
 from virnucpro_core.scoring import stream as predict
+from virnucpro_core.scoring.outcomes import LeftOut, Outcome, Record, ScoredRecord
 from virnucpro_core.scoring.results import RecordResult
-from virnucpro_core.scoring.robust import Failure
 from virnucpro_core.scoring.stream import rows_of_records, score_records
 from virnucpro_core.sequence.prepare import PreparedFrame, prepare
 from virnucpro_core.sequence.tokens import DnaTokenizer
-from virnucpro_core.sequence.validation import InvalidSequence
 
 CHUNK = 60
 
@@ -47,10 +46,6 @@ class HashEngine:
         return np.array([frame_score(f.protein_ids, f.dna_ids) for f in frames], dtype=np.float32)
 
 
-def fail(record_id: str, error: InvalidSequence | Failure) -> None:
-    raise AssertionError(f"{record_id}: {error}")
-
-
 def records(count: int, seed: int = 1) -> list[tuple[str, str | None, str]]:
     rng = np.random.default_rng(seed)
     return [
@@ -59,9 +54,23 @@ def records(count: int, seed: int = 1) -> list[tuple[str, str | None, str]]:
     ]
 
 
+def results_of(outcomes: Iterable[Outcome]) -> list[RecordResult]:
+    """The results of records none of which may be left out."""
+    found = []
+    for outcome in outcomes:
+        assert isinstance(outcome, ScoredRecord), outcome
+        found.append(outcome.result)
+    return found
+
+
 def run(source, budget: int = 200) -> tuple[list[RecordResult], HashEngine]:
     engine = HashEngine()
-    return list(score_records(source, engine, budget, 1000, fail)), engine
+    return results_of(score_records(source, engine, budget, 1000)), engine
+
+
+def ids_and_reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, str | None]]:
+    """The id of each record in order, and why it is left out or None."""
+    return [(each.record[0], each.reason if isinstance(each, LeftOut) else None) for each in outcomes]
 
 
 def test_each_record_gets_its_own_frames_scores_in_order() -> None:
@@ -111,31 +120,26 @@ def test_a_batch_is_as_full_as_the_budget_allows_and_never_fuller(budget: int) -
     assert sum(map(len, engine.batches)) == sum(len(c.frames) for r in results for c in r.chunks)
 
 
-def test_invalid_records_are_told_of_and_left_out() -> None:
-    source = [
+def test_invalid_records_are_left_out_in_their_place() -> None:
+    source: list[Record] = [
         ("a", None, "ACGTACGCC"),
         ("b", None, "AC5"),
         ("", None, "ACG"),
         ("c", None, "A" * 1001),
         ("d", None, ""),
+        ("e", "described", "ACGTACGCC"),
     ]
-    told: list[tuple[str, str]] = []
-    engine = HashEngine()
-    results = list(
-        score_records(source, engine, 100, 1000, lambda name, error: told.append((name, error.kind)))
-    )
-    assert [result.record_id for result in results] == ["a"]
-    assert told == [
+    outcomes = list(score_records(source, HashEngine(), 100, 1000))
+    assert [outcome.record for outcome in outcomes] == source
+    assert ids_and_reasons(outcomes) == [
+        ("a", None),
         ("b", "invalid_nucleotides"),
         ("", "empty_id"),
         ("c", "sequence_too_long"),
         ("d", "empty_sequence"),
+        ("e", None),
     ]
-
-
-def test_on_invalid_may_stop_it() -> None:
-    with pytest.raises(AssertionError, match="bad: '5'"):
-        run([("bad", None, "5")])
+    assert "'5' at position 3" in outcomes[1].detail
 
 
 def test_records_without_frames_keep_their_place() -> None:
@@ -165,8 +169,8 @@ def test_no_more_is_read_than_a_batch_needs() -> None:
             read += 1
             yield f"r{read}", None, "GCC" * 20
 
-    stream = score_records(endless(), HashEngine(), 300, 1000, fail)
-    frames_each = len(next(stream).chunks[0].frames)
+    stream = score_records(endless(), HashEngine(), 300, 1000)
+    frames_each = len(next(stream).result.chunks[0].frames)
     assert frames_each == 6
     for returned in range(2, 50):
         next(stream)
@@ -185,7 +189,22 @@ def test_records_without_frames_do_not_pile_up_behind_one_that_waits(monkeypatch
             read += 1
             yield f"r{read}", None, "NNN"
 
-    assert next(score_records(one_and_then_nothing(), HashEngine(), 10_000, 1000, fail)).record_id == "scored"
+    assert next(score_records(one_and_then_nothing(), HashEngine(), 10_000, 1000)).record[0] == "scored"
+    assert read == 10
+
+
+def test_records_that_are_left_out_do_not_pile_up_behind_one_that_waits(monkeypatch) -> None:
+    monkeypatch.setattr(predict, "_MOST_WAITING_RECORDS", 10)
+    read = 0
+
+    def one_and_then_rubbish() -> Iterator[Record]:
+        nonlocal read
+        yield "scored", None, "GCC" * 9
+        while True:
+            read += 1
+            yield f"r{read}", None, "5"
+
+    assert next(score_records(one_and_then_rubbish(), HashEngine(), 10_000, 1000)).record[0] == "scored"
     assert read == 10
 
 
@@ -203,7 +222,7 @@ def test_a_lost_device_and_a_bug_pass_through(error: Exception) -> None:
             raise error
 
     with pytest.raises(type(error), match=str(error)):
-        list(score_records(records(3), Broken(), 100, 1000, fail))
+        list(score_records(records(3), Broken(), 100, 1000))
 
 
 class Small(HashEngine):
@@ -229,52 +248,43 @@ LONGEST = CHUNK // 3 + 2
 def test_a_batch_too_large_for_memory_is_scored_in_parts(memory: int) -> None:
     source = records(30)
     expected, _ = run(source, 333)
-    assert list(score_records(source, Small(memory), 333, 1000, fail)) == expected
+    assert results_of(score_records(source, Small(memory), 333, 1000)) == expected
 
 
 @pytest.mark.parametrize("memory", [10_000, 60])
 @pytest.mark.parametrize("budget", [70, 1000])
-def test_a_record_that_cannot_be_computed_is_named_and_the_others_are_scored(
-    memory: int, budget: int
-) -> None:
+def test_a_record_that_cannot_be_computed_is_left_out_in_its_place(memory: int, budget: int) -> None:
     source = records(40)
     others, _ = run(source, 10_000)
     bad = ("poison", None, "GCC" * 10)
     poison = prepare(*bad[::2], CHUNK, small_tokenizer()).frames[0].protein_ids.tobytes()
     source.insert(7, bad)
-    told: list[tuple[str, str]] = []
-    engine = Small(memory, poison)
-    results = list(
-        score_records(source, engine, budget, 1000, lambda name, why: told.append((name, why.detail)))
-    )
-    assert results == others
-    (left_out,) = told
-    assert left_out[0] == "poison"
-    assert "NotFinite: a score is NaN" in left_out[1]
+    outcomes = list(score_records(source, Small(memory, poison), budget, 1000))
+    assert ids_and_reasons(outcomes) == [
+        (name, "inference_failed" if name == "poison" else None) for name, _, _ in source
+    ]
+    left_out = outcomes.pop(7)
+    assert "NotFinite: a score is NaN" in left_out.detail
+    assert results_of(outcomes) == others
 
 
-def test_a_record_with_a_frame_too_large_for_memory_is_named_and_the_others_are_scored() -> None:
+def test_a_record_with_a_frame_too_large_for_memory_is_left_out_in_its_place() -> None:
     source = [(f"r{n}", None, "GCC" * 10) for n in range(6)] + [("large", None, "GCC" * 20)]
     source += [(f"s{n}", None, "GCC" * 10) for n in range(6)]
-    told: list[tuple[str, str]] = []
-    results = list(
-        score_records(
-            source, Small(LONGEST - 1), 500, 1000, lambda name, why: told.append((name, why.detail))
-        )
-    )
-    assert [result.record_id for result in results] == [name for name, _, _ in source if name != "large"]
-    (left_out,) = told
-    assert left_out[0] == "large"
-    assert "does not fit into the device's memory" in left_out[1]
+    outcomes = list(score_records(source, Small(LONGEST - 1), 500, 1000))
+    assert ids_and_reasons(outcomes) == [
+        (name, "out_of_memory" if name == "large" else None) for name, _, _ in source
+    ]
+    assert "does not fit into the device's memory" in outcomes[6].detail
 
 
 def test_rows_of_any_compute_go_the_same_way() -> None:
     """`embed` asks for features: a record that has none is left out there too."""
     source = [("a", None, "GCC" * 10), ("large", None, "GCC" * 20), ("b", None, "GCC" * 10)]
-    engine, told = Small(LONGEST - 1), []
-    found = rows_of_records(source, engine, engine.score, 200, 1000, lambda name, why: told.append(name))
-    assert [(record.record_id, len(rows)) for record, rows in found] == [("a", 6), ("b", 6)]
-    assert told == ["large"]
+    engine = Small(LONGEST - 1)
+    a, large, b = rows_of_records(source, engine, engine.score, 200, 1000)
+    assert [(each.prepared.record_id, len(each.rows)) for each in (a, b)] == [("a", 6), ("b", 6)]
+    assert (large.record[0], large.reason) == ("large", "out_of_memory")
 
 
 def test_what_failed_is_not_kept_alive_while_its_parts_run() -> None:
@@ -294,5 +304,5 @@ def test_what_failed_is_not_kept_alive_while_its_parts_run() -> None:
             return super().score(frames)
 
     source = [(f"r{n}", None, "GCC" * 10) for n in range(3)]
-    assert len(list(score_records(source, Hungry(), 10_000, 1000, fail))) == 3
+    assert len(list(score_records(source, Hungry(), 10_000, 1000))) == 3
     assert len(alive) > 18
