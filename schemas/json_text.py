@@ -216,6 +216,7 @@ class _Compiler:
             "string": leaves.string,
             "bytes": leaves.binary,
             "float": leaves.number,
+            "double": _double,
             "boolean": _boolean,
             "null": _null,
             **{kind: _integer(bits) for kind, bits in _INTEGERS.items()},
@@ -310,6 +311,18 @@ def _boolean(value: Any, at: str) -> bool:
 def _null(value: Any, at: str) -> None:
     if value is not None:
         raise _unfit(at, "null", value)
+
+
+def _double(value: Any, at: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _unfit(at, "a number", value)
+    try:
+        held = float(value)
+    except OverflowError:
+        held = math.inf
+    if not math.isfinite(held):
+        raise _Unfit(f"{at} is not a finite number")
+    return held
 
 
 def _float32(value: float, at: str) -> float:

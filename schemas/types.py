@@ -87,7 +87,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one `SequenceRecord`; both scores are None without an open frame."""
+    """The answer for one `SequenceRecord`; both scores and the contig rule's fields are None without an open frame."""
 
     id: str
     length: int
@@ -96,6 +96,15 @@ class Prediction:
     others_score: float | None
     chunks: tuple[ChunkPrediction, ...]
     provenance: Provenance
+    call: str | None = None
+    tier: str | None = None
+    weighted_delta: float | None = None
+    n_chunks: int | None = None
+    n_confident_viral: int | None = None
+    n_confident_nonviral: int | None = None
+    n_ambiguous: int | None = None
+    viral_proportion: float | None = None
+    nonviral_proportion: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

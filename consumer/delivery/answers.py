@@ -30,6 +30,7 @@ from schemas import (
 )
 from schemas.codecs import VALUE_SCHEMA_ID, AnswerEncoder, Encoded
 from virnucpro_core import __version__
+from virnucpro_core.scoring.contig_call import ContigRule
 from virnucpro_core.scoring.results import RecordResult
 
 OUR_HEADERS = "vnp-"
@@ -37,6 +38,8 @@ OUR_HEADERS = "vnp-"
 SOURCE_HEADER = "vnp-source"
 REASON_HEADER = "vnp-dlq-reason"
 SCHEMA_ID_HEADER = "vnp-dlq-value-schema-id"
+_RULE = ContigRule()
+"""With the numbers that are in use: the documentation of the message's fields names them."""
 
 
 class _Form(NamedTuple):
@@ -196,6 +199,7 @@ class AnswerBuilder:
 
     def _prediction(self, message: RawMessage, result: RecordResult) -> Prediction:
         partition, _, offset = message.source
+        call = _RULE.call_on(result)
         chunks = tuple(
             ChunkPrediction(
                 name=chunk.name,
@@ -219,6 +223,7 @@ class AnswerBuilder:
                 source_partition=partition.number,
                 source_offset=offset,
             ),
+            **(call.as_dict() if call else {}),
         )
 
     def _dead_letter(self, message: RawMessage, refused: Refused) -> DeadLetter:

@@ -32,7 +32,8 @@ def test_every_record_is_shown_with_its_truth_and_the_totals_are_right(model):
     rows = {line.split()[0]: line for line in out.splitlines() if line.split()}
     for record_id, truth in sample_truth().items():
         assert re.search(
-            rf"{truth.label}, (right|wrong|not seen) +{re.escape(truth.organism)}$", rows[record_id]
+            rf"{truth.label}, (right|wrong|not seen) +(Viral|Non-viral|Ambiguous|) *{re.escape(truth.organism)}$",
+            rows[record_id],
         )
 
     lines = [
@@ -46,6 +47,17 @@ def test_every_record_is_shown_with_its_truth_and_the_totals_are_right(model):
     assert (right, called) == (right_virus + right_others, virus + others)
     assert right == out.count(", right")
     assert called == 40 - out.count(", not seen")
+    shown = re.search(
+        r"By the contig rule: virus (\d+) of (\d+) Viral, (\d+) Ambiguous; others (\d+) of (\d+) Non-viral, (\d+) Amb",
+        out,
+    )
+    assert shown
+    numbers = list(map(int, shown.groups()))
+    assert (numbers[1], numbers[4]) == (virus, others)
+    in_rows = [re.search(r"(right|wrong) +(Viral|Non-viral|Ambiguous)", line) for line in rows.values()]
+    counted = [found.group(2) for found in in_rows if found]
+    assert len(counted) == called
+    assert numbers[2] + numbers[5] == counted.count("Ambiguous")
     assert "virnucpro predict reads.fasta" in out
 
 

@@ -95,9 +95,9 @@ def test_the_originals_two_files_beside_the_input(fasta, tmp_path, capsys):
     assert frames[0] == "Sequence_ID\tPrediction\tscore1\tscore2"
     assert frames[1].startswith("long_chunk_1F1\t")
     chunks = folder / "prediction_results_highestscore.csv"
-    assert chunks.read_text().startswith("Modified_ID\tIs_Virus\tmax_score_0\tmax_score_1\nlong_chunk_1\t")
+    assert chunks.read_text().startswith("Modified_ID\tIs_Virus\tmax_score_0\tmax_score_1\niupac_chunk_1\t")
     assert run(["predict", str(fasta), "--format", "virnucpro-v1"]) == 0
-    assert chunks.read_text().startswith("Modified_ID\tIs_Virus\nlong_chunk_1\t")
+    assert chunks.read_text().startswith("Modified_ID\tIs_Virus\niupac_chunk_1\t")
 
 
 def test_a_record_that_cannot_be_scored_is_named_the_others_are_written(tmp_path, capsys, monkeypatch):

@@ -25,6 +25,15 @@ PREDICTION = Prediction(
         ChunkPrediction("seq1_chunk_2", 200, 700, Verdict.NO_OPEN_FRAME, ()),
     ),
     provenance=Provenance("nano", "ab" * 32, 500, "packed", "sdpa", "fp32", "0.1.0", "sequences", 3, 41),
+    call="Viral",
+    tier="review",
+    weighted_delta=0.5,
+    n_chunks=1,
+    n_confident_viral=0,
+    n_confident_nonviral=0,
+    n_ambiguous=0,
+    viral_proportion=0.0,
+    nonviral_proportion=0.0,
 )
 LETTER = DeadLetter(
     reason=Reason.INVALID_NUCLEOTIDES,

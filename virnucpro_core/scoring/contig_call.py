@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import Any, Literal
 
 from virnucpro_core.scoring.decimals import as_printed
 from virnucpro_core.scoring.results import RecordResult
@@ -56,6 +56,10 @@ class ContigCall:
     n_ambiguous: int
     viral_proportion: float
     nonviral_proportion: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """By field, in the order of `CALL_FIELDS`."""
+        return {name: getattr(self, name) for name in CALL_FIELDS}
 
 
 CALL_FIELDS: tuple[str, ...] = tuple(ContigCall.__dataclass_fields__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, TextIO
 
 from virnucpro_core.scoring.contig_call import CALL_FIELDS, ContigCall, ContigRule
@@ -74,7 +73,7 @@ class JsonLines:
         if isinstance(outcome, LeftOut):
             return
         call = self._rule.call_on(outcome.result)
-        called = asdict(call) if call else dict.fromkeys(CALL_FIELDS)
+        called = call.as_dict() if call else dict.fromkeys(CALL_FIELDS)
         line = _as_json(outcome.result) | self._provenance | called
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -115,7 +114,7 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 
 def _cells(call: ContigCall | None) -> list[object]:
     """A call as cells of a table; empty without a score."""
-    values = asdict(call).values() if call else [""] * len(CALL_FIELDS)
+    values = call.as_dict().values() if call else [""] * len(CALL_FIELDS)
     return [round(value, _DIGITS) if isinstance(value, float) else value for value in values]
 
 

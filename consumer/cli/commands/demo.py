@@ -24,7 +24,8 @@ SILENCE_S = 60.0
 _METRICS_S = 5.0
 
 EXPLANATION = """
-score: the highest of the class that the record was called; chunks: the viral ones of all.
+score: the highest of the class that the record was called; chunks: the viral ones of all; contig rule: a second
+opinion on the whole record, which weighs all chunks and may be Ambiguous.
 The sample is of the validation split, so the model has not learned from it. How good the bundled model is, and what
 it is for, says the README.
 """

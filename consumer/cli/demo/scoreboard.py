@@ -22,6 +22,7 @@ COLUMNS: tuple[Column, ...] = (
     ("score", 5, "right"),
     ("chunks", 8, "right"),
     ("known truth", 15, "left"),
+    ("contig rule", 11, "left"),
     ("organism", 20, "left"),
 )
 
@@ -38,6 +39,7 @@ class Scoreboard:
         self._truth, self._rows = truth, rows
         self._right: Counter[str] = Counter()
         self._called: Counter[str] = Counter()
+        self._calls: Counter[tuple[str, str]] = Counter()
         self._answered: set[str] = set()
         self.idle()
 
@@ -52,15 +54,16 @@ class Scoreboard:
             return
         self._answered.add(prediction.id)
         truth = self._truth[prediction.id]
-        record, length, verdict, score, chunks = prediction_cells(prediction)
+        record, length, verdict, call, score, chunks = prediction_cells(prediction)
         if prediction.verdict is Verdict.NO_OPEN_FRAME:
             verdict, mark = Text("-"), Text(f"{truth.label}, not seen", "dim")
         else:
             right = prediction.verdict == truth.label
             self._called[truth.label] += 1
             self._right[truth.label] += right
+            self._calls[truth.label, prediction.call or ""] += 1
             mark = Text(f"{truth.label}, {'right' if right else 'wrong'}", "green" if right else "red")
-        self._rows.add([record, length, verdict, score, chunks, mark, Text(truth.organism, "dim")])
+        self._rows.add([record, length, verdict, score, chunks, mark, call, Text(truth.organism, "dim")])
         self.idle()
 
     def dead_letter(self, _: Message, letter: DeadLetter, _headers: Headers | None) -> None:
@@ -77,8 +80,16 @@ class Scoreboard:
             f"{label} {self._right[label]} of {self._called[label]}" for label in reversed(CLASSES)
         )
         lines = [f"Right: {self._right.total()} of {self._called.total()} ({each})."]
+        lines.append(
+            f"By the contig rule: {self._of_calls('virus', 'Viral')}; {self._of_calls('others', 'Non-viral')}."
+        )
         if unseen := len(self._answered) - self._called.total():
             lines.append(
                 f"Not seen: {unseen} without any open reading frame, so that nothing could be scored."
             )
         return lines
+
+    def _of_calls(self, label: str, right: str) -> str:
+        """`virus 15 of 19 Viral, 4 Ambiguous`"""
+        called, unsure = self._calls[label, right], self._calls[label, "Ambiguous"]
+        return f"{label} {called} of {self._called[label]} {right}, {unsure} Ambiguous"

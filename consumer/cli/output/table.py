@@ -26,10 +26,12 @@ PREDICTION_COLUMNS: tuple[Column, ...] = (
     ("record", 32, "left"),
     ("length", 9, "right"),
     ("verdict", 13, "left"),
+    ("call", 9, "left"),
     ("score", 6, "right"),
     ("viral chunks", 12, "right"),
 )
 _STYLES = {Verdict.VIRUS: "bold magenta", Verdict.OTHERS: "cyan", Verdict.NO_OPEN_FRAME: "dim"}
+_CALL_STYLES = {"Viral": "magenta", "Non-viral": "cyan"}
 _GAP = "  "
 
 
@@ -46,6 +48,7 @@ def prediction_cells(prediction: Prediction) -> list[Text]:
         Text(escaped(prediction.id)),
         Text(f"{prediction.length:,}"),
         Text(prediction.verdict.replace("_", " "), _STYLES[prediction.verdict]),
+        Text(escaped(prediction.call or ""), _CALL_STYLES.get(prediction.call or "", "dim")),
         Text("" if score is None else f"{score:.3f}"),
         Text(f"{viral} of {len(prediction.chunks)}"),
     ]

@@ -37,10 +37,13 @@ HISTORY = Path(__file__).parents[3] / "schemas" / "history"
 RELEASED = {
     ("sequence_record", "v1"): "39977e7d3f7b510e",
     ("prediction", "v1"): "18259f46e6bc846b",
+    ("prediction", "v2"): "1f7333c26c8ffedb",
     ("dead_letter", "v1"): "a583a74df055f145",
 }
 """Every version ever released. A line may be added here, never changed: messages with it are in topics."""
 
+OF_VERSION_1 = Prediction(*(getattr(PREDICTION, field.name) for field in fields(Prediction)[:7]))
+"""The same as it comes from a service that has no contig rule."""
 EXAMPLES = {
     "sequence_record": (RECORD, encode_record, decode_record),
     "prediction": (PREDICTION, encode_prediction, decode_prediction),
@@ -250,6 +253,87 @@ def test_every_released_version_is_read_today_and_reads_what_is_written_today(na
     )
     if name != "sequence_record":
         assert seen_by_old.keys() <= today.keys()
+
+
+def version(name: str, number: int) -> dict:
+    """A released schema as JSON."""
+    return json.loads((HISTORY / name / f"v{number}.avsc").read_text())
+
+
+def unreadable(writer: object, reader: object, named: dict[str, object] | None = None) -> list[str]:
+    """What of the Avro specification's rules of schema resolution ("Schema Resolution") a pair breaks, for the
+    types that our schemas have; nothing if every value of the writer can be read. Promotions of numbers are not
+    allowed here: a field keeps its type."""
+    named = {} if named is None else named
+    if isinstance(writer, list) or isinstance(reader, list):
+        branches = reader if isinstance(reader, list) else [reader]
+        return [
+            f"no branch of {branches} reads {branch}"
+            for branch in (writer if isinstance(writer, list) else [writer])
+            if all(unreadable(branch, other, named) for other in branches)
+        ]
+    if isinstance(writer, str) or isinstance(reader, str):
+        return [] if writer == reader else [f"{reader} does not read {writer}"]
+    if writer["type"] != reader["type"] or writer.get("name") != reader.get("name"):
+        return [f"{reader.get('name')} does not read {writer.get('name')}"]
+    if writer["type"] == "record":
+        written = {field["name"]: field["type"] for field in writer["fields"]}
+        problems = [
+            f"{field['name']} has no default"
+            for field in reader["fields"]
+            if field["name"] not in written and "default" not in field
+        ]
+        for field in reader["fields"]:
+            if field["name"] in written:
+                problems += unreadable(written[field["name"]], field["type"], named)
+        return problems
+    if writer["type"] == "enum":
+        extra = set(writer["symbols"]) - set(reader["symbols"])
+        return [f"unknown symbols {extra}"] if extra and "default" not in reader else []
+    inner = "items" if writer["type"] == "array" else "values"
+    return unreadable(writer[inner], reader[inner], named)
+
+
+@pytest.mark.parametrize("name", ["prediction", "dead_letter"])
+def test_all_released_versions_of_an_output_are_fully_compatible_with_each_other(name):
+    versions = [version(name, int(released[1:])) for of, released in RELEASED if of == name]
+    for writer in versions:
+        for reader in versions:
+            assert unreadable(writer, reader) == []
+
+
+def test_the_check_of_compatibility_would_see_a_break():
+    current = json.loads(schema_json("prediction"))
+    for change in (
+        lambda fields: fields[-1].pop("default"),
+        lambda fields: fields[1].update(type="int"),
+        lambda fields: fields[2]["type"]["symbols"].append("maybe"),
+        lambda fields: fields[5]["type"]["items"]["fields"].append({"name": "more", "type": "string"}),
+    ):
+        broken = json.loads(schema_json("prediction"))
+        change(broken["fields"])
+        assert unreadable(version("prediction", 1), broken) or unreadable(broken, current)
+
+
+def test_a_prediction_of_version_1_reads_as_one_without_a_call():
+    out = BytesIO()
+    datum = schemaless_reader(
+        BytesIO(encode_prediction(PREDICTION)[10:]), contract("prediction").current, None
+    )
+    schemaless_writer(out, parse_schema(version("prediction", 1)), datum)
+    message = b"\xc3\x01" + bytes.fromhex(RELEASED["prediction", "v1"]) + out.getvalue()
+    assert decode_prediction(message) == OF_VERSION_1
+
+
+def test_a_reader_of_version_1_reads_a_prediction_of_version_2():
+    """With the writer's schema, as every Avro reader needs it: by the fingerprint, or from a registry."""
+    message = encode_prediction(PREDICTION)
+    assert message[2:10].hex() == RELEASED["prediction", "v2"]
+    writer, reader = (parse_schema(version("prediction", number)) for number in (2, 1))
+    seen = schemaless_reader(BytesIO(message[10:]), writer, reader)
+    expected = schemaless_reader(BytesIO(encode_prediction(OF_VERSION_1)[10:]), writer, reader)
+    assert seen == expected
+    assert list(seen) == [field["name"] for field in version("prediction", 1)["fields"]]
 
 
 def test_an_older_version_is_resolved_and_a_newer_one_is_unknown(tmp_path):

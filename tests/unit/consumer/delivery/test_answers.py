@@ -49,6 +49,9 @@ def test_a_prediction_carries_key_headers_timestamp_and_source(builder):
     assert prediction.provenance.source_topic == "sequences"
     assert (prediction.provenance.source_partition, prediction.provenance.source_offset) == (2, 7)
     assert prediction.provenance.model_id == "nano"
+    # Two chunks with scores 0.25 and 0.75.
+    assert (prediction.call, prediction.tier, prediction.weighted_delta) == ("Viral", "review", 0.5)
+    assert (prediction.n_chunks, prediction.n_confident_viral, prediction.viral_proportion) == (2, 0, 0.0)
 
 
 def test_a_record_without_open_frames_has_a_prediction_that_says_so(builder):
@@ -58,6 +61,7 @@ def test_a_record_without_open_frames_has_a_prediction_that_says_so(builder):
         None,
         None,
     )
+    assert (prediction.call, prediction.tier, prediction.n_chunks) == (None, None, None)
 
 
 def test_a_dead_letter_carries_the_raw_message_and_the_reason(builder):
