@@ -86,7 +86,6 @@ app.add_typer(schemas, name="schemas", rich_help_panel=_SERVICE)
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code; `arguments` default to the process's own."""
-    set_verbosity(Verbosity.NORMAL)
     try:
         with warnings.catch_warnings():
             # Once a file, however often it is read.
@@ -108,6 +107,8 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         streams.report_os_error(error)
         return ExitCode.RUNTIME
+    finally:
+        set_verbosity(Verbosity.NORMAL)
     return result if isinstance(result, int) else 0
 
 

@@ -24,7 +24,7 @@ MODEL_PANEL = "Model"
 """Heading of these options in a command's help."""
 
 SequenceFile = Annotated[
-    str, typer.Argument(metavar="FASTA", help="FASTA or FASTQ file, compressed or not; - is stdin.")
+    str, typer.Argument(metavar="FASTA", help="FASTA, FASTQ or BAM file, compressed or not; - is stdin.")
 ]
 LabelTable = Annotated[
     Path,

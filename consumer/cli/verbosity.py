@@ -28,7 +28,7 @@ def verbosity() -> Verbosity:
 
 
 def set_verbosity(level: Verbosity) -> None:
-    """Set the level; a command line begins with `NORMAL`."""
+    """Set the level; every command line begins with `NORMAL`, and `consumer.cli.app.run` goes back to it."""
     global _level
     _level = level
 

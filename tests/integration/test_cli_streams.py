@@ -113,11 +113,15 @@ def test_a_file_does_not_take_the_number_of_a_closed_stream(reads: Path, tmp_pat
     assert [line.split("\t")[0] for line in lines] == ["id", *IDS, ""]
 
 
-def on_terminal(*arguments: str) -> bytes:
+def on_terminal(*arguments: str, **variables: str) -> bytes:
     """What a command writes to a terminal that both its outputs are."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*VIRNUCPRO, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(TERM="xterm")
+        [*VIRNUCPRO, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(TERM="xterm", **variables),
     ) as process:
         os.close(theirs)
         written = b""
@@ -209,3 +213,49 @@ def test_a_signal_leaves_no_files_and_no_folders(
     assert process.returncode == code
     assert b"Traceback" not in error
     assert set(genome.parent.rglob("*")) == before
+
+
+def test_predict_ends_quietly_when_its_reader_goes_away(tmp_path: Path, bundle: str) -> None:
+    """The reader takes one line; the rest is more than a pipe holds."""
+    path = tmp_path / "many.fasta"
+    path.write_text("".join(f">record_{number}_{'x' * 900}\nGCATTCGACCGA\n" for number in range(300)))
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            '"$@" | head -1',
+            "sh",
+            *VIRNUCPRO,
+            "predict",
+            str(path),
+            "--model",
+            bundle,
+            "--device",
+            "cpu",
+        ],
+        capture_output=True,
+        timeout=120,
+        check=True,
+        env=environment(VIRNUCPRO_SELF_TEST="off"),
+    )
+    assert done.stdout.startswith(b"id\tlength\t")
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "locale", [{}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {"NO_COLOR": "1"}], ids=str
+)
+def test_a_bar_is_on_the_terminal_and_never_in_a_file(
+    reads: Path, bundle: str, tmp_path: Path, locale: dict[str, str]
+) -> None:
+    out = tmp_path / "out.tsv"
+    arguments = ["predict", str(reads), "--model", bundle, "--device", "cpu", "-o", str(out)]
+    shown = on_terminal(*arguments, **locale)
+    assert b"scoring" in shown
+    assert b"scored 5 records" in shown
+    assert b"Traceback" not in shown
+    assert b"\x1b" not in out.read_bytes().replace(b"a\x1b]0;PWNED\x07b", b"")
+    quiet = virnucpro(*arguments, "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
+    assert on_terminal(*arguments, "--quiet", **locale) == b""

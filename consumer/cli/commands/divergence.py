@@ -34,7 +34,8 @@ ADVICE = {
 
 def divergence(
     fasta: Annotated[
-        str | None, typer.Option("--fasta", metavar="FILE", help="Compare on this FASTA or FASTQ file too.")
+        str | None,
+        typer.Option("--fasta", metavar="FILE", help="Compare on this FASTA, FASTQ or BAM file too."),
     ] = None,
     model: Model = None,
     as_json: AsJson = False,

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    fasta: Annotated[str, typer.Argument(metavar="FASTA", help="FASTA or FASTQ file, compressed or not.")],
+    fasta: Annotated[
+        str, typer.Argument(metavar="FASTA", help="FASTA, FASTQ or BAM file, compressed or not.")
+    ],
     labels: LabelTable,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write all results here, as JSON.")

@@ -85,6 +85,7 @@ def list_(
             metavar="[FOLDER]...", exists=True, file_okay=False, help="Look in these folders too."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the bundled models, and the bundles in the folders that you name.
 
@@ -98,9 +99,22 @@ def list_(
     for folder in folders or []:
         for manifest_path in sorted([*folder.glob("manifest.json"), *folder.glob("*/manifest.json")]):
             found[str(manifest_path.parent)] = manifest_path.parent
-    for name, path in found.items():
-        manifest, _ = read_manifest(path)
-        row = (name, manifest.id, manifest.expected_length, _megabytes(manifest), path)
+    manifests = {name: read_manifest(path)[0] for name, path in found.items()}
+    if as_json:
+        listed = [
+            {
+                "name": name,
+                "id": manifest.id,
+                "expected_length": manifest.expected_length,
+                "bytes": sum(entry.bytes for entry in manifest.files.values()),
+                "path": str(found[name]),
+            }
+            for name, manifest in manifests.items()
+        ]
+        print(json.dumps({"models": listed}, indent=2))
+        return
+    for name, manifest in manifests.items():
+        row = (name, manifest.id, manifest.expected_length, _megabytes(manifest), found[name])
         print("\t".join(escaped(str(cell)) for cell in row))
 
 

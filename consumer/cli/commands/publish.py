@@ -25,7 +25,7 @@ READER_STALL_S = 60.0  # a long record takes the service longer than any broker 
 def publish(
     fasta: Annotated[
         list[str],
-        typer.Argument(metavar="FASTA...", help="FASTA or FASTQ files, compressed or not; - is stdin."),
+        typer.Argument(metavar="FASTA...", help="FASTA, FASTQ or BAM files, compressed or not; - is stdin."),
     ],
     bootstrap: Annotated[
         str | None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from consumer.cli.options import LabelTable, NewId
+from consumer.cli.options import AsJson, LabelTable, NewId
 from consumer.cli.verbosity import Quiet
 
 _OF_TRAINING = ("hidden", "epochs", "learning_rate", "dropout", "validation_share")
@@ -56,6 +57,7 @@ def train_head(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write all results here, as JSON.")
     ] = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Train your own classifier on labelled records, measure it on held-out records, and write a bundle.
@@ -90,7 +92,10 @@ def train_head(
         with epoch_bar(epochs * len(inputs.files)) as done:
             made = train(inputs, recipe, validation_share, done)
     bundle = write(inputs, made, output, name, report)
-    print("\n".join(map(escaped, head_table(name, made.report))))
+    if as_json:
+        print(json.dumps(made.report, indent=2, allow_nan=False))
+    else:
+        print("\n".join(map(escaped, head_table(name, made.report))))
     where = f", its results are in {report}" if report else ""
     tell(
         f"{bundle.path} is complete in {time.monotonic() - began_at:.1f} s{where}; use it with "

@@ -49,7 +49,6 @@ def evaluation_table(report: dict[str, Any]) -> Iterator[str]:
     for title, name in _BY_LENGTH.items():
         rows += [(), (f"records by bases, {title}",)]
         rows += [(f"  {bin_['bases']}", *_cells(bin_[name])) for bin_ in report["by_length"]]
-    rows += [(), *_call_rows(report["records_by_contig_call"]["calls"])]
     groups = report["by_group"]
     if groups:
         largest = sorted(groups.items(), key=lambda item: -item[1]["chunks"])
@@ -62,6 +61,8 @@ def evaluation_table(report: dict[str, Any]) -> Iterator[str]:
         rows += [(f"  and {more:,} smaller groups: see --report",)] if more > 0 else []
     yield ""
     yield from aligned(rows)
+    yield ""
+    yield from aligned(list(_call_rows(report["records_by_contig_call"]["calls"])))
 
 
 def _cells(metrics: dict[str, Any]) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ def _cells(metrics: dict[str, Any]) -> tuple[str, ...]:
 
 def _call_rows(calls: dict[str, dict[str, int]]) -> Iterator[tuple[str, ...]]:
     """How many records of either class the contig rule calls what."""
-    yield ("contig rule", *next(iter(calls.values())))
+    yield ("records by the contig rule", *next(iter(calls.values())))
     for label, counted in calls.items():
         yield (f"  {label}", *(f"{count:,}" for count in counted.values()))
 

@@ -26,9 +26,18 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in names}
 
 
-@pytest.mark.parametrize("command", ["frames", "predict", "publish"])
+BAD = ["missing.fasta", "a_folder", "empty.fasta", "garbage.fasta", "binary.fasta", "cut.fasta.gz"]
+
+
+# For `predict` an empty file is not a bad one: tests/integration/test_cli_outputs.py.
 @pytest.mark.parametrize(
-    "name", ["missing.fasta", "a_folder", "empty.fasta", "garbage.fasta", "binary.fasta", "cut.fasta.gz"]
+    ("command", "name"),
+    [
+        (command, name)
+        for command in ("frames", "predict", "publish")
+        for name in BAD
+        if (command, name) != ("predict", "empty.fasta")
+    ],
 )
 def test_a_bad_file(tmp_path, capsys, command, name):
     path = _files(tmp_path)[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
@@ -61,7 +62,11 @@ def test_a_choice_that_there_is_not_is_a_usage_error_that_lists_them(option, cap
 
 
 @pytest.mark.parametrize(
-    "command", ["predict", "evaluate", "frames", "divergence", "models show", "models verify", "watch"]
+    "command",
+    [
+        *("predict", "evaluate", "frames", "divergence", "train-head", "version", "watch"),
+        *("models list", "models show", "models verify"),
+    ],
 )
 def test_every_command_that_can_print_json_takes_the_same_switch(command, capsys):
     assert run([*command.split(), "--help"]) == 0
@@ -75,3 +80,31 @@ def test_frames_prints_json_with_the_switch_and_without(tmp_path, capsys):
         assert run(["frames", str(tmp_path / "a.fasta"), *options]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] != ""
+
+
+@pytest.mark.parametrize("command", [["version"], ["models", "list"]])
+def test_json_says_what_the_lines_for_people_say(command, capsys):
+    assert run(command) == 0
+    words = capsys.readouterr().out.split()
+    assert run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    if command == ["version"]:
+        assert [f"{found['virnucpro-stream']}", "python", found["python"]] == words[1:4]
+        assert found["torch"] == words[words.index("torch") + 1]
+    else:
+        assert [model["id"] for model in found["models"]] == ["nano-300", "nano-500"]
+        assert all(model["path"] in words and model["name"] in words for model in found["models"])
+
+
+@pytest.mark.parametrize(
+    "command", ["predict", "evaluate", "embed", "train-head", "publish", "models import"]
+)
+def test_every_command_with_a_summary_line_can_be_quiet(command, capsys):
+    assert run([*command.split(), "--help"]) == 0
+    assert re.search(r"--quiet\b", capsys.readouterr().out)
+
+
+def test_quiet_and_verbose_exclude_each_other(capsys):
+    assert run(["predict", "x.fasta", "--quiet", "--verbose"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--quiet and --verbose exclude each other: leave one of them out" in line

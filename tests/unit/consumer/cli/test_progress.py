@@ -10,6 +10,7 @@ import pytest
 
 from consumer.cli.files.inputs import Size
 from consumer.cli.progress import byte_bar, epoch_bar, record_bar
+from consumer.cli.verbosity import Verbosity, set_verbosity
 
 
 class Terminal(io.StringIO):
@@ -53,6 +54,44 @@ def test_epochs_with_their_loss(stderr):
         done(1, 0.75)
         done(2, 0.5)
     is_shown(stderr, "training, epoch", "2/2", "loss 0.500")
+
+
+def test_quiet_shows_no_bar_on_a_terminal_either(monkeypatch):
+    stderr = Terminal()
+    set_verbosity(Verbosity.QUIET)
+    try:
+        with redirect_stderr(stderr), record_bar("scoring", None) as meter:
+            meter.add(1000)
+    finally:
+        set_verbosity(Verbosity.NORMAL)
+    assert stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("columns", ["12", "30", "79"])
+def test_a_bar_is_never_wider_than_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "xterm")
+    stderr = Terminal()
+    with redirect_stderr(stderr), record_bar("scoring", Size(2_000_000, 1_300_000_000)) as meter:
+        meter.add(1_000_000_000)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stderr.getvalue()).replace("\r", "\n").split("\n")
+    assert max(map(len, lines)) <= int(columns)
+    assert "of 2,000,000" in stderr.getvalue() or columns == "12"
+
+
+def test_no_color_is_honoured(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    found = {}
+    for value in (None, "1"):
+        if value:
+            monkeypatch.setenv("NO_COLOR", value)
+        else:
+            monkeypatch.delenv("NO_COLOR", raising=False)
+        stderr = Terminal()
+        with redirect_stderr(stderr), record_bar("scoring", Size(2, 1300)) as meter:
+            meter.add(1000)
+        found[value] = bool(re.search(r"\x1b\[[0-9;]*3[0-9]", stderr.getvalue()))
+    assert found == {None: True, "1": False}
 
 
 def test_an_error_within_ends_the_bar_and_passes(stderr):
