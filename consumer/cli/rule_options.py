@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from virnucpro_core.scoring.contig_call import ContigRule
+from virnucpro_core.scoring.contig_rule import ContigRule
 
 RULE_PANEL = "Contig rule"
 """Heading of these options in a command's help."""

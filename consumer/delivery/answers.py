@@ -30,7 +30,8 @@ from schemas import (
 )
 from schemas.codecs import VALUE_SCHEMA_ID, AnswerEncoder, Encoded
 from virnucpro_core import __version__
-from virnucpro_core.scoring.contig_call import ContigRule
+from virnucpro_core.scoring.contig_call import contig_call
+from virnucpro_core.scoring.contig_rule import ContigRule
 from virnucpro_core.scoring.results import RecordResult
 
 OUR_HEADERS = "vnp-"
@@ -199,7 +200,7 @@ class AnswerBuilder:
 
     def _prediction(self, message: RawMessage, result: RecordResult) -> Prediction:
         partition, _, offset = message.source
-        call = _RULE.call_on(result)
+        call = contig_call(result, _RULE)
         chunks = tuple(
             ChunkPrediction(
                 name=chunk.name,

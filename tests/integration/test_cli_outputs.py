@@ -21,7 +21,7 @@ from consumer.cli.app import run
 from consumer.cli.demo.sample import sample_fasta
 from tests.support.contig_rule import contigs_of
 from tests.support.models_fixture import random_bundle
-from virnucpro_core.scoring.contig_call import CALL_FIELDS
+from virnucpro_core.scoring.contig_rule import CALL_FIELDS
 from virnucpro_core.sequence.fasta import read_sequences
 
 if sys.version_info >= (3, 14):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from schemas import Reason, SequenceRecord, decode_dead_letter, decode_prediction, encode_record
 from tests.support.harness import Serve, committed, produce, read, serving, virnucpro, wait_until
+from virnucpro_core.scoring.contig_rule import CALL_FIELDS
 
 SAMPLE = Path(__file__).parents[2] / "consumer" / "data" / "sample.fasta"
 GOOD = encode_record(SequenceRecord("good", "ACGTACGTACGTACGTAAATTTGGGCCC"))
@@ -103,7 +105,12 @@ def test_predict_gives_the_same_scores_bit_for_bit(predictions, tmp_path):
     for message in predictions:
         prediction = decode_prediction(message.value())
         result = local[prediction.id]
+        assert list(result) == [field.name for field in fields(prediction)]
         assert result["verdict"] == prediction.verdict.value
+        called = {name: result[name] for name in CALL_FIELDS}
+        assert called == {name: getattr(prediction, name) for name in CALL_FIELDS}
+        no_source = {"source_topic": None, "source_partition": None, "source_offset": None}
+        assert result["provenance"] == asdict(prediction.provenance) | no_source
         theirs = [f for c in result["chunks"] for f in c["frames"]]
         ours = [f for c in prediction.chunks for f in c.frames]
         assert [f.frame for f in ours] == [f["frame"] for f in theirs]

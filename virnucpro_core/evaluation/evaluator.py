@@ -22,7 +22,8 @@ from virnucpro_core.evaluation.metrics import (
     interval,
     mean_margins,
 )
-from virnucpro_core.scoring.contig_call import Call, ContigRule
+from virnucpro_core.scoring.contig_call import contig_call
+from virnucpro_core.scoring.contig_rule import Call, ContigRule
 from virnucpro_core.scoring.results import FrameResult, RecordResult
 
 LENGTHS = (500, 1_000, 5_000, 20_000)
@@ -77,7 +78,7 @@ class Evaluation:
         if not every_frame:
             counts["records_without_open_frame"] += 1
             return
-        call = self._rule.call_on(result)
+        call = contig_call(result, self._rule)
         assert call is not None  # a frame is open
         self._calls.append(CALLS.index(call.call))
         self._deltas.append(call.weighted_delta)

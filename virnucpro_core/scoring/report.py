@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO, get_args
 
 from virnucpro_core.new_folder import new_folder
-from virnucpro_core.scoring.contig_call import ContigRule
+from virnucpro_core.scoring.contig_rule import ContigRule
 from virnucpro_core.scoring.highest_scores import CHUNKS_FILE, FRAMES_FILE, OriginalFiles
 from virnucpro_core.scoring.outcomes import Outcome
 from virnucpro_core.scoring.output_files import complete_files

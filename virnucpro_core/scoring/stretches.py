@@ -12,9 +12,6 @@ from virnucpro_core.scoring.outcomes import LeftOut, Outcome
 from virnucpro_core.scoring.results import ChunkResult, RecordResult
 from virnucpro_core.scoring.tables import one_cell, write_row
 
-MAX_GAP = 500
-"""Bases between two viral chunks of one stretch, unless another number is asked for."""
-
 _GFF_SOURCE = "virnucpro-stream"
 _GFF_STRETCH, _GFF_CHUNK = "viral_sequence", "region"
 """Terms of the Sequence Ontology: SO:0001041 and SO:0000001."""

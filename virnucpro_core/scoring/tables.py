@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from virnucpro_core.scoring.contig_call import CALL_FIELDS, ContigCall, ContigRule
+from virnucpro_core.scoring.contig_call import contig_call
+from virnucpro_core.scoring.contig_rule import CALL_FIELDS, ContigCall, ContigRule
 from virnucpro_core.scoring.decimals import as_printed_or_none, float32_text
 from virnucpro_core.scoring.outcomes import LeftOut, Outcome
 from virnucpro_core.scoring.results import RecordResult
@@ -55,7 +56,7 @@ class RecordTable:
             len(result.chunks),
             sum(chunk.verdict == "virus" for chunk in result.chunks),
             sum(len(chunk.frames) for chunk in result.chunks),
-            *_cells(self._rule.call_on(result)),
+            *_cells(contig_call(result, self._rule)),
         )
 
     def finish(self) -> None:
@@ -72,7 +73,7 @@ class JsonLines:
     def add(self, outcome: Outcome) -> None:
         if isinstance(outcome, LeftOut):
             return
-        call = self._rule.call_on(outcome.result)
+        call = contig_call(outcome.result, self._rule)
         called = call.as_dict() if call else dict.fromkeys(CALL_FIELDS)
         line = _as_json(outcome.result) | self._provenance | called
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -95,7 +96,7 @@ class ContigTable:
     def add(self, outcome: Outcome) -> None:
         if not isinstance(outcome, LeftOut):
             self._ids.append(outcome.result.record_id)
-            self._calls.append(self._rule.call_on(outcome.result))
+            self._calls.append(contig_call(outcome.result, self._rule))
 
     def finish(self) -> None:
         write_row(self._stream, *CONTIG_COLUMNS)

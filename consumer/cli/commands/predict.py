@@ -35,6 +35,8 @@ from consumer.cli.verbosity import Quiet, Verbose
 ReportFormat = Literal["tsv", "jsonl", "contigs", "virnucpro", "virnucpro-v1"]
 TOLD_APART = ("contigs", "virnucpro")
 """The formats in which records of one id are told apart."""
+MAX_GAP = 500
+"""Bases: two viral chunks with one of 500 bases between them that has no open frame are one stretch."""
 FILES_PANEL = "Further output files"
 """Heading of these options in the help. A name that ends in .gz, .bz2, .xz or .zst is compressed."""
 
@@ -85,7 +87,7 @@ def predict(
             help="Most bases between two viral chunks of one stretch.",
             rich_help_panel=FILES_PANEL,
         ),
-    ] = 500,
+    ] = MAX_GAP,
     rejected: Annotated[
         Path | None, _file("--rejected", "Every record without a score, and why, as a table.")
     ] = None,
@@ -123,7 +125,7 @@ def predict(
     from consumer.cli.files.summary import Summary
     from consumer.scoring.loading import load_engine
     from consumer.scoring.model import provenance
-    from virnucpro_core.scoring.contig_call import ContigRule
+    from virnucpro_core.scoring.contig_rule import ContigRule
     from virnucpro_core.scoring.report import Details
 
     began_at = time.monotonic()

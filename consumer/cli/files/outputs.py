@@ -15,7 +15,8 @@ from consumer.cli.error_messages import UserError
 from consumer.cli.files.targets import STDOUT, check_file, check_folder, check_stdout, writing
 from consumer.errors import ExitCode
 from consumer.escaping import shown_on
-from virnucpro_core.scoring.contig_call import ContigRule
+from virnucpro_core.scoring.contig_call import contig_call
+from virnucpro_core.scoring.contig_rule import ContigRule
 from virnucpro_core.scoring.highest_scores import CHUNKS_FILE, FRAMES_FILE
 from virnucpro_core.scoring.outcomes import LeftOut, Outcome
 from virnucpro_core.scoring.report import INTO_FOLDER, Details, Format, Report, Write, report_of, reports
@@ -83,7 +84,7 @@ class Outputs:
             return lambda result: result.verdict == "virus"
 
         def is_called_viral(result: RecordResult) -> bool:
-            call = rule.call_on(result)
+            call = contig_call(result, rule)
             return call is not None and call.call == "Viral"
 
         return is_called_viral
@@ -101,7 +102,7 @@ class Calls:
         """The call on one more record, if it has a score."""
         if isinstance(outcome, LeftOut):
             return
-        if (call := self._rule.call_on(outcome.result)) is not None:
+        if (call := contig_call(outcome.result, self._rule)) is not None:
             self.calls[call.call] += 1
             self.tiers[call.tier] += 1
 

@@ -10,7 +10,7 @@ from consumer.cli.files.outputs import Calls, Outputs
 from consumer.cli.files.scoring import Run
 from consumer.config.settings import ModelSettings
 from virnucpro_core import __version__
-from virnucpro_core.scoring.contig_call import ContigRule
+from virnucpro_core.scoring.contig_rule import ContigRule
 from virnucpro_core.scoring.model import EngineInfo
 from virnucpro_core.sequence.fasta import STDIN
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from consumer.cli.error_messages import UserError, note, warn
-from virnucpro_core.scoring.outcomes import LeftOut, Outcome, Record
 from virnucpro_core.sequence.rna import holds_u
+
+if TYPE_CHECKING:
+    from virnucpro_core.scoring.outcomes import LeftOut, Outcome, Record
 
 _CURES = {
     "sequence_too_long": "; VIRNUCPRO_MAX_SEQUENCE_BASES raises it",
@@ -50,6 +51,8 @@ class Tally:
 
     def add(self, outcome: Outcome) -> None:
         """What became of the next record; one that is left out is named on stderr."""
+        from virnucpro_core.scoring.outcomes import LeftOut
+
         if isinstance(outcome, LeftOut):
             self.leave_out(outcome)
             return
@@ -64,6 +67,8 @@ class Tally:
 
     def repeated_ids(self) -> tuple[int, int]:
         """How many ids come more than once, and how many records have one of them."""
+        import numpy as np
+
         _, counts = np.unique(np.array(self._ids, dtype=np.int64), return_counts=True)
         repeated = counts[counts > 1]
         return len(repeated), int(repeated.sum())

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.contig_rule import contigs_of
 from tests.support.results import Frames, of_virus_scores, result, scored, text_of
-from virnucpro_core.scoring.contig_call import ContigRule, weighted_delta
+from virnucpro_core.scoring.contig_call import contig_call
+from virnucpro_core.scoring.contig_rule import ContigRule, weighted_delta
 from virnucpro_core.scoring.report import Details, report_of, reports
 from virnucpro_core.scoring.results import RecordResult
 
@@ -50,7 +51,7 @@ def test_the_file_of_highest_scores_gives_another_program_the_same_calls(
 
 
 def call(*virus_scores: float | None, **numbers: float) -> tuple[str, str]:
-    found = replace(ContigRule(), **numbers).call_on(of_virus_scores("r", *virus_scores))
+    found = contig_call(of_virus_scores("r", *virus_scores), replace(ContigRule(), **numbers))
     assert found is not None
     return found.call, found.tier
 
@@ -73,24 +74,24 @@ def test_a_record_of_few_chunks_is_a_tier_lower(scores, tier) -> None:
 
 def test_chunks_without_an_open_frame_do_not_count() -> None:
     assert call(*[0.95] * 4, None, None) == ("Viral", "low_confidence")
-    assert ContigRule().call_on(of_virus_scores("r", None, None)) is None
+    assert contig_call(of_virus_scores("r", None, None), ContigRule()) is None
 
 
 def test_a_chunk_counts_by_its_two_highest_scores() -> None:
     """They may come from two frames: high both, such a chunk is ambiguous."""
     both = [("F1", 0.9, 0.1), ("R1", 0.1, 0.9)]
-    found = ContigRule().call_on(result("r", both, [("F1", 0.1, 0.9)]))
+    found = contig_call(result("r", both, [("F1", 0.1, 0.9)]), ContigRule())
     assert found is not None
     assert (found.n_chunks, found.n_ambiguous, found.n_confident_viral) == (2, 1, 1)
     assert (found.viral_proportion, found.nonviral_proportion) == (1.0, 0.0)
-    only = ContigRule().call_on(result("r", both))
+    only = contig_call(result("r", both), ContigRule())
     assert only is not None
     assert (only.call, only.weighted_delta, only.viral_proportion) == ("Ambiguous", 0.0, 0.0)
 
 
 def test_a_score_on_a_threshold_is_judged_as_it_is_printed() -> None:
     """float32(0.8) is more than 0.8; the file says 0.8, and a program that reads it calls the chunk not confident."""
-    found = ContigRule().call_on(of_virus_scores("r", *[0.8] * 5))
+    found = contig_call(of_virus_scores("r", *[0.8] * 5), ContigRule())
     assert found is not None
     assert found.n_confident_viral == 0
 

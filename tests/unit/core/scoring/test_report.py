@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.support.results import left_out, result, scored, text_of
-from virnucpro_core.scoring.contig_call import CALL_FIELDS
+from virnucpro_core.scoring.contig_rule import CALL_FIELDS
 from virnucpro_core.scoring.decimals import float32_text
 from virnucpro_core.scoring.report import FORMATS, INTO_FOLDER, Details, Format, Write, report_of, reports
 
