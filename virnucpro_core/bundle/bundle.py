@@ -20,12 +20,16 @@ from virnucpro_core.bundle.manifest import (
     Manifest,
 )
 from virnucpro_core.hashing import sha256_of
+from virnucpro_core.regular_files import UnusableFile, check_regular, read_small
 from virnucpro_core.sequence.tokens import DnaTokenizer
+from virnucpro_core.wording import one_line, some_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+_MANIFEST_BYTES = 4 * 2**20
+"""Most bytes of a manifest; those of the bundled models, which name every training record, have 0.1 MB."""
 _BUNDLED = Path(__file__).parent.parent / "data" / "bundles"
 _ALIASES = {"nano": "nano-500"}
 _WEIGHT_ROLES = tuple(role for role in ROLES if role != "tokenizer")
@@ -65,7 +69,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     try:
         return Manifest.from_json(text.decode("utf-8")), hashlib.sha256(text).hexdigest()
     except (BundleError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path / MANIFEST}: {error}") from error
+        raise BundleError(f"{path / MANIFEST}: {one_line(error)}") from error
 
 
 class Bundle:
@@ -91,8 +95,8 @@ class Bundle:
         """
         path = Path(path)
         manifest, sha256 = read_manifest(path)
-        for entry in manifest.files.values():
-            _check(path / entry.name, entry)
+        for role, entry in manifest.files.items():
+            _check(path / entry.name, entry, manifest.most_bytes(role))
         return cls(path, manifest, sha256)
 
     @property
@@ -114,7 +118,7 @@ class Bundle:
         try:
             tokenizer = DnaTokenizer(path)
         except ValueError as error:
-            raise BundleError(f"{path}: {error}") from error
+            raise BundleError(str(error)) from error
         if tokenizer.vocabulary_size > self.manifest.dnabert_s.vocab:
             raise BundleError(
                 f"{path} has {tokenizer.vocabulary_size} tokens, the model {self.manifest.dnabert_s.vocab}"
@@ -159,6 +163,7 @@ def write_bundle(
         OSError: it cannot be written.
     """
     from virnucpro_core.bundle.safetensors_writer import write_safetensors
+    from virnucpro_core.bundle.weights import not_finite
 
     path = Path(path)
     if path.exists():
@@ -174,6 +179,11 @@ def write_bundle(
                 shutil.copyfile(weights, staging / _name(role))
                 written(weights.stat().st_size)
             else:
+                if bad := not_finite(weights):
+                    raise BundleError(
+                        f"{role}: weights are NaN or infinite: {some_of(bad)}; take them from their publisher again, "
+                        "or train the classifier again with a lower --learning-rate"
+                    )
                 write_safetensors(staging / _name(role), weights, written)
         shutil.copyfile(tokenizer, staging / _name("tokenizer"))
         manifest = replace(draft, files={role: _describe(staging / _name(role)) for role in ROLES})
@@ -195,14 +205,21 @@ def _describe(path: Path) -> FileEntry:
     return FileEntry(path.name, sha256_of(path), path.stat().st_size)
 
 
-def _check(path: Path, entry: FileEntry) -> None:
+def _check(path: Path, entry: FileEntry, most: int) -> None:
     try:
+        check_regular(path)
         size = path.stat().st_size
         if size != entry.bytes:
             raise BundleError(
                 f"{path} has {size} bytes, its manifest says {entry.bytes}: fetch the bundle again"
             )
+        if size > most:  # before it is read: a file with a hole may be of any size
+            raise BundleError(
+                f"{path} has {size:,} bytes, more than a model of these dimensions has: fetch the bundle again"
+            )
         digest = sha256_of(path)
+    except UnusableFile as error:
+        raise BundleError(f"{path} {error}") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}): fetch the bundle again") from error
     if digest != entry.sha256:
@@ -213,6 +230,8 @@ def _check(path: Path, entry: FileEntry) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_small(path, _MANIFEST_BYTES)
+    except UnusableFile as error:
+        raise BundleError(f"{path} {error}") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror})") from error

@@ -35,7 +35,8 @@ def fill(
         the module, in evaluation mode, without gradients.
 
     Raises:
-        WeightsError: a name is missing or unknown, or a shape is wrong.
+        WeightsError: a name is missing or unknown, a shape is wrong, or a number is NaN or infinite, as stored or
+            in `dtype`.
     """
     wanted = module.state_dict()
     if missing := [name for name in wanted if name not in tensors]:
@@ -48,8 +49,28 @@ def fill(
                 f"{role}: {name} is {list(tensor.shape)}, the model's is {list(wanted[name].shape)}"
             )
     placed = {name: tensor.to(device, _dtype(name, tensor, dtype)) for name, tensor in tensors.items()}
+    if bad := not_finite(placed):
+        kind = str(dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"{role}: weights are NaN or infinite in {kind}: {some_of(bad)}; fetch the model again, or choose another "
+            "precision"
+        )
     module.load_state_dict(placed, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of those that hold NaN or infinity; tensors on the meta device hold nothing."""
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not tensor.is_meta and tensor.numel() and not _is_finite(tensor)
+    ]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Both ends are NaN if any number is. Nothing of the tensor's size is made for it.
+    return all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
 def weights_of(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -121,7 +121,7 @@ def _tokenizer(given: Path | None, dna: Part[DnabertSConfig]) -> Path:
     try:
         words = DnaTokenizer(path).vocabulary_size
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(str(error)) from error
     if words > dna.config.vocab:
         raise CheckpointError(
             f"{path} has {words} tokens, the model {dna.config.vocab}: name the tokenizer of this DNABERT-S"

@@ -8,21 +8,32 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from virnucpro_core.bundle.manifest import BundleError, DnabertSConfig, Esm2Config
 from virnucpro_core.importing.import_error import CheckpointError
-from virnucpro_core.importing.storages import is_zip
+from virnucpro_core.importing.pickle_program import globals_of
+from virnucpro_core.importing.storages import is_zip, zip_content
+from virnucpro_core.regular_files import UnusableFile, check_regular, read_small
+from virnucpro_core.wording import one_line, shown
 
 SAFETENSORS = ".safetensors"
 _CONFIG = "config.json"
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = tuple(f"{name}.index.json" for name in _WHOLE)
-_ASKED_FOR = re.compile(r"GLOBAL (\S+)")
+_JSON_BYTES = 16 * 2**20
+_NEEDED = re.compile(
+    r"collections\.OrderedDict|torch\._utils\._rebuild_(tensor_v2|parameter)|torch\.\w+Storage|argparse\.Namespace"
+)
+"""Globals of published checkpoints. torch's own list is longer: some of its entries make memory out of a number."""
+_Config = TypeVar("_Config", Esm2Config, DnabertSConfig)
+_LEGACY_PICKLES = 5
+"""Magic number, protocol, system, object and storage keys, one after the other."""
 
 
 class Checkpoint:
@@ -37,7 +48,10 @@ class Checkpoint:
     def __init__(self, tensors: Mapping[str, Any], files: list[Path], config: dict[str, Any]) -> None:
         bad = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
         if bad:
-            raise CheckpointError(f"{files[0]}: {bad[0]!r} is not a tensor of numbers")
+            raise CheckpointError(f"{files[0]}: {shown(bad[0])} is not a tensor of numbers")
+        # Twice: tied weights are there under two names.
+        if sum(t.nbytes for t in tensors.values()) > 2 * sum(file.stat().st_size for file in files):
+            raise CheckpointError(f"{files[0]} holds tensors that are larger than the file: fetch it again")
         self.tensors: dict[str, Tensor] = dict(tensors)
         self.files, self.config = files, config
 
@@ -64,51 +78,85 @@ def load_pickled(path: Path) -> Any:
     """What `torch.save` wrote, if it is made of tensors, plain containers and argparse.Namespace.
 
     Raises:
-        CheckpointError: it asks for anything else, which is named, or it is damaged.
+        CheckpointError: it asks for anything else, which is named, or it is damaged, not a regular file, or would take
+            more memory or time than its size accounts for.
         OSError: the file cannot be read.
     """
     try:
+        is_mapped = is_zip(path)
+        asked_for = _zip_globals(path) if is_mapped else _legacy_globals(path)
+        if refused := sorted(name for name in asked_for if not _NEEDED.fullmatch(name)):
+            raise CheckpointError(
+                f"{path} is refused, and nothing of it was run: it asks for {one_line(refused[0])}, which no weights "
+                "need; take the file from its publisher again"
+            )
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Only the zip format can be mapped; the older one is read into memory.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
-    except pickle.UnpicklingError as error:
-        asked_for = _ASKED_FOR.search(str(error))
-        if asked_for is None:
-            raise _damaged(path, error) from error
-        raise CheckpointError(
-            f"{path} is refused, and nothing of it was run: it asks for {asked_for[1]}, which no weights "
-            "need; take the file from its publisher again"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+    except CheckpointError:
+        raise
+    except UnusableFile as error:
+        raise CheckpointError(f"{path} {error}") from error
+    except (
+        *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError),
+        *(LookupError, AttributeError, OverflowError, MemoryError),
+    ) as error:
         raise _damaged(path, error) from error
+
+
+def _zip_globals(path: Path) -> frozenset[str]:
+    with zip_content(path) as (pickled, _):
+        return globals_of(pickled)
+
+
+def _legacy_globals(path: Path) -> frozenset[str]:
+    """Of all pickles of the older format, or as many as there are: a reader runs the first before it knows."""
+    found: frozenset[str] = frozenset()
+    with path.open("rb") as file:
+        for _ in range(_LEGACY_PICKLES):
+            if not file.peek(1):
+                break
+            found |= globals_of(file)
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        CheckpointError: it is not a JSON object.
+        CheckpointError: it is not a JSON object, not a regular file, or far too large.
         OSError: the file cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}): fetch it again") from error
+        content = json.loads(read_small(path, _JSON_BYTES).decode("utf-8"))
+    except UnusableFile as error:
+        raise CheckpointError(f"{path} {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON ({one_line(error)}): fetch it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object: fetch it again")
     return content
 
 
-def size(config: Mapping[str, Any], name: str, where: str) -> int:
-    """A positive whole number of a configuration.
+def shape_of(kind: type[_Config], config: Mapping[str, Any], names: Mapping[str, str], where: str) -> _Config:
+    """The shape of a model from a configuration.
+
+    Args:
+        names: of the configuration's entries, by the fields of `kind`.
+        where: the configuration's place, for the error.
 
     Raises:
-        CheckpointError: it is missing, or something else.
+        CheckpointError: an entry is missing, not a positive number, or of a model that there is not.
     """
-    value = config.get(name)
-    if type(value) is not int or value < 1:
-        raise CheckpointError(f"{where}: {name!r} must be a positive number, not {value!r}")
-    return value
+    for name in names.values():
+        if type(config.get(name)) is not int or config[name] < 1:
+            raise CheckpointError(
+                f"{where}: {name!r} must be a positive number, not {shown(config.get(name))}"
+            )
+    try:
+        return kind(**{field: config[name] for field, name in names.items()})
+    except BundleError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def require(config: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
@@ -119,7 +167,7 @@ def require(config: Mapping[str, Any], wanted: Mapping[str, Any], where: str) ->
     """
     for name, value in wanted.items():
         if config.get(name, value) != value:
-            raise CheckpointError(f"{where}: {name} is {config[name]!r}, only {value!r} can be imported")
+            raise CheckpointError(f"{where}: {name} is {shown(config[name])}, only {value!r} can be imported")
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -136,20 +184,31 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(placed, dict) or not placed:
         raise CheckpointError(f"{index} has no weight_map: fetch it again")
     names = sorted({str(name) for name in placed.values()})
-    if outside := [name for name in names if PurePath(name).name != name]:
-        raise CheckpointError(f"{index}: {outside[0]!r} is not a plain file name")
+    if outside := [name for name in names if PurePath(name).name != name or not name.isprintable()]:
+        raise CheckpointError(f"{index}: {shown(outside[0])} is not a plain file name")
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise CheckpointError(f"{index.parent / missing[0]} is missing: fetch it")
     return [index.parent / name for name in names]
 
 
 def _read(file: Path) -> Any:
-    if file.suffix != SAFETENSORS:
-        return load_pickled(file)
+    return read_safetensors(file) if file.suffix == SAFETENSORS else load_pickled(file)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        CheckpointError: it is damaged, or not a regular file.
+        OSError: the file cannot be read.
+    """
     try:
-        return load_file(file)
+        check_regular(path)
+        return load_file(path)
+    except UnusableFile as error:
+        raise CheckpointError(f"{path} {error}") from error
     except SafetensorError as error:
-        raise _damaged(file, error) from error
+        raise _damaged(path, error) from error
 
 
 def _is_plain(tensor: Any) -> bool:
@@ -157,5 +216,5 @@ def _is_plain(tensor: Any) -> bool:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    why = " ".join(str(error).split())[:120] or type(error).__name__
+    why = one_line(error, 120) or type(error).__name__
     return CheckpointError(f"{path} is damaged, or not of its format ({why}): fetch it again")

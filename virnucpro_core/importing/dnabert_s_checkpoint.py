@@ -8,7 +8,7 @@ import torch
 
 from virnucpro_core.bundle.manifest import DnabertSConfig
 from virnucpro_core.bundle.weights import fill
-from virnucpro_core.importing.checkpoints import read_checkpoint, require, size
+from virnucpro_core.importing.checkpoints import read_checkpoint, require, shape_of
 from virnucpro_core.importing.parts import Part
 from virnucpro_core.models.dnabert_s import DnabertS
 
@@ -38,9 +38,7 @@ def read_dnabert_s(path: Path) -> Part[DnabertSConfig]:
     if checkpoint.config:
         where = str(checkpoint.files[0].with_name("config.json"))
         require(checkpoint.config, _FIXED, where)
-        config = DnabertSConfig(
-            **{ours: size(checkpoint.config, theirs, where) for ours, theirs in _SIZES.items()}
-        )
+        config = shape_of(DnabertSConfig, checkpoint.config, _SIZES, where)
     tensors = {}
     for name, tensor in checkpoint.tensors.items():
         bare = name.removeprefix(_PREFIX)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from virnucpro_core.bundle.manifest import Esm2Config
-from virnucpro_core.importing.checkpoints import Checkpoint, load_pickled, read_checkpoint, require, size
+from virnucpro_core.importing.checkpoints import Checkpoint, load_pickled, read_checkpoint, require, shape_of
 from virnucpro_core.importing.import_error import CheckpointError
 from virnucpro_core.importing.parts import Part
 from virnucpro_core.models.esm2_weights import build_esm2
@@ -30,6 +30,16 @@ _HUGGING_FACE = {
     "emb_layer_norm_before": False,
     "layer_norm_eps": 1e-5,
     "is_folding_model": False,
+}
+_FAIR_ESM_SIZES = {
+    "layers": "encoder_layers",
+    "dim": "encoder_embed_dim",
+    "heads": "encoder_attention_heads",
+}
+_HUGGING_FACE_SIZES = {
+    "layers": "num_hidden_layers",
+    "dim": "hidden_size",
+    "heads": "num_attention_heads",
 }
 _RENAMED = {
     "embeddings.word_embeddings": "embed_tokens",
@@ -70,11 +80,7 @@ def _fair_esm(path: Path) -> Part[Esm2Config]:
     checkpoint = Checkpoint(
         {_FAIR_ESM_PREFIX.sub("", str(name)): tensor for name, tensor in content["model"].items()}, [path], {}
     )
-    config = Esm2Config(
-        layers=size(options, "encoder_layers", str(path)),
-        dim=size(options, "encoder_embed_dim", str(path)),
-        heads=size(options, "encoder_attention_heads", str(path)),
-    )
+    config = shape_of(Esm2Config, options, _FAIR_ESM_SIZES, str(path))
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith(_HEADS)}
     return Part(config, _exact(tensors), "fair-esm .pt", [path])
 
@@ -100,11 +106,7 @@ def _hugging_face(path: Path) -> Part[Esm2Config]:
     if not checkpoint.config:
         raise CheckpointError(f"{where} is missing: fetch it, it says how many attention heads there are")
     require(checkpoint.config, _HUGGING_FACE, where)
-    config = Esm2Config(
-        layers=size(checkpoint.config, "num_hidden_layers", where),
-        dim=size(checkpoint.config, "hidden_size", where),
-        heads=size(checkpoint.config, "num_attention_heads", where),
-    )
+    config = shape_of(Esm2Config, checkpoint.config, _HUGGING_FACE_SIZES, where)
     tensors = {}
     for name, tensor in checkpoint.tensors.items():
         bare = name.removeprefix("esm.")

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from virnucpro_core.bundle.manifest import HeadConfig
+from virnucpro_core.bundle.manifest import BundleError, HeadConfig
 from virnucpro_core.bundle.weights import fill
-from virnucpro_core.importing.checkpoints import SAFETENSORS
+from virnucpro_core.importing.checkpoints import SAFETENSORS, read_safetensors
 from virnucpro_core.importing.import_error import CheckpointError
 from virnucpro_core.importing.parts import Part
-from virnucpro_core.importing.restricted_unpickler import CLASSIFIER, Pickled, Record, TensorRef, read_pickled
+from virnucpro_core.importing.restricted_unpickler import CLASSIFIER, Record, TensorRef, read_pickled
 from virnucpro_core.models.classifier import Head
+from virnucpro_core.wording import shown
 
 _RENAMED = {"hidden_layer": "hidden", "bn1": "norm", "output_layer": "output"}
 _EXPECTED = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "output_layer": "Linear"}
@@ -34,26 +33,27 @@ def read_head(path: Path) -> Part[HeadConfig]:
         OSError: the file cannot be read.
     """
     if path.suffix == SAFETENSORS:
-        try:
-            tensors, layout = load_file(path), "safetensors state dict"
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged ({error}): fetch it again") from error
+        tensors, layout = read_safetensors(path), "safetensors state dict"
     else:
         pickled = read_pickled(path)
         is_module = isinstance(pickled.root, Record)
         refs = _of_module(pickled.root, path) if is_module else _of_state_dict(pickled.root, path)
-        tensors = _values(pickled, refs)
+        tensors = {name: torch.from_numpy(array) for name, array in pickled.arrays(refs).items()}
         layout = "pickled module" if is_module else "pickled state dict"
     named = {_our_name(name): tensor for name, tensor in tensors.items()}
     first = named.get(_FIRST)
-    if first is None or first.ndim != 2:
+    if first is None or first.ndim != 2 or not first.numel():
         raise CheckpointError(f"{path} has no weights hidden_layer.weight [hidden, features]")
     hidden, features = first.shape
+    try:
+        config = HeadConfig(hidden)
+    except BundleError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     meta = torch.device("meta")
     with meta:
         model = Head(features, hidden)
     fill("head", model, named, meta, torch.float32)
-    return Part(HeadConfig(hidden), named, layout, [path])
+    return Part(config, named, layout, [path])
 
 
 def features_of(head: Part[HeadConfig]) -> int:
@@ -72,7 +72,7 @@ def _of_state_dict(root: Any, path: Path) -> dict[str, TensorRef]:
     bad = [name for name, value in root.items() if not isinstance(value, TensorRef)]
     if bad or not all(isinstance(name, str) for name in root):
         raise CheckpointError(
-            f"{path} is not a state dict: {bad[0] if bad else 'a name'!r} does not belong there"
+            f"{path} is not a state dict: {shown(bad[0]) if bad else 'a name'} does not belong there"
         )
     return dict(root)
 
@@ -84,21 +84,21 @@ def _of_module(module: Record, path: Path) -> dict[str, TensorRef]:
     refs: dict[str, TensorRef] = {}
     for name, child in _entries(module, "_modules").items():
         if not isinstance(child, Record):
-            raise CheckpointError(f"{path}: {name!r} is not a module")
+            raise CheckpointError(f"{path}: {shown(name)} is not a module")
         if child.kind in _WITHOUT_WEIGHTS:
             continue
         if _EXPECTED.get(name) != child.kind:
             raise CheckpointError(
-                f"{path}: {name!r} is a {child.kind}, which VirNucPro's {CLASSIFIER} has not"
+                f"{path}: {shown(name)} is a {child.kind}, which VirNucPro's {CLASSIFIER} has not"
             )
         if child.kind == "BatchNorm1d" and child.state.get("eps") != _NORM_EPS:
             raise CheckpointError(
-                f"{path}: {name} has eps {child.state.get('eps')!r}, only {_NORM_EPS} works"
+                f"{path}: {name} has eps {shown(child.state.get('eps'))}, only {_NORM_EPS} works"
             )
         for group in ("_parameters", "_buffers"):
             for kind, value in _entries(child, group).items():
                 if not isinstance(value, TensorRef):
-                    raise CheckpointError(f"{path}: {name}.{kind} is not a tensor")
+                    raise CheckpointError(f"{path}: {name}.{shown(kind)} is not a tensor")
                 refs[f"{name}.{kind}"] = value
     return refs
 
@@ -106,7 +106,3 @@ def _of_module(module: Record, path: Path) -> dict[str, TensorRef]:
 def _entries(module: Record, group: str) -> dict[str, Any]:
     entries = module.state.get(group)
     return entries if isinstance(entries, dict) else {}
-
-
-def _values(pickled: Pickled, refs: dict[str, TensorRef]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(pickled.array(ref)) for name, ref in refs.items()}

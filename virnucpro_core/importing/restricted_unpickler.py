@@ -7,6 +7,7 @@ Any other name ends the reading. Needs no torch.
 
 from __future__ import annotations
 
+import math
 import pickle
 import struct
 from collections import OrderedDict
@@ -18,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro_core.importing.import_error import CheckpointError
+from virnucpro_core.importing.pickle_program import globals_of
 from virnucpro_core.importing.storages import DTYPES, StorageRef, is_zip, read_legacy_storages, zip_content
+from virnucpro_core.regular_files import UnusableFile
+from virnucpro_core.wording import one_line, shown
 
 CLASSIFIER = "MLPClassifier"
 """VirNucPro's own class. It was pickled from a script, so the module that it claims to be in means nothing."""
@@ -36,10 +40,12 @@ _CONTAINERS: dict[tuple[str, str], type] = {
 # What a damaged pickle makes of the unpickler's stack and of our own functions' arguments.
 _DAMAGED = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
-    MemoryError, struct.error,
+    MemoryError, RecursionError, struct.error,
 )  # fmt: skip
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_MOST_NUMBERS = 17
+"""Offset, size and stride of a tensor of eight dimensions."""
 
 
 class TensorRef(NamedTuple):
@@ -84,6 +90,17 @@ class Pickled:
     def __init__(self, path: Path, root: Any, storages: Mapping[str, bytes]) -> None:
         self.root, self._path, self._storages = root, path, storages
 
+    def arrays(self, tensors: Mapping[str, TensorRef]) -> dict[str, NDArray[Any]]:
+        """The values of tensors by name, copied. Each value of a storage is copied once at most.
+
+        Raises:
+            CheckpointError: one reaches beyond its storage, or they have more values than their storages.
+        """
+        stored = sum(storage.elements for storage in {tensor.storage for tensor in tensors.values()})
+        if sum(math.prod(tensor.size) for tensor in tensors.values()) > stored:
+            raise _damaged(self._path, ValueError("tensors larger than their storages"))
+        return {name: self.array(tensor) for name, tensor in tensors.items()}
+
     def array(self, tensor: TensorRef) -> NDArray[Any]:
         """A tensor's values, copied.
 
@@ -113,7 +130,7 @@ def read_pickled(path: Path) -> Pickled:
 
     Raises:
         CheckpointError: the pickle asks for a name that is not on the list (the message says which), or it is
-            damaged, or no pickle.
+            damaged, or no pickle, or not a regular file, or would take more than any classifier needs.
         OSError: the file cannot be read.
     """
     try:
@@ -127,6 +144,8 @@ def read_pickled(path: Path) -> Pickled:
                 root, storages = _read_legacy(path, file)
     except CheckpointError:
         raise
+    except UnusableFile as error:
+        raise CheckpointError(f"{path} {error}") from error
     except _DAMAGED as error:
         raise _damaged(path, error) from error
     return Pickled(path, root, storages)
@@ -148,8 +167,15 @@ def _read_legacy(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, bytes]]:
 class _Unpickler(pickle.Unpickler):
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         super().__init__(file)
-        self._path = path
+        self._path, self._file = path, file
         self.storages: dict[str, StorageRef] = {}
+
+    def load(self) -> Any:
+        """The next object of the file, whose program is checked first."""
+        start = self._file.tell()
+        globals_of(self._file)
+        self._file.seek(start)
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         """Every name that a pickle asks for comes through here; nothing is ever imported."""
@@ -163,25 +189,25 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) in _FUNCTIONS:
             return _Inert(_FUNCTIONS[module, name])
         raise CheckpointError(
-            f"{self._path} is refused, and nothing of it was run: it asks for {module}.{name}, which no "
+            f"{self._path} is refused, and nothing of it was run: it asks for {one_line(f'{module}.{name}')}, which no "
             "classifier of VirNucPro needs; take the file from its publisher again"
         )
 
     def persistent_load(self, pid: Any) -> Any:
         """A storage, or (in the old format) a class together with its source code, which is left out."""
         what, *details = pid
-        if what == "module":
+        if what == "module" and isinstance(details[0], type) and issubclass(details[0], Record):
             return details[0]
         if what != "storage":
-            raise pickle.UnpicklingError(f"an unknown reference {what!r}")
+            raise pickle.UnpicklingError(f"an unknown reference {shown(what)}")
         kind, key, _, count = details[:4]
         if details[4:] not in ([], [None]):
             raise pickle.UnpicklingError("a view of a storage")
-        ref = StorageRef(key, kind, count)
         if not (isinstance(key, str) and kind in DTYPES and isinstance(count, int)):
             raise pickle.UnpicklingError("a storage without key, type and size")
+        ref = StorageRef(key, kind, count)
         if self.storages.setdefault(key, ref) != ref:
-            raise pickle.UnpicklingError(f"two descriptions of storage {key}")
+            raise pickle.UnpicklingError(f"two descriptions of storage {shown(key)}")
         return ref
 
 
@@ -202,12 +228,18 @@ class _Inert:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> TensorRef:
     numbers = (offset, *size, *stride)
-    if not isinstance(storage, StorageRef) or not all(type(number) is int for number in numbers):
+    if (
+        not isinstance(storage, StorageRef)
+        or len(numbers) > _MOST_NUMBERS
+        or not all(type(number) is int for number in numbers)
+    ):
         raise pickle.UnpicklingError("a tensor without storage, offset, size and stride")
     return TensorRef(storage, offset, tuple(size), tuple(stride))
 
 
-def _parameter(data: Any, *_: Any) -> Any:
+def _parameter(data: Any, *_: Any) -> TensorRef:
+    if not isinstance(data, TensorRef):
+        raise pickle.UnpicklingError("a parameter that is not a tensor")
     return data
 
 
@@ -218,5 +250,5 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    why = " ".join(str(error).split())[:120] or type(error).__name__
+    why = one_line(error, 120) or type(error).__name__
     return CheckpointError(f"{path} is damaged, or was not written by torch.save ({why}): fetch it again")

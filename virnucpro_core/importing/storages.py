@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from virnucpro_core.importing.pickle_program import MOST_BYTES, BeyondBounds
+from virnucpro_core.regular_files import check_regular
+
 DTYPES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8"}
 """numpy's name for the elements of each kind of storage that a classifier may have."""
 _ITEM_SIZES = {"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "LongStorage": 8}
@@ -30,11 +33,13 @@ class StorageRef(NamedTuple):
 
 
 def is_zip(path: Path) -> bool:
-    """Is it of the format that torch.save writes since 1.6?
+    """Whether it is of the format that torch.save writes since 1.6.
 
     Raises:
+        UnusableFile: it is not a regular file.
         OSError: the file cannot be read.
     """
+    check_regular(path)
     with path.open("rb") as file:
         return zipfile.is_zipfile(file)
 
@@ -48,31 +53,35 @@ def zip_content(path: Path) -> Iterator[tuple[IO[bytes], Callable[[StorageRef], 
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_entries(archive, path.stat().st_size)
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(pickles) != 1:
                 raise pickle.UnpicklingError("a zip file without a pickle")
             folder = pickles[0].removesuffix("data.pkl")
             if f"{folder}byteorder" in archive.namelist():
-                order = _entry(archive, f"{folder}byteorder")
-                if order != b"little":
+                if archive.read(f"{folder}byteorder") != b"little":
                     raise pickle.UnpicklingError("written on a big-endian machine")
 
             def read(storage: StorageRef) -> bytes:
-                content = _entry(archive, f"{folder}data/{storage.key}")
+                content = archive.read(f"{folder}data/{storage.key}")
                 if len(content) != storage.bytes:
                     raise pickle.UnpicklingError(f"storage {storage.key} has {len(content)} bytes")
                 return content
 
-            yield io.BytesIO(_entry(archive, pickles[0])), read
+            if (size := archive.getinfo(pickles[0]).file_size) > MOST_BYTES:
+                raise BeyondBounds(f"a pickle of {size:,} bytes")
+            yield io.BytesIO(archive.read(pickles[0])), read
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise pickle.UnpicklingError(str(error)) from error
 
 
-def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    # torch.save compresses nothing; something that unfolds to far more than the file was not made by it.
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+def _check_entries(archive: zipfile.ZipFile, file_bytes: int) -> None:
+    """torch.save compresses nothing and writes every byte once: what unpacks to more than the file is not its."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise pickle.UnpicklingError("a compressed entry")
-    return archive.read(name)
+    if sum(entry.file_size for entry in entries) > file_bytes:
+        raise pickle.UnpicklingError("entries that overlap")
 
 
 def read_legacy_storages(file: IO[bytes], keys: Any, refs: Mapping[str, StorageRef]) -> dict[str, bytes]:

@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from virnucpro_core.regular_files import UnusableFile, read_small
+from virnucpro_core.sequence.tokenizer_file import MOST_BYTES, check_tokenizer
+from virnucpro_core.wording import one_line
+
 # The library's own switch. By default it spreads each call, of a frame or two as a rule, over a pool of threads: on a
 # machine whose cores are busy with the model that takes longer than doing it here, and more processor time.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -71,18 +75,25 @@ class DnaTokenizer:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not a tokenizer, or does not name a padding token.
+        ValueError: it is not a tokenizer, does not name a padding token, has ids beyond its vocabulary, or asks for
+            what `virnucpro_core.sequence.tokenizer_file` does not allow; the message begins with the path.
     """
 
     def __init__(self, path: str | Path) -> None:
-        text = Path(path).read_text(encoding="utf-8")
         try:
+            text = read_small(Path(path), MOST_BYTES).decode("utf-8")
+            check_tokenizer(text)
             tokenizer = Tokenizer.from_str(text)
+        except UnusableFile as error:
+            raise ValueError(f"{path} {error}") from error
+        except OSError:
+            raise
         except Exception as error:  # the library raises nothing more specific
-            raise ValueError(f"{path} is not a tokenizer file: {error}") from error
+            raise ValueError(f"{path} is not a tokenizer file: {one_line(error)}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        _check_ids(tokenizer, path)
         self._pad_id = _pad_id(tokenizer, path)
 
     @property
@@ -99,6 +110,15 @@ class DnaTokenizer:
         """Token ids of each sequence, int32 [tokens], with the special tokens that the file asks for."""
         encodings = self._tokenizer.encode_batch_fast(list(sequences), add_special_tokens=True)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+def _check_ids(tokenizer: Tokenizer, path: str | Path) -> None:
+    """An id beyond the vocabulary would be one beyond the model's table of embeddings."""
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    around = tokenizer.encode("", add_special_tokens=True).ids
+    highest = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *around], default=-1)
+    if highest >= size:
+        raise ValueError(f"{path} has {size:,} tokens, and one of the id {highest:,}: fetch it again")
 
 
 def _pad_id(tokenizer: Tokenizer, path: str | Path) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from consumer.cli.options import AsJson, ChunkSize, Device, NewId, Precision, model_settings
+from consumer.cli.output.validation_figures import validation_rows
 from consumer.cli.verbosity import Quiet
 from consumer.escaping import escaped
 
@@ -89,17 +90,27 @@ def list_(
 ) -> None:
     """List the bundled models, and the bundles in the folders that you name.
 
-    A row a bundle, separated by tabs: what to name it, its id, the bases in a chunk, its size, where it is.
+    A row a bundle, separated by tabs: what to name it, its id, the bases in a chunk, its size, where it is. One
+    whose manifest cannot be read is named on stderr, the others are listed, and the exit code is 1.
 
     Example: `virnucpro models list ~/bundles`
     """
+    from consumer.cli.error_messages import UserError, warn
     from virnucpro_core.bundle.bundle import bundled, find_bundle, read_manifest
+    from virnucpro_core.bundle.manifest import BundleError, Manifest
 
     found = {name: find_bundle(name) for name in bundled()}
     for folder in folders or []:
         for manifest_path in sorted([*folder.glob("manifest.json"), *folder.glob("*/manifest.json")]):
             found[str(manifest_path.parent)] = manifest_path.parent
-    manifests = {name: read_manifest(path)[0] for name, path in found.items()}
+    manifests: dict[str, Manifest] = {}
+    damaged = 0
+    for name, path in found.items():
+        try:
+            manifests[name] = read_manifest(path)[0]
+        except BundleError as error:
+            damaged += 1
+            warn(str(error))
     if as_json:
         listed = [
             {
@@ -112,15 +123,17 @@ def list_(
             for name, manifest in manifests.items()
         ]
         print(json.dumps({"models": listed}, indent=2))
-        return
-    for name, manifest in manifests.items():
-        row = (name, manifest.id, manifest.expected_length, _megabytes(manifest), found[name])
-        print("\t".join(escaped(str(cell)) for cell in row))
+    else:
+        for name, manifest in manifests.items():
+            row = (name, manifest.id, manifest.expected_length, _megabytes(manifest), found[name])
+            print("\t".join(escaped(str(cell)) for cell in row))
+    if damaged:
+        raise UserError(f"{damaged} bundles cannot be read (named above): fetch them again, or remove them")
 
 
 @models.command()
 def show(model: Named = None, as_json: AsJson = False) -> None:
-    """Show a bundle's manifest. Its files are not checked: `virnucpro models verify` does that.
+    """Show a bundle's manifest, with its accuracy on validation data. Its files are not checked: `virnucpro models verify` does that.
 
     Example: `virnucpro models show nano --json | jq .validation`
     """
@@ -147,7 +160,7 @@ def show(model: Named = None, as_json: AsJson = False) -> None:
                 f"file {entry.name}": f"{entry.bytes:,} bytes, sha256 {entry.sha256[:16]}..."
                 for entry in manifest.files.values()
             },
-            **{f"validation {name}": value for name, value in _plain_values(manifest.validation).items()},
+            **{f"validation {name}": value for name, value in validation_rows(manifest.validation).items()},
         }
     )
 
@@ -202,10 +215,6 @@ def _rows(rows: dict[str, Any]) -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
         print(escaped(f"{name:{width}}  {value}"))
-
-
-def _plain_values(validation: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in validation.items() if isinstance(value, int | float | str)}
 
 
 def _megabytes(manifest: Any) -> str:
