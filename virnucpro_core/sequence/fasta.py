@@ -37,13 +37,15 @@ class NoRecords(SequenceFileError):
         self.cause = cause
 
 
-def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
+def read_sequences(path: str, max_bases: int = sys.maxsize) -> Iterator[tuple[str, str | None, str]]:
     """The records of a file, in order, read as they are asked for.
 
     Args:
         path: a FASTA or FASTQ file, as it is or compressed with gzip, bzip2, xz or Zstandard, in UTF-8, or a BAM
             file (`virnucpro_core.sequence.bam`), detected by content; `-` reads standard input. Concatenated streams
             and padding are read as by the formats' own tools (`virnucpro_core.sequence.compressed`).
+        max_bases: a sequence with more bases is cut after one more than these, so that it can be seen to be too long:
+            memory is bounded, whatever a compressed file unpacks to.
 
     Yields:
         (id, description, sequence): the first word of the header, the rest of it or None, and the letters as
@@ -60,14 +62,15 @@ def read_sequences(path: str) -> Iterator[tuple[str, str | None, str]]:
     number = 0
     try:
         with _opened(path) as file, _content(file, name) as content:
-            for number, record in enumerate(_records(content), start=1):
+            for number, record in enumerate(_records(content, max_bases), start=1):
                 words = record.header.split(maxsplit=1)
                 if not words:
                     raise SequenceFileError(
                         f"{name}: record {number} has no name: give it one after its > or @"
                     )
                 description = words[1].rstrip() if len(words) > 1 else None
-                yield words[0], description, record.sequence.replace(" ", "")
+                sequence = record.sequence.replace(" ", "")
+                yield words[0], description, sequence if len(sequence) <= max_bases else sequence[: max_bases + 1]
     except (CompressedDataError, MalformedRecords) as error:
         raise SequenceFileError(f"{name} {error}") from error
     except OSError as error:
@@ -95,11 +98,14 @@ def _content(opened: BinaryIO, name: str) -> Iterator[Decompressed]:
         yield content
 
 
-def _records(content: Decompressed) -> Iterator[Record]:
-    """The records of a file, by its first byte: that of no FASTA or FASTQ file is B."""
+def _records(content: Decompressed, max_bases: int) -> Iterator[Record]:
+    """The records of a file, by its first byte: that of no FASTA or FASTQ file is B.
+
+    A record of a BAM file is at most 2 GiB and held whole; of the others some more than `max_bases` letters are kept.
+    """
     if content.peek(1)[:1] != BAM_MAGIC[:1]:
         with io.TextIOWrapper(content, encoding="utf-8", errors="surrogateescape") as text:
-            yield from parse_records(text)
+            yield from parse_records(text, max_bases)
         return
     start = content.read(len(BAM_MAGIC))
     if start != BAM_MAGIC:

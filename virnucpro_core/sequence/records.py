@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from typing import NamedTuple, TextIO
 
 _BOM = "\ufeff"
 _START_LETTERS = 4096  # a binary file can be one endless line: its start is enough to refuse it
+_PIECE = 1 << 20
+"""Letters of a line that are read at once: a line may be as long as the file."""
 _SHOWN_LETTERS = 60
 _LETTERS = re.compile(r"[A-Za-z*.\- ]+")
 
@@ -18,19 +22,21 @@ class MalformedRecords(ValueError):
 
 
 class Record(NamedTuple):
-    """The header without its > or @, and the letters of the sequence with the line breaks removed."""
+    """The header without its > or @, and the letters of the sequence with the line breaks removed, blanks perhaps not."""
 
     header: str
     sequence: str
 
 
-def parse_records(text: TextIO) -> Iterator[Record]:
+def parse_records(text: TextIO, max_letters: int = sys.maxsize) -> Iterator[Record]:
     """The records of a FASTA or FASTQ file; the format is detected from the first letter that is not blank.
 
     FASTA: blank lines and lines that begin with # are skipped. FASTQ: four lines a record, blank lines between
     records are skipped. Byte order marks are skipped.
 
     Args:
+        max_letters: of a sequence that has more, blanks not counted, some more than these are given and the rest is
+            passed over: memory is bounded by this and 2 MB, whatever the file unpacks to.
         text: decoded as UTF-8 with the error handler `surrogateescape`, so that bytes that are not UTF-8 can be
             reported with their record; line ends as with `newline=None`.
 
@@ -48,9 +54,10 @@ def parse_records(text: TextIO) -> Iterator[Record]:
     if first not in ">#@" or letters[1:2] == "\0":
         raise MalformedRecords(not_sequences(letters))
     if not start.endswith("\n"):
-        start += text.readline()
+        start += text.readline(_PIECE)
     parse = _fastq if first == "@" else _fasta
-    for number, record in enumerate(parse(chain([start], text)), start=1):
+    pieces = chain([start], iter(partial(text.readline, _PIECE), ""))
+    for number, record in enumerate(parse(pieces, max_letters), start=1):
         for part, content in (("header", record.header), ("sequence", record.sequence)):
             # ASCII is known without looking at the letters.
             if not content.isascii():
@@ -58,69 +65,120 @@ def parse_records(text: TextIO) -> Iterator[Record]:
         yield record
 
 
-def _fasta(lines: Iterator[str]) -> Iterator[Record]:
+def _fasta(pieces: Iterator[str], max_letters: int) -> Iterator[Record]:
     header: str | None = None
     parts: list[str] = []
-    for raw in lines:
+    letters = number = 0
+    for raw in pieces:
         line = raw.strip().removeprefix(_BOM)  # files that were joined have one in the middle
         if line.startswith(">"):
             if header is not None:
                 yield Record(header, "".join(parts))
-            header, parts = line[1:], []
-        elif not line or line.startswith("#"):
+            number += 1
+            _check_header(raw, number)
+            header, parts, letters = line[1:], [], 0
             continue
-        elif header is None:
-            raise MalformedRecords(
-                f"has {_shown(line[:20])} before its first header: a record begins with >, give a file of nucleotide "
-                "sequences"
-            )
-        else:
-            parts.append(line)
+        is_comment = line.startswith("#")
+        if line and not is_comment:
+            if header is None:
+                raise MalformedRecords(
+                    f"has {_shown(line[:20])} before its first header: a record begins with >, give a file of "
+                    "nucleotide sequences"
+                )
+            if letters <= max_letters:
+                parts.append(line.replace(" ", "") if " " in line else line)
+                letters += len(parts[-1])
+        if raw[-1] != "\n":  # a long line, or the last one
+            for piece in _rest_of_line(pieces):
+                if not is_comment and letters <= max_letters:
+                    parts.append(piece.rstrip().replace(" ", ""))
+                    letters += len(parts[-1])
     if header is not None:
         yield Record(header, "".join(parts))
 
 
-def _fastq(lines: Iterator[str]) -> Iterator[Record]:
+def _fastq(pieces: Iterator[str], max_letters: int) -> Iterator[Record]:
     number = 0
-    for raw in lines:
+    for raw in pieces:
         header = raw.rstrip("\n").removeprefix(_BOM)
         if not header.strip():
             continue
         number += 1
+        _check_header(raw, number)
         if not header.startswith("@"):
             raise MalformedRecords(
                 f"is damaged after record {number - 1}: the next line begins with {_shown(header[:20])} instead of @; "
                 "write four lines for each record"
             )
-        rest = [line.rstrip("\n") for _, line in zip(range(3), lines, strict=False)]
-        sequence, plus, qualities = (*rest, *("", "+", "")[len(rest) :])
-        if not plus.startswith("+"):
-            several = sequence.strip() and _LETTERS.fullmatch(plus)
+        rest = list(islice(_lines(pieces, max_letters), 3))
+        sequence, plus, qualities = (*rest, *(_NO_LINE, _Line("+", 1), _NO_LINE)[len(rest) :])
+        if not plus.text.startswith("+"):
+            several = sequence.text.strip() and _LETTERS.fullmatch(plus.text[:_PIECE])
             raise MalformedRecords(
                 _several_lines(number, header)
                 if several
                 else f"record {number} ({_shown(header[1:])}) is damaged: its third line begins with "
-                f"{_shown(plus[:20])} instead of +; write four lines for each record"
+                f"{_shown(plus.text[:20])} instead of +; write four lines for each record"
             )
         # An empty last line does not count.
-        if len(rest) < 2 or (len(rest) == 2 and sequence):
+        if len(rest) < 2 or (len(rest) == 2 and sequence.length):
             raise MalformedRecords(_truncated(number, header))
-        if len(plus) > 1 and plus[1:] != header[1:]:
+        if plus.length > 1 and plus.text[1:] != header[1:]:
             raise MalformedRecords(
                 f"record {number} ({_shown(header[1:])}) is damaged: its third line names another record, "
-                f"{_shown(plus[1:])}; repair the file or make it again"
+                f"{_shown(plus.text[1:])}; repair the file or make it again"
             )
-        if len(qualities) != len(sequence):
-            following = next(lines, "").rstrip("\n")
-            if not following and len(qualities) < len(sequence):
+        if qualities.length != sequence.length:
+            following = next(pieces, "").rstrip("\n")
+            if not following and qualities.length < sequence.length:
                 raise MalformedRecords(_truncated(number, header))
-            if following and len(qualities) + len(following) <= len(sequence) and following[0] != "@":
+            if following and qualities.length + len(following) <= sequence.length and following[0] != "@":
                 raise MalformedRecords(_several_lines(number, header))
             raise MalformedRecords(
-                f"record {number} ({_shown(header[1:])}) is damaged: it has {len(sequence)} letters but "
-                f"{len(qualities)} qualities; repair the file or make it again"
+                f"record {number} ({_shown(header[1:])}) is damaged: it has {sequence.length} letters but "
+                f"{qualities.length} qualities; repair the file or make it again"
             )
-        yield Record(header[1:], sequence)
+        yield Record(header[1:], sequence.text)
+
+
+class _Line(NamedTuple):
+    """A line without its end: its start, and the letters that it has in all."""
+
+    text: str
+    length: int
+
+
+_NO_LINE = _Line("", 0)
+
+
+def _lines(pieces: Iterator[str], max_letters: int) -> Iterator[_Line]:
+    """The next lines. Of one that is longer than a piece, the text has no blanks and ends after `max_letters`."""
+    for first in pieces:
+        if first[-1] == "\n":
+            yield _Line(first[:-1], len(first) - 1)
+            continue
+        parts, kept, length = [first.replace(" ", "")], len(first) - first.count(" "), len(first)
+        for piece in _rest_of_line(pieces):
+            length += len(piece)
+            if kept <= max_letters:
+                parts.append(piece.replace(" ", ""))
+                kept += len(parts[-1])
+        yield _Line("".join(parts) if len(parts) > 1 else first, length)
+
+
+def _rest_of_line(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces up to the next line end, which is left out."""
+    for piece in pieces:
+        yield piece.removesuffix("\n")
+        if piece[-1] == "\n":
+            return
+
+
+def _check_header(raw: str, number: int) -> None:
+    if len(raw) >= _PIECE:
+        raise MalformedRecords(
+            f"is damaged: record {number} has a header of over {_PIECE:,} letters; repair the file or make it again"
+        )
 
 
 def not_sequences(start: str) -> str:
