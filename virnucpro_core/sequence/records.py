@@ -86,12 +86,14 @@ def _fasta(pieces: Iterator[str], max_letters: int) -> Iterator[Record]:
                     "nucleotide sequences"
                 )
             if letters <= max_letters:
+                if len(raw) >= _PIECE:  # what stands at its end may be in the middle of the line
+                    line = raw.lstrip().removeprefix(_BOM).removesuffix("\n")
                 parts.append(line.replace(" ", "") if " " in line else line)
                 letters += len(parts[-1])
         if raw[-1] != "\n":  # a long line, or the last one
             for piece in _rest_of_line(pieces):
                 if not is_comment and letters <= max_letters:
-                    parts.append(piece.rstrip().replace(" ", ""))
+                    parts.append(piece.replace(" ", ""))
                     letters += len(parts[-1])
     if header is not None:
         yield Record(header, "".join(parts))

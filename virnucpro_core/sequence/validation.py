@@ -52,7 +52,7 @@ def validate(record_id: str, sequence: str, max_bases: int) -> None:
         raise InvalidSequence("empty_sequence", "the sequence is empty")
     if len(sequence) > max_bases:
         raise InvalidSequence(
-            "sequence_too_long", f"the sequence has {len(sequence)} bases, over the limit of {max_bases}"
+            "sequence_too_long", f"the sequence has more than {max_bases} bases, the limit"
         )
     check_letters(sequence)
 

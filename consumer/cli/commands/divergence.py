@@ -93,7 +93,7 @@ def _frames_of(fasta: str, engine: Engine, max_bases: int, keep_u: bool) -> list
 
     prepare = preparer(engine, keep_u)
     frames: list[PreparedFrame] = []
-    for record_id, _, sequence in read_sequences(fasta):
+    for record_id, _, sequence in read_sequences(fasta, max_bases):
         try:
             validate(record_id, sequence, max_bases)
         except InvalidSequence as error:

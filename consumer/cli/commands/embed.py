@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.files.scoring import Run
+from consumer.cli.files.scoring import Run, max_bases_of
 from consumer.cli.options import (
     AttentionBackend,
     Device,
@@ -55,11 +56,12 @@ def embed(
 
     check_file(output, "--output", [fasta], seekable=True)
     settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
-    size = count_records([fasta])
+    read = partial(read_sequences, max_bases=max_bases_of(settings))
+    size = count_records([fasta], read)
     engine = load_engine(settings)
     run = Run(engine, settings)
     with writing(output), feature_writer(output, _info(engine, fasta)) as writer:
-        for computed in run.rows(read_sequences(fasta), size, engine.features, "embedding"):
+        for computed in run.rows(read(fasta), size, engine.features, "embedding"):
             writer.add(computed.prepared, computed.rows)
         writer.left_out = run.tally.refused
     tell(

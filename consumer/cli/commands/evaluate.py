@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli.files.scoring import Run
+from consumer.cli.files.scoring import Run, max_bases_of
 from consumer.cli.options import (
     AsJson,
     AttentionBackend,
@@ -67,7 +67,7 @@ def evaluate(
 
     _check_targets(report, plots, [fasta, labels])
     settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
-    records = Labelled(fasta, labels, skip_unlabelled)
+    records = Labelled(fasta, labels, skip_unlabelled, max_bases_of(settings))
     if records.warning:
         warn(records.warning)
     from consumer.scoring.loading import load_engine  # torch: not before the files were found to be in order

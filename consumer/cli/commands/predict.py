@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -121,7 +122,7 @@ def predict(
     from consumer.cli.error_messages import tell
     from consumer.cli.files.inputs import count_records, read_any
     from consumer.cli.files.outputs import checked_outputs
-    from consumer.cli.files.scoring import Run
+    from consumer.cli.files.scoring import Run, max_bases_of
     from consumer.cli.files.summary import Summary
     from consumer.scoring.loading import load_engine
     from consumer.scoring.model import provenance
@@ -148,7 +149,8 @@ def predict(
         min_chunks,
     )
     settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
-    size = count_records([fasta], read_any)
+    read = partial(read_any, max_bases=max_bases_of(settings))
+    size = count_records([fasta], read)
     engine = load_engine(settings)
 
     loading_s = time.monotonic() - began_at
@@ -156,7 +158,7 @@ def predict(
     details = Details(rule, asdict(provenance(engine.info)))
     summed_up = Summary(fasta, settings, rule, engine.info, run, outputs, loading_s)
     with outputs.open(details, summed_up) as write:
-        for outcome in run.outcomes(read_any(fasta), size):
+        for outcome in run.outcomes(read(fasta), size):
             write(outcome)
     tally = run.tally
     tally.say_repeated_ids(form in TOLD_APART)

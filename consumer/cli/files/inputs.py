@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,12 +50,12 @@ def count_records(paths: Sequence[str], read: Reader | None = None) -> Size | No
     return Size(records, bases)
 
 
-def read_any(path: str) -> Iterator[Record]:
+def read_any(path: str, max_bases: int = sys.maxsize) -> Iterator[Record]:
     """The records of `read_sequences`; of a file without records none, with a warning in place of the error."""
     from virnucpro_core.sequence.fasta import NoRecords, read_sequences
 
     try:
-        yield from read_sequences(path)
+        yield from read_sequences(path, max_bases)
     except NoRecords as error:
         warnings.warn(SequenceFileWarning(error.cause), stacklevel=1)
 

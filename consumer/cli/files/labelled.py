@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Labelled:
         fasta: a sequence file; it is read through at once, and again by `records`.
         table: as `virnucpro_core.evaluation.labels.read_labels` takes it.
         skip_unlabelled: leave out records without a label; else they are an error.
+        max_bases: a sequence with more is cut while it is read, see `read_sequences`.
 
     Attributes:
         fasta, table: as given.
@@ -36,19 +38,19 @@ class Labelled:
         SequenceFileError, LabelFileError: one of the files can't be used.
     """
 
-    def __init__(self, fasta: str, table: Path, skip_unlabelled: bool) -> None:
+    def __init__(self, fasta: str, table: Path, skip_unlabelled: bool, max_bases: int = sys.maxsize) -> None:
         if is_stream(fasta):
             raise UserError(
                 "evaluate reads the sequences twice, first to compare them with the labels, and a stream can be "
                 "read once: name a file",
                 ExitCode.USAGE,
             )
-        self.fasta, self.table = fasta, table
+        self.fasta, self.table, self._max_bases = fasta, table, max_bases
         self.labels = read_labels(table)
         seen: set[str] = set()
         bases = self.unlabelled = 0
         shown: list[str] = []
-        for record_id, _, sequence in read_sequences(fasta):
+        for record_id, _, sequence in read_sequences(fasta, max_bases):
             if record_id in seen:
                 raise UserError(
                     f"{fasta} has more than one record {record_id!r}: give each a unique id, since a "
@@ -82,6 +84,6 @@ class Labelled:
 
     def records(self) -> Iterator[Record]:
         """Those that have a label, in the order of the file."""
-        for record in read_sequences(self.fasta):
+        for record in read_sequences(self.fasta, self._max_bases):
             if record[0] in self.labels:
                 yield record
