@@ -2,7 +2,7 @@
 
 Before the service serves there is nothing to drain, and a signal ends the process at once, with code 0. Then the first
 signal asks for a drain, and starts a watchdog for the case that a broker or a device never lets it end; a second signal
-ends the process at once. What was not committed is done again by the next process.
+ends the process at once, with 128 and its number as the exit code. What was not committed is done again by the next process.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from types import FrameType, TracebackType
 from consumer.errors import ExitCode
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_STOPPED = 128
+"""Added to a signal's number it is the exit code of a process that the signal ended."""
 
 
 class StopSignals:
@@ -51,10 +53,10 @@ class StopSignals:
         """True once a signal has asked for a drain."""
         return self._asked
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         if not self._serving:
             sys.exit(ExitCode.OK)
         if self._asked:
-            os._exit(ExitCode.RUNTIME)
+            os._exit(_STOPPED + number)
         self._asked = True
         self._watchdog.start()

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_without_matplotlib_pictures_are_refused_before_the_model_is_loaded(tmp_
     )
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
-    assert "pip install 'virnucpro-stream[plots]'" in line
+    assert f"{sys.executable} -m pip install matplotlib" in line
     assert not (tmp_path / "plots").exists()
 
 

@@ -44,8 +44,9 @@ def test_before_serving_a_signal_ends_the_process_in_order():
     assert run(serving=False, drains=False) == (0, "")
 
 
-def test_the_second_signal_ends_it_on_the_spot():
-    assert run(signals=2, drains=False) == (1, "")
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_the_second_signal_ends_it_on_the_spot_with_its_own_code(number, code):
+    assert run(signals=2, drains=False, number=number) == (code, "")
 
 
 def test_the_watchdog_ends_a_drain_that_never_ends():

@@ -11,6 +11,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from consumer.cli.invocation import typed
 from consumer.cli.options import V1Attention
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ it is for, says the README.
 """
 NEXT = """\
 Where to go next
-  Score your own file:      virnucpro predict reads.fasta
-  Run the service:          virnucpro serve
+  Score your own file:      {virnucpro} predict reads.fasta
+  Run the service:          {virnucpro} serve
   ... and use it from another terminal, with the address that it prints:
-                            virnucpro publish reads.fasta --bootstrap HOST:PORT
-                            virnucpro watch --bootstrap HOST:PORT
-  See what is scored:       virnucpro frames reads.fasta
+                            {virnucpro} publish reads.fasta --bootstrap HOST:PORT
+                            {virnucpro} watch --bootstrap HOST:PORT
+  See what is scored:       {virnucpro} frames reads.fasta
   Every command:            docs/cli.md
   What the sample is:       consumer/data/README.md"""
 
@@ -85,7 +86,7 @@ def demo(
     for line in board.summary():
         say(line)
     say(EXPLANATION, style="dim")
-    say(NEXT)
+    say(NEXT.format(virnucpro=typed()))
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def _collect(reader: Reader, service: ServiceProcess, board: Scoreboard) -> None
         service.check()
         if time.monotonic() - silent_since > SILENCE_S:
             raise UserError(
-                f"no prediction came for {SILENCE_S:.0f} s: run `virnucpro serve` to see what it logs"
+                f"no prediction came for {SILENCE_S:.0f} s: run `{typed('serve')}` to see what it logs"
             )
 
 

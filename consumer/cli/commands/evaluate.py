@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,8 +104,8 @@ def _check_targets(report: Path | None, plots: Path | None, sources: list[str | 
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "--plots draws with matplotlib, which is not installed: pip install 'virnucpro-stream[plots]', or "
-            "leave --plots out"
+            f"--plots draws with matplotlib, which is not installed: {shlex.quote(sys.executable)} -m pip install "
+            "matplotlib, or leave --plots out"
         ) from error
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from consumer.cli.invocation import typed
 from consumer.cli.options import AsJson, ChunkSize, Device, NewId, Precision, model_settings
 from consumer.cli.output.validation_figures import validation_rows
 from consumer.cli.verbosity import Quiet
@@ -75,7 +77,7 @@ def import_(
         where = error.filename or output
         raise UserError(f"{where}: {error.strerror}; check its rights and the disk") from error
     print(escaped(f"{bundle.path} is complete ({_megabytes(bundle.manifest)}): check it with"))
-    print(escaped(f"  virnucpro models verify {bundle.path}"))
+    print(escaped(f"  {typed('models', 'verify', shlex.quote(str(bundle.path)))}"))
 
 
 @models.command("list")

@@ -12,6 +12,7 @@ import structlog
 import typer
 
 from consumer.cli.error_messages import failure_in_the_log
+from consumer.cli.invocation import typed
 from consumer.cli.options import V1Attention, given
 from consumer.cli.streams import discard_stdout
 
@@ -63,8 +64,8 @@ def _announce(http: str, bootstrap: str) -> None:
     if sys.stdout.isatty():
         text = (
             f"ready: {http} (/metrics /livez /readyz), Kafka at {bootstrap}\n"
-            f"  virnucpro publish reads.fasta --bootstrap {bootstrap}\n"
-            f"  virnucpro watch --bootstrap {bootstrap}"
+            f"  {typed('publish')} reads.fasta --bootstrap {bootstrap}\n"
+            f"  {typed('watch')} --bootstrap {bootstrap}"
         )
     else:
         text = json.dumps({"event": "ready", "http": http, "bootstrap": bootstrap})

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from consumer.cli.error_messages import UserError
+from consumer.cli.invocation import typed
 from consumer.config.settings import ServiceSettings, load_settings
 from consumer.errors import ExitCode
 from consumer.ops import logs
@@ -27,7 +28,7 @@ def client_settings(bootstrap: str | None) -> ServiceSettings:
     settings = load_settings(os.environ, **overrides)
     if settings.embedded:
         raise UserError(
-            "no broker is named: start `virnucpro serve` and pass the address that it prints "
+            f"no broker is named: start `{typed('serve')}` and pass the address that it prints "
             "with --bootstrap, or in VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS",
             ExitCode.USAGE,
         )

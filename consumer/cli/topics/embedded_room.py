@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from consumer.cli.invocation import typed
 from consumer.cli.error_messages import UserError
 from consumer.clock import Clock, monotonic
 
@@ -96,7 +97,7 @@ class EmbeddedRoom:
             if self._clock() - progress_at >= self._stall_s:
                 raise UserError(
                     f"the embedded broker holds about 5 MiB of each partition, and the group {self._group} has read "
-                    f"nothing of it for {self._stall_s:.0f} s: {left} records wait; start `virnucpro serve` with "
+                    f"nothing of it for {self._stall_s:.0f} s: {left} records wait; start `{typed('serve')}` with "
                     "that group, or use a real broker, and publish the rest"
                 )
             self._pause(0.1)
