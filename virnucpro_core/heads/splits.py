@@ -103,11 +103,13 @@ class LabelledRecords:
         """The training part and the held-out part.
 
         Args:
-            share: of the units of each label that are held out, 0 to 1; at least one, and not all.
+            share: of the records of each label that are held out, 0 to 1, in whole units, about; of each label at least
+                one unit, and not all.
             seed: of the choice. The file's order and features do not matter.
 
         Raises:
-            LabelFileError: a label has fewer than `MIN_UNITS` units.
+            LabelFileError: a label has fewer than `MIN_UNITS` units, or its units are so uneven that less than half or
+                more than twice the share (a quarter, where that is more) would be held out.
         """
         rng = np.random.default_rng(seed)
         units = np.arange(self._unit.max() + 1)
@@ -120,13 +122,26 @@ class LabelledRecords:
                     f"{MIN_UNITS} are needed to hold some out: label more records"
                     + (", or take finer groups" if self.by == "group" else "")
                 )
-        held_out = np.zeros(len(units), dtype=bool)
-        for stratum in (viruses & ~others, others & ~viruses, viruses & others):
-            members = rng.permutation(units[stratum])
-            count = min(max(round(share * len(members)), 1), len(members) - 1)
-            held_out[members[: max(count, 0)]] = True
+        of_unit = np.stack([np.bincount(self._unit, ~self._is_virus), np.bincount(self._unit, self._is_virus)])
+        strata = [rng.permutation(units[s]) for s in (viruses & ~others, others & ~viruses, viruses & others)]
+        # Units of both labels first: those of one label then fill what is missing.
+        held_out = _choose(of_unit, np.concatenate([strata[2], *strata[:2]]), share)
+        self._check_shares(of_unit, held_out, share)
         chosen = held_out[self._unit]
         return self._part(~chosen), self._part(chosen)
+
+    def _check_shares(
+        self, of_unit: NDArray[np.float64], held_out: NDArray[np.bool_], share: float
+    ) -> None:
+        low, high = _bounds(share)
+        for label, counts in zip(LABELS, of_unit, strict=True):
+            held, total = counts[held_out].sum(), counts.sum()
+            if not low <= held / total <= high:
+                raise LabelFileError(
+                    f"{label}: {held:.0f} of {total:.0f} records ({held / total:.0%}) would be held out where {share:.0%} "
+                    f"is asked for: its {int((counts > 0).sum())} {self.by}s are uneven, the largest has "
+                    f"{counts.max():.0f} records; take finer groups, or another --validation-share"
+                )
 
     def summary(self) -> dict[str, Any]:
         """How records were grouped, and how many were left out and why, for a report."""
@@ -154,3 +169,37 @@ class LabelledRecords:
             unit=self._unit[chosen],
             record_ids=tuple(file.record_ids[record] for record in records),
         )
+
+
+def _bounds(share: float) -> tuple[float, float]:
+    """Least and most of a label's records that may be held out."""
+    return share / 2, min(max(2 * share, 1 / MIN_UNITS), (1 + share) / 2)
+
+
+def _choose(of_unit: NDArray[np.float64], order: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Which units are held out, bool [units].
+
+    Args:
+        of_unit: float64 [labels, units], the records of each label in each unit.
+        order: of the choice. A unit with which any label would exceed its share is passed over; where too little of a
+            label is held out then, the smallest unit that keeps all labels within their bounds is added.
+    """
+    low, high = _bounds(share)
+    total = of_unit.sum(axis=1)
+    target = np.clip(np.round(share * total), 1, np.floor(high * total))
+    held = np.zeros(len(total))
+    chosen = np.zeros(of_unit.shape[1], dtype=bool)
+
+    def add(unit: int) -> None:
+        chosen[unit] = True
+        held[:] += of_unit[:, unit]
+
+    for unit in order:
+        if (held + of_unit[:, unit] <= target).all():
+            add(unit)
+    for label in range(len(total)):
+        left = [unit for unit in order if of_unit[label, unit] and not chosen[unit]]
+        for unit in sorted(left, key=lambda unit: of_unit[label, unit]):
+            if held[label] < low * total[label] and (held + of_unit[:, unit] <= high * total).all():
+                add(unit)
+    return chosen

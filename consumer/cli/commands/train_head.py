@@ -67,11 +67,12 @@ def train_head(
 
     Example: `virnucpro train-head packed.safetensors --labels truth.tsv -o bundles/mine --id mine`
     """
-    from consumer.cli.error_messages import tell
+    from consumer.cli.error_messages import tell, warn
     from consumer.cli.files.targets import check_file
     from consumer.cli.heads.head_inputs import HeadInputs
     from consumer.cli.heads.head_job import load, train, write
     from consumer.cli.heads.head_table import head_table
+    from consumer.cli.heads.shortfall import shortfalls
     from consumer.cli.progress import epoch_bar
     from consumer.escaping import escaped
     from virnucpro_core.heads.training import HeadRecipe
@@ -97,10 +98,16 @@ def train_head(
     else:
         print("\n".join(map(escaped, head_table(name, made.report))))
     where = f", its results are in {report}" if report else ""
-    tell(
-        f"{bundle.path} is complete in {time.monotonic() - began_at:.1f} s{where}; use it with "
-        f"--model {bundle.path}"
-    )
+    seconds = time.monotonic() - began_at
+    if found := shortfalls(made.report):
+        for line in found:
+            warn(f"warning: the new head is far below its base, {line}")
+        tell(
+            f"{bundle.path} is written in {seconds:.1f} s{where}, but do not use it before you know why: label more "
+            "records of that class, or check the labels"
+        )
+        return
+    tell(f"{bundle.path} is complete in {seconds:.1f} s{where}; use it with --model {bundle.path}")
 
 
 def _refuse_training_options(context: typer.Context) -> None:

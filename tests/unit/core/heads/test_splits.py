@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -62,7 +63,11 @@ def test_no_record_and_no_group_is_on_both_sides(drawn: list[tuple], share: floa
     try:
         found = LabelledRecords(file, labels)
         training, held_out = found.split(share, seed)
-    except LabelFileError:
+    except LabelFileError as error:
+        if "would be held out" in str(error):
+            held, of, asked = map(int, re.findall(r"(\d+) of (\d+) records .* where (\d+)%", str(error))[0])
+            assert not share / 2 <= held / of <= min(max(2 * share, 0.25), (1 + share) / 2)
+            return
         for is_virus in (True, False):
             named = {n: u for n, u in labels.items() if any(records[n]) and u.is_virus is is_virus}
             if len({u.group or f"record {n}" for n, u in named.items()}) < MIN_UNITS:
@@ -75,6 +80,9 @@ def test_no_record_and_no_group_is_on_both_sides(drawn: list[tuple], share: floa
     assert not set(training.unit) & set(held_out.unit)
     groups = [{labels[name].group for name in part.record_ids} - {""} for part in (training, held_out)]
     assert not groups[0] & groups[1]
+    for is_virus in (True, False):
+        held, kept = (int((part.is_virus == is_virus).sum()) for part in (held_out, training))
+        assert share / 2 <= held / (held + kept) <= min(max(2 * share, 0.25), (1 + share) / 2)
     both = sorted([*training.record_ids, *held_out.record_ids])
     assert both == sorted(name for name in labels if any(records[name]))
     frames = np.concatenate([training.rows, held_out.rows])
@@ -112,6 +120,28 @@ def test_groups_of_both_labels_are_held_out_whole() -> None:
     assert found.by == "group"
     assert len({labels[name].group for name in held_out.record_ids}) == 1
     assert len({labels[name].group for name in training.record_ids}) == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_that_holds_most_of_a_label_is_trained_on(seed: int) -> None:
+    """57 of 64 records of one group, and seven of others: a random group would leave seven to train on."""
+    labels = {f"v{n}": Label(True, "large" if n < 57 else f"g{n}") for n in range(64)}
+    labels |= {f"o{n}": Label(False, f"h{n}") for n in range(64)}
+    training, held_out = LabelledRecords(file_of(records_of(labels)), labels).split(0.2, seed)
+    assert (held_out.is_virus.sum(), (~held_out.is_virus).sum()) == (7, 13)
+    assert training.is_virus.sum() == 57
+
+
+def test_groups_that_no_split_suits_are_refused_with_the_numbers() -> None:
+    labels = {f"v{n}": Label(True, f"g{n if n > 61 else n // 31}") for n in range(64)}
+    labels |= {f"o{n}": Label(False, f"h{n}") for n in range(64)}
+    found = LabelledRecords(file_of(records_of(labels)), labels)
+    with pytest.raises(
+        LabelFileError,
+        match=r"virus: 2 of 64 records \(3%\) would be held out where 20% is asked for: its 4 groups are uneven, the "
+        r"largest has 31 records; take finer groups",
+    ):
+        found.split(0.2, 1)
 
 
 def test_records_of_one_id_stay_together(tmp_path: Path) -> None:
