@@ -8,6 +8,7 @@ TESTS ?= tests/unit tests/property tests/simulation tests/tools tests/integratio
 WORKERS ?= auto
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTHONS ?= 3.12 3.13
+PORT ?= 9092
 CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 
 # For machines that differ: see the head of requirements/install.sh.
@@ -56,8 +57,8 @@ bench: $(READY) ## measure this machine: how many tokens a second the bundled mo
 docs: $(READY) ## write the tables of the guides from the code
 	$(BIN)/python docs/generate.py
 
-kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker
-	$(BIN)/python -m tests.support.kafka.kraft --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4
+kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker (PORT=9092)
+	$(BIN)/python -m tests.support.kafka.kraft --port $(PORT) --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4
 
 chaos: $(READY) ## five long runs on a real Kafka while workers and broker are killed (CHAOS= for other options)
 	$(BIN)/python -m tests.chaos $(CHAOS)

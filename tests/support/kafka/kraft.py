@@ -2,7 +2,7 @@
 
     python -m tests.support.kafka.kraft --topic sequences:4 --topic predictions:4
 
-runs one until Ctrl-C and prints its address. Needs Java 17 or newer, Maven, Linux.
+runs one on port 9092 (`--port` for another) until Ctrl-C or its end, and prints its address. Needs Java 17 or newer, Maven, Linux.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from tests.support.kafka import admin
 from tests.support.kafka.broker import PROPERTIES, NoBroker
 
 KAFKA = "4.4.0"
+PORT = 9092
+"""Of the broker of `make kafka`."""
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>local</groupId><artifactId>kraft</artifactId><version>1</version><packaging>pom</packaging><dependencies>
 <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA}</version></dependency>
@@ -36,6 +38,7 @@ _GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:build-classpath"
 _JVM = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _READY = "Kafka Server started"
 _resolved: list[str] = []
+_SHOWN_LETTERS = 1000
 _PREPARE_S, _START_S, _STOP_S = 600.0, 60.0, 20.0
 
 
@@ -87,14 +90,20 @@ def _resolve(folder: Path) -> str:
 
 def free_port() -> int:
     """Below the range that the system gives to clients, so that none takes the port of a stopped broker."""
-    while True:
-        port = random.randint(12_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
+    while not _is_free(port := random.randint(12_000, 32_000)):
+        pass
+    return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Connections of a broker that has just ended do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def die_with_parent() -> None:
@@ -107,9 +116,11 @@ class KraftBroker:
     Start it from the main thread: it dies with the thread that started it.
     """
 
-    def __init__(self, folder: Path, jars: str, listeners: Listeners | None = None) -> None:
+    def __init__(
+        self, folder: Path, jars: str, listeners: Listeners | None = None, port: int | None = None
+    ) -> None:
         self._folder, self._jars, self._listeners = folder, jars, listeners or Listeners()
-        self._port, self._controller = free_port(), free_port()
+        self._port, self._controller = port or free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "server.log"
         self.bootstrap_servers = f"127.0.0.1:{self._port}"
@@ -136,6 +147,12 @@ class KraftBroker:
                 self.kill()
                 raise RuntimeError(f"the broker did not start:\n{said[-3000:]}")
             time.sleep(0.05)
+
+    def wait(self) -> str:
+        """Wait until it ends by itself; returns the end of its log."""
+        assert self._process is not None, "it has not been started"
+        self._process.wait()
+        return self._log.read_text(errors="replace")[-_SHOWN_LETTERS:]
 
     def stop(self) -> None:
         """Stop it in order."""
@@ -214,17 +231,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--topic", action="append", default=[], metavar="NAME:PARTITIONS")
-    topics = {name: int(count) for name, _, count in (t.partition(":") for t in parser.parse_args().topic)}
+    parser.add_argument("--port", type=int, default=PORT, help="the same at every start [default: %(default)s]")
+    options = parser.parse_args()
+    topics = {name: int(count) for name, _, count in (t.partition(":") for t in options.topic)}
+    if not _is_free(options.port):
+        raise SystemExit(f"no broker: port {options.port} is taken; stop what has it, or name another with --port")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            broker = KraftBroker(Path(folder), class_path(Path(folder))).start()
+            broker = KraftBroker(Path(folder), class_path(Path(folder)), port=options.port).start()
         except NoBroker as reason:
             raise SystemExit(f"no broker: {reason}") from reason
+        except KeyboardInterrupt:
+            return
         try:
             if topics:
                 broker.create_topics(topics)
             print(f"Kafka {KAFKA} is at {broker.bootstrap_servers}; Ctrl-C stops it", flush=True)
-            signal.pause()
+            log = broker.wait()
+            raise SystemExit(f"{log}\nthe broker at {broker.bootstrap_servers} has ended: the end of its log is above")
         except KeyboardInterrupt:
             pass
         finally:
