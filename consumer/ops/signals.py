@@ -2,7 +2,8 @@
 
 Before the service serves there is nothing to drain, and a signal ends the process at once, with code 0. Then the first
 signal asks for a drain, and starts a watchdog for the case that a broker or a device never lets it end; a second signal
-ends the process at once, with 128 and its number as the exit code. What was not committed is done again by the next process.
+ends the process at once, with 128 and its number as the exit code. What was not committed is done again by the next
+process.
 """
 
 from __future__ import annotations

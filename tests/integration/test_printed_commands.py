@@ -1,4 +1,4 @@
-"""Every command that README.md and docs/cli.md print is run as it is printed, on small files of the names that they use."""
+"""Every command that README.md and docs/cli.md print is run as it is printed, on small files of their names."""
 
 from __future__ import annotations
 
@@ -171,7 +171,9 @@ class Shell:
         until = time.monotonic() + _END_S
         while not select([process.stdout], [], [], 0.3)[0]:
             assert time.monotonic() < until, f"{line} shows nothing"
-            produce(self._bootstrap, [{"value": b"not a record"}])  # a dead letter, for who watches from now on
+            produce(
+                self._bootstrap, [{"value": b"not a record"}]
+            )  # a dead letter, for who watches from now on
         return self._end(process, signal.SIGINT, 130)
 
     def _end(self, process: subprocess.Popen[str], number: int, code: int) -> str:
@@ -225,7 +227,9 @@ def test_every_line_of_a_page_that_looks_like_a_command_is_found() -> None:
         text = (ROOT / page).read_text(encoding="utf-8")
         lines = re.findall(r"^    (?:\$ )?((?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?virnucpro [a-z].*)$", text, re.M)
         found = {command for block in blocks(page) for command in block.commands}
-        missing = [line for line in lines if not any(line.split("  #")[0].rstrip(" \\") in it for it in found)]
+        missing = [
+            line for line in lines if not any(line.split("  #")[0].rstrip(" \\") in it for it in found)
+        ]
         assert missing == []
 
 

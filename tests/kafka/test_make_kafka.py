@@ -23,7 +23,15 @@ END_S = 120.0
 
 @contextmanager
 def started(port: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.support.kafka.kraft", "--port", str(port), "--topic", "sequences:2"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.kafka.kraft",
+        "--port",
+        str(port),
+        "--topic",
+        "sequences:2",
+    ]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

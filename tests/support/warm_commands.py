@@ -2,8 +2,8 @@
 
     python -m tests.support.warm_commands SOCKET
 
-listens; a program that `install` writes stands for `virnucpro` in a shell, with its arguments, environment, folder, streams
-and signals. The command's own start, its exit code and its end are those of the installed program.
+listens; `WarmCommands.program` stands for `virnucpro` in a shell, with its arguments, environment, folder, streams and
+signals. What runs is the installed program's `main`.
 """
 
 from __future__ import annotations
@@ -84,8 +84,6 @@ def warm_commands(folder: Path) -> Iterator[WarmCommands]:
 def _serve(address: str) -> None:
     import torch  # noqa: F401 - what commands import later is there already
 
-    import consumer.runtime
-    import consumer.scoring.loading
     import virnucpro_core.evaluation.plots  # noqa: F401
     from consumer.cli import app
 
@@ -123,7 +121,7 @@ def _run_one(connection: socket.socket, main: object) -> None:
         os.dup2(stream, number)
         os.close(stream)
     # The old ones have looked at what their numbers were before.
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115, PTH123
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)

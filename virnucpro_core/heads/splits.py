@@ -122,7 +122,9 @@ class LabelledRecords:
                     f"{MIN_UNITS} are needed to hold some out: label more records"
                     + (", or take finer groups" if self.by == "group" else "")
                 )
-        of_unit = np.stack([np.bincount(self._unit, ~self._is_virus), np.bincount(self._unit, self._is_virus)])
+        of_unit = np.stack(
+            [np.bincount(self._unit, ~self._is_virus), np.bincount(self._unit, self._is_virus)]
+        )
         strata = [rng.permutation(units[s]) for s in (viruses & ~others, others & ~viruses, viruses & others)]
         # Units of both labels first: those of one label then fill what is missing.
         held_out = _choose(of_unit, np.concatenate([strata[2], *strata[:2]]), share)
@@ -130,16 +132,14 @@ class LabelledRecords:
         chosen = held_out[self._unit]
         return self._part(~chosen), self._part(chosen)
 
-    def _check_shares(
-        self, of_unit: NDArray[np.float64], held_out: NDArray[np.bool_], share: float
-    ) -> None:
+    def _check_shares(self, of_unit: NDArray[np.float64], held_out: NDArray[np.bool_], share: float) -> None:
         low, high = _bounds(share)
         for label, counts in zip(LABELS, of_unit, strict=True):
             held, total = counts[held_out].sum(), counts.sum()
             if not low <= held / total <= high:
                 raise LabelFileError(
-                    f"{label}: {held:.0f} of {total:.0f} records ({held / total:.0%}) would be held out where {share:.0%} "
-                    f"is asked for: its {int((counts > 0).sum())} {self.by}s are uneven, the largest has "
+                    f"{label}: {held:.0f} of {total:.0f} records ({held / total:.0%}) would be held out where "
+                    f"{share:.0%} is asked for: its {int((counts > 0).sum())} {self.by}s are uneven, the largest has "
                     f"{counts.max():.0f} records; take finer groups, or another --validation-share"
                 )
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from virnucpro_core.bundle.manifest import BundleError, HeadConfig
 from virnucpro_core.bundle.weights import fill

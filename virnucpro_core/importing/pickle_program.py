@@ -100,9 +100,8 @@ class _Bounded:
 
 
 def _opcodes(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
-    count = 0
-    for opcode, argument, _ in pickletools.genops(_Bounded(file)):  # type: ignore[arg-type]
-        count += 1
+    program = pickletools.genops(_Bounded(file))  # type: ignore[arg-type]
+    for count, (opcode, argument, _) in enumerate(program, start=1):
         if count > _MOST_OPCODES:
             raise BeyondBounds(f"a pickle of over {_MOST_OPCODES:,} opcodes")
         yield opcode, argument

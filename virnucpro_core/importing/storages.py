@@ -58,9 +58,9 @@ def zip_content(path: Path) -> Iterator[tuple[IO[bytes], Callable[[StorageRef], 
             if len(pickles) != 1:
                 raise pickle.UnpicklingError("a zip file without a pickle")
             folder = pickles[0].removesuffix("data.pkl")
-            if f"{folder}byteorder" in archive.namelist():
-                if archive.read(f"{folder}byteorder") != b"little":
-                    raise pickle.UnpicklingError("written on a big-endian machine")
+            order = f"{folder}byteorder"
+            if order in archive.namelist() and archive.read(order) != b"little":
+                raise pickle.UnpicklingError("written on a big-endian machine")
 
             def read(storage: StorageRef) -> bytes:
                 content = archive.read(f"{folder}data/{storage.key}")

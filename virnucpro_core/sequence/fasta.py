@@ -70,7 +70,11 @@ def read_sequences(path: str, max_bases: int = sys.maxsize) -> Iterator[tuple[st
                     )
                 description = words[1].rstrip() if len(words) > 1 else None
                 sequence = record.sequence.replace(" ", "")
-                yield words[0], description, sequence if len(sequence) <= max_bases else sequence[: max_bases + 1]
+                yield (
+                    words[0],
+                    description,
+                    sequence if len(sequence) <= max_bases else sequence[: max_bases + 1],
+                )
     except (CompressedDataError, MalformedRecords) as error:
         raise SequenceFileError(f"{name} {error}") from error
     except OSError as error:

@@ -22,7 +22,7 @@ class MalformedRecords(ValueError):
 
 
 class Record(NamedTuple):
-    """The header without its > or @, and the letters of the sequence with the line breaks removed, blanks perhaps not."""
+    """The header without its > or @, and the letters of the sequence without line breaks, perhaps with blanks."""
 
     header: str
     sequence: str

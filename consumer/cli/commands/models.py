@@ -135,7 +135,7 @@ def list_(
 
 @models.command()
 def show(model: Named = None, as_json: AsJson = False) -> None:
-    """Show a bundle's manifest, with its accuracy on validation data. Its files are not checked: `virnucpro models verify` does that.
+    """Show a bundle's manifest and the accuracy in it. Its files are not checked: `virnucpro models verify` does that.
 
     Example: `virnucpro models show nano --json | jq .validation`
     """

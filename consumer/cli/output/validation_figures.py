@@ -10,7 +10,7 @@ _SHARES = ("accuracy", "sensitivity", "specificity")
 
 
 def validation_rows(validation: dict[str, Any]) -> dict[str, str]:
-    """What the free-form entry `validation` of a manifest says, by name: plain values, and a line for each set of figures.
+    """What the entry `validation` of a manifest says, by name: plain values, and a line for each set of metrics.
 
     Lists and the tables by group are left out.
     """
@@ -32,6 +32,8 @@ def _figures(found: dict[str, Any]) -> str | None:
     numbers = {name: found.get(name) for name in ("auroc", "ece", *_SHARES)}
     if not all(isinstance(number, int | float) for number in numbers.values()):
         return None
-    line = "AUROC {auroc:.3f}, right {accuracy:.1%} (viruses {sensitivity:.1%}, others {specificity:.1%}), ECE {ece:.3f}"
+    line = "AUROC {auroc:.3f}, right {accuracy:.1%} (viruses {sensitivity:.1%}, others {specificity:.1%})"
     count = found.get("pieces")
-    return line.format(**numbers) + (f", of {count:,}" if isinstance(count, int) else "")
+    return f"{line}, ECE {{ece:.3f}}".format(**numbers) + (
+        f", of {count:,}" if isinstance(count, int) else ""
+    )

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from consumer.cli.invocation import typed
 from consumer.cli.error_messages import UserError
+from consumer.cli.invocation import typed
 from consumer.clock import Clock, monotonic
 
 _IN_A_ROW_BYTES = 2 << 20

@@ -2,7 +2,8 @@
 
     python -m tests.support.kafka.kraft --topic sequences:4 --topic predictions:4
 
-runs one on port 9092 (`--port` for another) until Ctrl-C or its end, and prints its address. Needs Java 17 or newer, Maven, Linux.
+runs one on port 9092 (`--port` for another) until Ctrl-C or its end, and prints its address. Needs Java 17 or newer,
+Maven, Linux.
 """
 
 from __future__ import annotations
@@ -231,11 +232,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--topic", action="append", default=[], metavar="NAME:PARTITIONS")
-    parser.add_argument("--port", type=int, default=PORT, help="the same at every start [default: %(default)s]")
+    parser.add_argument(
+        "--port", type=int, default=PORT, help="the same at every start [default: %(default)s]"
+    )
     options = parser.parse_args()
     topics = {name: int(count) for name, _, count in (t.partition(":") for t in options.topic)}
     if not _is_free(options.port):
-        raise SystemExit(f"no broker: port {options.port} is taken; stop what has it, or name another with --port")
+        raise SystemExit(
+            f"no broker: port {options.port} is taken; stop what has it, or name another with --port"
+        )
     with tempfile.TemporaryDirectory() as folder:
         try:
             broker = KraftBroker(Path(folder), class_path(Path(folder)), port=options.port).start()
@@ -248,7 +253,9 @@ def main() -> None:
                 broker.create_topics(topics)
             print(f"Kafka {KAFKA} is at {broker.bootstrap_servers}; Ctrl-C stops it", flush=True)
             log = broker.wait()
-            raise SystemExit(f"{log}\nthe broker at {broker.bootstrap_servers} has ended: the end of its log is above")
+            raise SystemExit(
+                f"{log}\nthe broker at {broker.bootstrap_servers} has ended: the end of its log is above"
+            )
         except KeyboardInterrupt:
             pass
         finally:

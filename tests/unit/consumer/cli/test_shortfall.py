@@ -36,5 +36,10 @@ def test_one_record_of_a_handful_is_not_a_shortfall():
     few = {"pieces": 8, "of_viruses": 4, "sensitivity": 0.5, "specificity": 1.0}
     full = few | {"sensitivity": 1.0}
     entry = {"features": "packed", "records_by_verdict": few, "chunks": few}
-    report = {"measured": [entry | {"head": "new"}, entry | {"head": "base", "records_by_verdict": full, "chunks": full}]}
+    report = {
+        "measured": [
+            entry | {"head": "new"},
+            entry | {"head": "base", "records_by_verdict": full, "chunks": full},
+        ]
+    }
     assert shortfalls(report) == []

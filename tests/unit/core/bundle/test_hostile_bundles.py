@@ -77,7 +77,7 @@ def test_a_number_that_json_does_not_take(copied: Path) -> None:
     assert "not JSON" in refusal(copied)
 
 
-@pytest.mark.parametrize("open_, close", [('{"a":', "}"), ("[", "]")])
+@pytest.mark.parametrize(("open_", "close"), [('{"a":', "}"), ("[", "]")])
 @pytest.mark.parametrize("levels", [101, 900, 100_000])
 def test_deep_json(copied: Path, open_: str, close: str, levels: int) -> None:
     content = json.loads((copied / "manifest.json").read_text())
@@ -156,7 +156,9 @@ def test_weights_that_overflow_in_the_precision_are_refused(written: Path) -> No
     layer = torch.nn.Linear(2, 2, bias=False, device="meta")
     for dtype in (torch.float32, torch.bfloat16):
         fill("esm2", layer, {"weight": torch.full((2, 2), 1e5)}, torch.device("cpu"), dtype)
-    with pytest.raises(WeightsError, match="NaN or infinite in float16: weight; .* choose another precision"):
+    with pytest.raises(
+        WeightsError, match=r"NaN or infinite in float16: weight; .* choose another precision"
+    ):
         fill("esm2", layer, {"weight": torch.full((2, 2), 1e5)}, torch.device("cpu"), torch.float16)
 
 

@@ -27,7 +27,9 @@ SHAPES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("compress", [lambda data: gzip.compress(data, 1), lambda data: zstd.compress(data, 1)])
+@pytest.mark.parametrize(
+    "compress", [lambda data: gzip.compress(data, 1), lambda data: zstd.compress(data, 1)]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_record_that_unpacks_to_more_than_memory_is_cut(shape, compress, tmp_path) -> None:
     path = tmp_path / "reads.fa"
@@ -66,7 +68,9 @@ def test_pieces_and_limit_change_no_record_but_its_length(
 ) -> None:
     """Whatever the size of the pieces, the same records come, each cut after one base more than the limit."""
     path: Path = tmp_path_factory.mktemp("reads") / "reads.fa"
-    path.write_text("".join(f">r{n}\n" + "".join(f"{line}\n" for line in body) for n, body in enumerate(drawn)))
+    path.write_text(
+        "".join(f">r{n}\n" + "".join(f"{line}\n" for line in body) for n, body in enumerate(drawn))
+    )
     expected = list(read_sequences(str(path)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "_PIECE", piece)
@@ -77,7 +81,9 @@ def test_pieces_and_limit_change_no_record_but_its_length(
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.text("ACGT ", max_size=30), min_size=1, max_size=4), st.integers(0, 40), st.integers(5, 12))
+@given(
+    st.lists(st.text("ACGT ", max_size=30), min_size=1, max_size=4), st.integers(0, 40), st.integers(5, 12)
+)
 def test_pieces_change_no_fastq(tmp_path_factory, drawn: list[str], limit: int, piece: int) -> None:
     path: Path = tmp_path_factory.mktemp("reads") / "reads.fq"
     path.write_text("".join(f"@r{n}\n{line}\n+\n{'I' * len(line)}\n" for n, line in enumerate(drawn)))
