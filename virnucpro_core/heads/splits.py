@@ -123,8 +123,8 @@ class LabelledRecords:
                     + (", or take finer groups" if self.by == "group" else "")
                 )
         of_unit = np.stack(
-            [np.bincount(self._unit, ~self._is_virus), np.bincount(self._unit, self._is_virus)]
-        )
+            [np.bincount(self._unit, self._is_virus == label) for label in (False, True)]
+        ).astype(float)
         strata = [rng.permutation(units[s]) for s in (viruses & ~others, others & ~viruses, viruses & others)]
         # Units of both labels first: those of one label then fill what is missing.
         held_out = _choose(of_unit, np.concatenate([strata[2], *strata[:2]]), share)

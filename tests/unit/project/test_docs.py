@@ -14,6 +14,7 @@ from consumer.errors import ExitCode
 from consumer.ops.log_events import EVENTS
 from schemas import SCHEMA_NAMES
 from schemas.contracts import contract
+from virnucpro_core.bundle.bundle import find_bundle, read_manifest
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -44,6 +45,23 @@ def test_a_table_that_differs_from_the_code_is_written_again(generate):
 def test_every_kind_of_table_is_in_a_guide(generate):
     texts = "".join(guide.read_text(encoding="utf-8") for guide in GUIDES)
     assert [name for name in generate.TABLES if f"<!-- generated: {name}" not in texts] == []
+
+
+def test_the_readmes_accuracy_is_that_of_the_scores_that_people_get():
+    """Chunks, and records by VirNucPro's rule: what `predict` and the service print."""
+    found = read_manifest(find_bundle("nano"))[0].validation
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [
+        ("{:,} chunks of 500 bp with an open frame", found["chunk"]["unseen_genera"]),
+        ("{:,} whole records, of any length", found["records_by_verdict_rule"]["unseen_genera"]),
+    ]
+    table = [
+        f"| {title.format(m['pieces'])} | {m['auroc']:.3f} | {m['accuracy']:.0%} | {m['sensitivity']:.0%} | "
+        f"{m['specificity']:.0%} |"
+        for title, m in rows
+    ]
+    printed = [line for line in readme.splitlines() if re.match(r"\| [\d,]+ ", line)]
+    assert printed == table
 
 
 def test_every_setting_is_in_the_guide():
