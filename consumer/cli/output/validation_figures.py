@@ -16,14 +16,13 @@ def validation_rows(validation: dict[str, Any]) -> dict[str, str]:
     """
     rows: dict[str, str] = {}
     for name, value in validation.items():
-        title = name.replace("_", " ")
         if isinstance(value, int | float | str):
-            rows[title] = str(value)
+            rows[name] = str(value)
         elif isinstance(value, dict) and name not in _LEFT_OUT:
             if (figures := _figures(value)) is not None:
-                rows[title] = figures
+                rows[name] = figures
             else:
-                rows |= {f"{title}, {inner}": line for inner, line in validation_rows(value).items()}
+                rows |= {f"{name}, {inner}": line for inner, line in validation_rows(value).items()}
     return rows
 
 

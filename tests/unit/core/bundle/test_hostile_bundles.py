@@ -185,7 +185,7 @@ def test_show_prints_the_figures_that_the_manifest_states(capsys: pytest.Capture
         for which, found in manifest.validation[level].items():
             if which == "by_group":
                 continue
-            title = f"validation {level}, {which}".replace("_", " ")
+            title = f"validation {level}, {which}"
             (line,) = [line for line in shown.splitlines() if line.startswith(f"{title} ")]
             assert f"AUROC {found['auroc']:.3f}, right {found['accuracy']:.1%}" in line
 
