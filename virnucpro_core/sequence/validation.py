@@ -51,9 +51,7 @@ def validate(record_id: str, sequence: str, max_bases: int) -> None:
     if not sequence:
         raise InvalidSequence("empty_sequence", "the sequence is empty")
     if len(sequence) > max_bases:
-        raise InvalidSequence(
-            "sequence_too_long", f"the sequence has more than {max_bases} bases, the limit"
-        )
+        raise InvalidSequence("sequence_too_long", f"the sequence has more than {max_bases} bases, the limit")
     check_letters(sequence)
 
 
