@@ -52,7 +52,7 @@ def test_the_limit_itself_is_allowed() -> None:
     validate("r", "A" * 100, 100)
     error = refusal("r", "A" * 101, 100)
     assert error.kind == "sequence_too_long"
-    assert "101" in error.detail
+    assert "more than 100 bases" in error.detail
     assert "100" in error.detail
 
 
