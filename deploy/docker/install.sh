@@ -7,9 +7,18 @@
 # REQUIREMENTS is the folder with run.txt and uv.txt, UV where uv goes, VENV what is made. From the environment:
 #   INDEX_URL    another package index
 #   TORCH_INDEX  an index with CPU builds of torch: takes torch from there, and no CUDA libraries at all
-#   CPU_ONLY     1 leaves out the CUDA libraries that torch starts without
+#   DEVICE       cpu leaves out the CUDA libraries that torch starts without, cuda keeps them
 set -eu
 requirements=$1 uv=$2 venv=$3
+
+case $DEVICE in
+    cpu | cuda) ;;
+    *) echo "DEVICE is $DEVICE: it takes cpu or cuda" >&2; exit 2 ;;
+esac
+if [ "$DEVICE" = cuda ] && [ -n "${TORCH_INDEX:-}" ]; then
+    echo "TORCH_INDEX is for CPU builds of torch: leave it out with DEVICE=cuda" >&2
+    exit 2
+fi
 
 [ -z "${INDEX_URL:-}" ] || export PIP_INDEX_URL="$INDEX_URL" UV_DEFAULT_INDEX="$INDEX_URL"
 # The cache is another file system than the image. A file's date can change on its way into an image, and bytecode
@@ -29,7 +38,7 @@ if [ -n "${TORCH_INDEX:-}" ]; then
     torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' "$requirements/run.txt")
     "$uv/bin/uv" pip install --no-deps --compile-bytecode --default-index "$TORCH_INDEX" "$torch"
     sed -n -E 's/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==.*/\1/p' "$requirements/run.txt" >"$left_out"
-elif [ "${CPU_ONLY:-}" = 1 ]; then
+elif [ "$DEVICE" = cpu ]; then
     # torch loads all the others when it is imported.
     printf '%s\n' triton nvidia-cusolver nvidia-nvjitlink nvidia-cuda-cccl nvidia-nvtx cuda-bindings \
         >"$left_out"
