@@ -15,21 +15,19 @@ import yaml
 from consumer import runtime
 from consumer.config.clients import producer_config
 from consumer.config.settings import ServiceSettings, load_settings
+from consumer.errors import ExitCode
 from tests.support.kafka.kraft import KAFKA
 from virnucpro_core._version import __version__
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
+DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 Instruction = tuple[str, str]
 
 
 def instructions() -> list[Instruction]:
     """(name, arguments) of each instruction of the Dockerfile, its lines joined."""
-    lines = [
-        line
-        for line in (DEPLOY / "docker" / "Dockerfile").read_text().splitlines()
-        if not line.startswith("#")
-    ]
+    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
     whole = re.sub(r"\\\n", " ", "\n".join(lines))
     return [tuple(line.split(None, 1)) for line in whole.splitlines() if line.strip()]
 
@@ -147,11 +145,12 @@ def test_every_replication_factor_is_one_as_there_is_one_broker():
 
 
 def test_images_are_pinned():
-    tag = r"[a-z/]+:\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?"
+    tag = r"[a-z/-]+:v?\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?"
     others = {text.split()[0] for name, text in instructions() if name == "FROM"}
-    assert others == {"${PYTHON_IMAGE}", "dependencies"}
+    assert others == {"${PYTHON_IMAGE}", "dependencies", "base-${DEVICE}"}
     assert re.fullmatch(tag, base_image())
-    assert re.fullmatch(tag, service("kafka")["image"])
+    for name in ("kafka", "prometheus", "grafana", "registry"):
+        assert re.fullmatch(tag, service(name)["image"])
     assert service("virnucpro")["build"]["args"]["PYTHON_IMAGE"] == base_image()
 
 
@@ -185,8 +184,16 @@ def test_everything_that_is_copied_reaches_the_builder_and_nothing_else_does():
 def test_dependencies_are_copied_before_the_code():
     texts = [text for name, text in final_stage() if name == "COPY"]
     assert texts[0].startswith("--from=dependencies")
-    stages = re.split(r"\nFROM ", (DEPLOY / "docker" / "Dockerfile").read_text())
+    stages = re.split(r"\nFROM ", DOCKERFILE.read_text())
     assert "consumer" not in stages[1]
+
+
+def test_there_is_an_image_for_each_device():
+    stages = {text.split()[-1] for name, text in instructions() if name == "FROM"}
+    script = (DEPLOY / "docker" / "install.sh").read_text()
+    assert {"base-cpu", "base-cuda"} <= stages
+    assert "cpu | cuda)" in script
+    assert service("virnucpro")["build"]["args"]["DEVICE"] == "cpu"
 
 
 def test_the_same_is_left_out_of_torch_as_by_make_setup():
@@ -222,3 +229,61 @@ def test_the_health_checks_run_the_probe_that_is_copied():
     probe = copied()["deploy/docker/probe.py"]
     assert json.loads(one("HEALTHCHECK").split("CMD", 1)[1]) == ["python", "-IS", probe, "livez"]
     assert service("virnucpro")["healthcheck"]["test"] == ["CMD", "python", "-IS", probe, "readyz"]
+
+
+# ---- monitoring ----------------------------------------------------------------------------------------------
+
+
+def test_prometheus_and_grafana_of_compose_are_handed_files_that_exist():
+    for name in ("prometheus", "grafana"):
+        sources = [text.split(":")[0] for text in service(name)["volumes"] if text.startswith(".")]
+        assert [path for path in sources if not (DEPLOY / "compose" / path).is_file()] == []
+
+
+def test_prometheus_of_compose_scrapes_the_service_under_a_name_that_the_rules_look_for():
+    config = yaml.safe_load((DEPLOY / "compose" / "prometheus.yaml").read_text())
+    (job,) = config["scrape_configs"]
+    (target,) = job["dns_sd_configs"]
+    assert re.fullmatch(".*virnucpro.*", job["job_name"])
+    assert target["names"][0] in compose()["services"]
+    assert target["port"] == load_settings({}).http_port
+    mounted = dict(text.split(":")[:2] for text in service("prometheus")["volumes"])
+    assert config["rule_files"] == [mounted["../helm/virnucpro-stream/files/rules.yaml"]]
+
+
+# ---- systemd -------------------------------------------------------------------------------------------------
+
+UNIT = (DEPLOY / "systemd" / "virnucpro@.service").read_text()
+
+
+def unit(name: str) -> list[str]:
+    """The values of a line of the unit."""
+    return re.findall(rf"^{name}=(.*)$", UNIT, re.M)
+
+
+def unit_environment() -> dict[str, str]:
+    """As GPU 1 of the machine `host` has it, with the example of a settings file."""
+    example = (DEPLOY / "systemd" / "virnucpro.env.example").read_text()
+    lines = [*(pair for line in unit("Environment") for pair in line.split()), *example.splitlines()]
+    pairs = [line.split("=", 1) for line in lines if line and line[0] != "#"]
+    return {name: value.replace("%i", "1").replace("%H", "host") for name, value in pairs}
+
+
+def test_every_setting_of_the_unit_is_one():
+    variables = {name: value for name, value in unit_environment().items() if name.startswith("VIRNUCPRO_")}
+    settings = load_settings(variables)
+    assert (settings.device, settings.instance_id, settings.http_port) == ("cuda:1", "host-gpu1", 8081)
+    assert settings.delivery == "exactly_once"
+    assert settings.state_dir == "/var/lib/" + unit("StateDirectory")[0].replace("%i", "1")
+
+
+def test_the_unit_gives_the_time_that_a_drain_may_take_and_restarts_what_a_restart_can_help():
+    assert float(unit("TimeoutStopSec")[0]) > load_settings({}).drain_timeout_s + runtime._WATCHDOG_S
+    assert unit("Restart") == ["on-failure"]
+    assert [int(code) for code in unit("RestartPreventExitStatus")] == [ExitCode.USAGE]
+
+
+def test_the_allocator_is_set_as_in_the_image():
+    image = {name: value for name, value in image_environment().items() if name.startswith("MALLOC_")}
+    assert image == {name: value for name, value in unit_environment().items() if name.startswith("MALLOC_")}
+    assert len(image) == 3
