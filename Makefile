@@ -9,13 +9,15 @@ WORKERS ?= auto
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTHONS ?= 3.12 3.13
 PORT ?= 9092
+# Where `make check-deploy` keeps its tools, and the tests of tests/deploy look for them.
+DEPLOY_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virnucpro-stream/deploy-tools
 CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
 
 # For machines that differ: see the head of requirements/install.sh.
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons bench kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy bench kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,11 +53,16 @@ check-lower-bounds: $(READY) ## unit tests with the oldest versions that pyproje
 check-pythons: $(READY) ## unit tests with other Pythons: PYTHONS=3.12 for one
 	@requirements/check-pythons.sh .scratch $(BIN) $(PYTHONS)
 
+check-deploy: $(READY) ## check deploy/ with helm, a kube-apiserver, promtool, linters (the first time: ten minutes of Go builds)
+	@deploy/tools.sh "$(DEPLOY_TOOLS)"
+	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest tests/deploy
+
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
 	$(BIN)/python -m benchmarks.forward
 
 docs: $(READY) ## write the tables of the guides from the code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python deploy/monitoring/dashboard.py
 
 kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker (PORT=9092)
 	$(BIN)/python -m tests.support.kafka.kraft --port $(PORT) --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4

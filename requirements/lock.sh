@@ -20,3 +20,4 @@ compile() {
 compile pyproject.toml --extra registry --output-file requirements/run.txt "$@"
 compile pyproject.toml --extra dev --constraints requirements/run.txt --output-file requirements/dev.txt "$@"
 compile requirements/uv.in --output-file requirements/uv.txt "$@"
+compile requirements/deploy.in --output-file requirements/deploy.txt "$@"

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Gets the tools that check this folder, the first time; then it takes a second. tests/deploy uses what is there.
+#
+#   deploy/tools.sh FOLDER
+#
+# Into FOLDER: linters from the Python index, and with Go helm, kubeconform, actionlint, the CRDs of the Prometheus operator
+# and of KEDA, and a kube-apiserver; promtool, Prometheus and etcd from Debian's packages. On two cores the Go builds take ten
+# minutes and 6 GB of caches. What is not available here is named, and the tests skip what needs it.
+set -euo pipefail
+folder=$1
+cd "$(dirname "$0")/.."
+
+HELM=helm.sh/helm/v3/cmd/helm@v3.22.0
+KUBECONFORM=github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+ACTIONLINT=github.com/rhysd/actionlint/cmd/actionlint@latest
+OPERATOR=github.com/prometheus-operator/prometheus-operator@v0.85.0
+KEDA=github.com/kedacore/keda/v2@v2.21.0
+KUBERNETES=v1.33.13
+
+mkdir -p "$folder/bin" "$folder/crds"
+folder=$(cd "$folder" && pwd)
+export GOBIN=$folder/bin
+
+note() { echo "deploy tools: $*"; }
+
+if ! cmp --silent requirements/deploy.txt "$folder/venv/deploy.txt"; then
+    note "linters"
+    "${PYTHON:-python3}" -m venv --clear "$folder/venv"
+    "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy.txt
+    cp requirements/deploy.txt "$folder/venv/"
+fi
+
+# Unpacked and not installed: that needs no root, and starts no service.
+for pair in prometheus:prometheus prometheus:promtool etcd-server:etcd; do
+    package=${pair%%:*} tool=${pair#*:}
+    if [ -x "$GOBIN/$tool" ] || command -v "$tool" >/dev/null; then
+        continue
+    fi
+    if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
+        note "$tool is missing: install it"
+        continue
+    fi
+    note "$tool from Debian's $package"
+    unpacked=$(mktemp -d)
+    [ "$(id -u)" != 0 ] || apt-get update --quiet=2
+    (cd "$unpacked" && apt-get download --quiet=2 "$package" && dpkg -x ./*.deb .)
+    install "$unpacked/usr/bin/$tool" "$GOBIN/"
+    rm -rf "$unpacked"
+done
+
+if ! command -v go >/dev/null; then
+    note "no Go here: without it there is no helm, kubeconform or kube-apiserver, unless they are on the PATH"
+    exit 0
+fi
+
+# tool, package
+get() {
+    [ -x "$GOBIN/$1" ] || command -v "$1" >/dev/null || { note "$1"; go install "$2"; }
+}
+get kubeconform "$KUBECONFORM"
+get helm "$HELM"
+if compgen -G ".github/workflows/*.y*ml" >/dev/null; then
+    get actionlint "$ACTIONLINT"
+fi
+
+module_folder() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
+if [ ! -e "$folder/crds/keda.sh_scaledobjects.yaml" ]; then
+    note "CRDs"
+    operator=$(module_folder "$OPERATOR") keda=$(module_folder "$KEDA")
+    for kind in podmonitors prometheusrules; do
+        install -m 644 "$operator/example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml" "$folder/crds/"
+    done
+    install -m 644 "$keda/config/crd/bases/keda.sh_scaledobjects.yaml" "$folder/crds/"
+fi
+
+if [ ! -x "$GOBIN/kube-apiserver" ]; then
+    note "kube-apiserver $KUBERNETES (minutes)"
+    build=$(mktemp -d)
+    trap 'rm -rf "$build"' EXIT
+    cp tests/deploy/apiserver/main.go tests/deploy/apiserver/go.mod "$build/"
+    (cd "$build" && GOFLAGS=-mod=mod go build -o "$GOBIN/kube-apiserver" \
+        -ldflags "-X k8s.io/component-base/version.gitVersion=$KUBERNETES" .)
+fi
