@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,13 @@ def test_systemd_knows_every_line_of_the_unit(tmp_path):
     unit.write_text(UNIT.read_text().replace("/opt/virnucpro/bin/virnucpro", str(program)))
     done = run("systemd-analyze", "verify", unit)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_locked_dependencies_have_wheels_for_arm64(tmp_path):
+    """The image takes wheels only. Resolved on the package index, nothing is downloaded."""
+    passes(
+        str(Path(sys.executable).with_name("uv")),
+        *("pip", "install", "--dry-run", "--target", tmp_path),
+        *("--python-platform", "aarch64-unknown-linux-gnu", "--python-version", "3.11"),
+        *("--only-binary", ":all:", "--require-hashes", "-r", ROOT / "requirements/run.txt"),
+    )

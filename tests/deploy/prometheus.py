@@ -1,0 +1,108 @@
+"""A real Prometheus that scrapes services of a test and evaluates the rules, with time sped up."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from tests.deploy.tools import ROOT, needed
+from tests.support.harness import wait_until
+
+FASTER = 30
+"""A minute of the rules is two seconds of the test."""
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def faster(rules: str) -> str:
+    """Rules whose durations are divided by `FASTER`: in ranges, and of `for`."""
+
+    def shorter(match: re.Match[str]) -> str:
+        seconds = int(match[2]) * _UNITS[match[3]] // FASTER
+        return f"{match[1]}{max(seconds, 2)}s{match[4]}"
+
+    return re.sub(r"(\[|for: )(\d+)([smh])(\]|$)", shorter, rules, flags=re.M)
+
+
+class Prometheus:
+    """Runs within the `with` block.
+
+    Args:
+        folder: for its data and log.
+        targets: instance -> host:port.
+        rules: the text of the rules.
+    """
+
+    def __init__(self, folder: Path, targets: Mapping[str, str], rules: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._folder = folder
+        folder.mkdir()
+        (folder / "rules.yaml").write_text(rules)
+        static = [
+            {"targets": [target], "labels": {"instance": name, "namespace": "test"}}
+            for name, target in targets.items()
+        ]
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": ["rules.yaml"],
+            "scrape_configs": [{"job_name": "virnucpro-stream", "static_configs": static}],
+        }
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> Prometheus:
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    needed("prometheus"),
+                    f"--config.file={self._folder / 'prometheus.yaml'}",
+                    f"--storage.tsdb.path={self._folder / 'data'}",
+                    f"--web.listen-address={self._address}",
+                ],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._is_up, f"Prometheus is up, see {self._folder / 'log'}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        shutil.rmtree(self._folder / "data", ignore_errors=True)
+
+    def query(self, promql: str) -> dict[str, float]:
+        """The value by instance; what has none is under an empty name."""
+        answer = self._get("query?query=" + urllib.parse.quote(promql))
+        return {
+            series["metric"].get("instance", ""): float(series["value"][1]) for series in answer["result"]
+        }
+
+    def firing(self) -> set[str]:
+        """The names of the alerts that fire."""
+        alerts = self._get("alerts")["alerts"]
+        return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"}
+
+    def _is_up(self) -> bool:
+        assert self._process.poll() is None, (self._folder / "log").read_text()
+        try:
+            return self._get("rules")["groups"] != []
+        except OSError:
+            return False
+
+    def _get(self, path: str) -> dict[str, list[dict[str, dict[str, str]]]]:
+        with urllib.request.urlopen(f"http://{self._address}/api/v1/{path}", timeout=10) as answer:
+            data: dict[str, list[dict[str, dict[str, str]]]] = json.load(answer)["data"]
+            return data
