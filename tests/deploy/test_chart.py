@@ -100,6 +100,17 @@ def test_there_are_as_many_threads_as_cores(limit, threads):
     assert variables["OMP_NUM_THREADS"] == threads
 
 
+def test_without_a_limit_there_are_as_many_threads_as_cores_are_requested():
+    assert rendered.environment("minimal")["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in rendered.environment("gpu")
+    assert "OMP_NUM_THREADS" not in rendered.environment("minimal", "--set", "resources.requests.cpu=null")
+
+
+def test_a_new_version_of_the_chart_alone_restarts_no_pod():
+    labels = rendered.objects("gpu")["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+    assert set(labels) == {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
+
+
 def test_the_start_may_take_as_long_as_the_value_says():
     probe = rendered.container("minimal", "--set", "startupSeconds=601")["startupProbe"]
     assert 601 <= probe["periodSeconds"] * probe["failureThreshold"] < 606
@@ -207,8 +218,8 @@ def test_scaling_survives_what_transactions_leave_behind():
         ((*MINIMAL, "--set", "replicas=3"), "replicas"),
         ((*MINIMAL, "--set", "kafka.delivery=twice"), "delivery"),
         ((*MINIMAL, "--set-string", "v1Attention=yes"), "v1Attention"),
-        ((*MINIMAL, "--set", "settings.VIRNUCPRO_KAFKA_SASL_PASSWORD=x"), "settings"),
-        ((*MINIMAL, "--set", r"kafka.options.sasl\.password=x"), "options"),
+        ((*MINIMAL, "--set", "settings.VIRNUCPRO_KAFKA_SASL_PASSWORD=x"), "VIRNUCPRO_KAFKA_SASL_PASSWORD"),
+        ((*MINIMAL, "--set", r"kafka.options.sasl\.password=x"), "sasl.password"),
         (
             (*MINIMAL, "--set", "settings.VIRNUCPRO_MODEL=nano"),
             "settings.VIRNUCPRO_MODEL has a value of its own",
@@ -226,6 +237,6 @@ def test_scaling_survives_what_transactions_leave_behind():
     ],
 )
 def test_contradictions_and_slips_are_refused(wrong, message):
-    done = run("helm", "template", "test", CHART, *wrong)
+    done = run("helm", "template", "test", CHART, "--kube-version", "1.33.0", *wrong)
     assert done.returncode != 0
     assert message in done.stderr

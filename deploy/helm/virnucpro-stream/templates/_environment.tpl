@@ -24,9 +24,10 @@
 {{- $_ := set $env "VIRNUCPRO_MODEL" (printf "/models/%s" .Values.model.name) -}}
 {{- end -}}
 {{- $limits := default dict .Values.resources.limits -}}
-{{- if and (not .Values.gpu.enabled) $limits.cpu -}}
-{{- /* torch counts the node's cores and ignores the limit. */ -}}
-{{- $cpu := toString $limits.cpu -}}
+{{- $cpu := default (default dict .Values.resources.requests).cpu $limits.cpu -}}
+{{- if and (not .Values.gpu.enabled) $cpu -}}
+{{- /* torch counts the node's cores and ignores the pod's. */ -}}
+{{- $cpu = toString $cpu -}}
 {{- $cores := ternary (div (trimSuffix "m" $cpu | int) 1000) (int (float64 $cpu)) (hasSuffix "m" $cpu) -}}
 {{- $_ := set $env "OMP_NUM_THREADS" (toString (max 1 $cores)) -}}
 {{- end -}}
