@@ -9,7 +9,7 @@ ARG IMAGE=virnucpro-stream:local
 # hadolint ignore=DL3006
 FROM ${IMAGE}
 
-COPY --chmod=a=rX . /opt/models/bundle
+COPY --chmod=0755 . /opt/models/bundle
 ENV VIRNUCPRO_MODEL=/opt/models/bundle
 
 # A folder that is not a bundle ends the build. The service checks every sha256 when it loads the model.

@@ -81,6 +81,7 @@ class Fault:
         mend: takes it back, so that the next test finds the broker.
         settings: of the service.
         rules: changes the rules, as the chart does.
+        lasting: whether it strikes again and again.
     """
 
     alerts: frozenset[str]
@@ -88,6 +89,7 @@ class Fault:
     mend: Callable[[Scene], object]
     settings: Mapping[str, str]
     rules: Callable[[str], str]
+    lasting: bool
 
 
 def fault(
@@ -95,9 +97,10 @@ def fault(
     strike: Callable[[Scene], object],
     mend: Callable[[Scene], object] = lambda _: None,
     rules: Callable[[str], str] = str,
+    lasting: bool = False,
     **settings: str,
 ) -> Fault:
-    return Fault(frozenset([alert] if alert else []), strike, mend, settings, rules)
+    return Fault(frozenset([alert] if alert else []), strike, mend, settings, rules, lasting)
 
 
 def expect_another_model(rules: str) -> str:
@@ -113,7 +116,9 @@ FAULTS = {
     "the process is frozen": fault(
         "VirnucproDown", lambda scene: scene.serve.process.send_signal(signal.SIGSTOP)
     ),
-    "every record is junk": fault("VirnucproDeadLetters", lambda scene: scene.publish(b"junk", 1000)),
+    "every record is junk": fault(
+        "VirnucproDeadLetters", lambda scene: scene.publish(b"junk", 20), lasting=True
+    ),
     "every record has an unknown schema": fault(
         "VirnucproBreakerOpen",
         lambda scene: scene.publish(OF_NO_KNOWN_SCHEMA, 20),
@@ -136,6 +141,8 @@ def test_a_fault_raises_its_alert_and_no_other(name, broker, tmp_path):
             while time.monotonic() < until:
                 fired |= watched.prometheus.firing()
                 time.sleep(0.25)
+                if case.lasting:
+                    case.strike(watched)
         finally:
             case.mend(watched)
     assert fired == case.alerts
