@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import yaml
 
@@ -98,11 +99,11 @@ class Prometheus:
     def _is_up(self) -> bool:
         assert self._process.poll() is None, (self._folder / "log").read_text()
         try:
-            return self._get("rules")["groups"] != []
+            return bool(self._get("rules")["groups"])
         except OSError:
             return False
 
-    def _get(self, path: str) -> dict[str, list[dict[str, dict[str, str]]]]:
+    def _get(self, path: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://{self._address}/api/v1/{path}", timeout=10) as answer:
-            data: dict[str, list[dict[str, dict[str, str]]]] = json.load(answer)["data"]
+            data: dict[str, Any] = json.load(answer)["data"]
             return data
