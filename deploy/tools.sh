@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 HELM=helm.sh/helm/v3/cmd/helm@v3.22.0
 KUBECONFORM=github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
-ACTIONLINT=github.com/rhysd/actionlint/cmd/actionlint@latest
+ACTIONLINT=github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 OPERATOR=github.com/prometheus-operator/prometheus-operator@v0.85.0
 KEDA=github.com/kedacore/keda/v2@v2.21.0
 KUBERNETES=v1.33.13
