@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from tests.chaos.faults import KINDS, Fault
-from tests.chaos.probe import NoAnswer, Probe
+from tests.chaos.faults import Fault, Kind
+from tests.chaos.node_faults import NodeFaults
+from tests.chaos.probe import NoAnswer
 from tests.chaos.reader import Place
-from tests.chaos.workers import Supervisor, Worker, worker_name
-from tests.support.kafka.kraft import KraftBroker
+from tests.chaos.scene import OUTPUTS, Scene
+from tests.chaos.topic_faults import TopicFaults
+from tests.chaos.workers import Worker, worker_name
 
 _ASK_S = 3.0
 _PATIENCE, _AGAIN_S = 12, 1.0
 _AIMS, _BETWEEN_AIMS_S = 20, 0.1
+_CUT_AFTER_S, _CUTS = 2.5, 6
+"""Seconds from a worker's death until its backlog is cut, so that there is one; and how often that is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,83 +39,63 @@ class Kill:
     floors: dict[Place, int] = field(default_factory=dict)
 
 
-class Agenda:
-    """What is to be done at which time (monotonic)."""
-
-    def __init__(self) -> None:
-        self._entries: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def add(self, at: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._entries, (at, next(self._numbers), action))
-
-    def run_due(self) -> None:
-        while self._entries and self._entries[0][0] <= time.monotonic():
-            heapq.heappop(self._entries)[2]()
-
-
 class Injector:
     """Does faults, on the main thread: brokers die with the thread that starts them.
 
     Args:
-        tell: told in words what is done.
-        outputs: names of the output topics.
         max_in_flight: most records that a worker holds.
         transactional: whether the workers use transactions.
     """
 
-    def __init__(
-        self,
-        broker: KraftBroker,
-        supervisor: Supervisor,
-        probe: Probe,
-        agenda: Agenda,
-        tell: Callable[[str], None],
-        *,
-        outputs: tuple[str, ...],
-        partitions: int,
-        max_in_flight: int,
-        transactional: bool,
-    ) -> None:
-        self._broker, self._supervisor, self._probe = broker, supervisor, probe
-        self._outputs, self._partitions, self._max_in_flight = outputs, partitions, max_in_flight
-        self._transactional, self._agenda, self._tell = transactional, agenda, tell
+    def __init__(self, scene: Scene, *, max_in_flight: int, transactional: bool) -> None:
+        self._scene, self._supervisor, self._probe = scene, scene.supervisor, scene.probe
+        self._agenda, self._tell = scene.agenda, scene.tell
+        self._max_in_flight, self._transactional = max_in_flight, transactional
+        self._nodes, self._topics = NodeFaults(scene), TopicFaults(scene)
         self._added = itertools.count()
         self.kills: list[Kill] = []
-        self.done: dict[str, int] = dict.fromkeys(KINDS, 0)
-        self.passed_over = 0
+        self.done: dict[Kind, int] = dict.fromkeys(Kind, 0)
+        self.passed_over: list[Kind] = []
         self.repeats_bound = 0
         """How many answers the faults so far may have made come twice, at least once given."""
 
     def do(self, fault: Fault, patience: int = _PATIENCE) -> None:
         """Do it now; what belongs to it and comes later goes into the agenda.
 
-        A fault that needs a busy victim waits until there is one: `patience` is how often it tries again.
+        A fault that cannot be done now, since it needs a busy victim for one, waits: `patience` is how often it is
+        tried again.
         """
-        match fault.kind:
-            case "broker_restart" | "broker_kill":
-                self._broker_away(fault)
-            case "add_worker":
-                self._add(fault)
-            case "sigkill" | "sigterm" | "sigstop":
-                victim = self._victim(fault, any_will_do=patience == 0)
-                if victim is None:
-                    self._later(fault, patience)
-                    return
-                {"sigkill": self._kill, "sigterm": self._terminate, "sigstop": self._suspend}[fault.kind](
-                    victim, fault
-                )
-        self.done[fault.kind] += 1
-
-    def _later(self, fault: Fault, patience: int) -> None:
-        if patience:
+        if self._do(fault, last_try=patience == 0):
+            self.done[fault.kind] += 1
+        elif patience:
             self._agenda.add(time.monotonic() + _AGAIN_S, lambda: self.do(fault, patience - 1))
         else:
-            self._tell(f"{fault.kind} passed over: no worker is steady")
-            self.passed_over += 1
+            self._tell(f"{fault.kind} passed over: it cannot be done")
+            self.passed_over.append(fault.kind)
+
+    def _do(self, fault: Fault, last_try: bool) -> bool:
+        match fault.kind:
+            case Kind.SIGKILL | Kind.SIGTERM | Kind.SIGSTOP | Kind.INPUT_CUT:
+                victim = self._victim(fault, any_will_do=last_try)
+                if victim is None:
+                    return False
+                self._to_worker(victim, fault)
+                return True
+            case Kind.ADD_WORKER:
+                self._add(fault)
+                return True
+            case Kind.NODE_KILL | Kind.NODE_RESTART | Kind.NODES_KILL:
+                return self._node(fault)
+            case Kind.INPUT_RECREATED:
+                return self._topics.recreate_input(fault)
+            case Kind.ANSWERS_RECREATED:
+                return self._topics.recreate_answers(fault)
+            case Kind.GROWN:
+                return self._topics.grow()
+            case Kind.COMPACTED:
+                return self._topics.compact(fault)
+            case Kind.JUNK | Kind.ODD_HEADERS | Kind.LARGE_RECORD | Kind.UNPACKS:
+                return self._topics.publish(fault)
 
     def _victim(self, fault: Fault, *, any_will_do: bool) -> Worker | None:
         """A steady worker with records in flight; after long waiting one without."""
@@ -123,15 +106,42 @@ class Injector:
 
     # ---- faults of a worker -----------------------------------------------------------------------------------
 
-    def _kill(self, victim: Worker, fault: Fault) -> None:
+    def _to_worker(self, victim: Worker, fault: Fault) -> None:
+        match fault.kind:
+            case Kind.SIGTERM:
+                self._tell(f"SIGTERM {victim.name}")
+                self._supervisor.terminate(victim, restart_after=fault.pause)
+            case Kind.SIGSTOP:
+                self._suspend(victim, fault)
+            case Kind.INPUT_CUT:
+                partitions = self._kill(victim, fault, restart_after=_CUT_AFTER_S + fault.pause)
+                self._agenda.add(
+                    time.monotonic() + _CUT_AFTER_S, lambda: self._cut(partitions, fault.share, _CUTS)
+                )
+            case _:
+                self._kill(victim, fault, restart_after=fault.pause)
+
+    def _cut(self, partitions: tuple[int, ...], share: float, patience: int) -> None:
+        if self._topics.cut(partitions, share):
+            return
+        if patience:
+            self._agenda.add(
+                time.monotonic() + _AGAIN_S / 2, lambda: self._cut(partitions, share, patience - 1)
+            )
+        else:
+            self._tell("no backlog to delete")
+            self.passed_over.append(Kind.INPUT_CUT)
+
+    def _kill(self, victim: Worker, fault: Fault, restart_after: float) -> tuple[int, ...]:
         partitions = tuple(sorted(victim.partitions()))
         in_flight = self._catch(victim, partitions, fault)
-        self._supervisor.kill(victim, restart_after=fault.pause)
+        self._supervisor.kill(victim, restart_after)
         kill = self._aftermath(Kill(victim.name, time.monotonic(), in_flight, partitions))
         self.kills.append(kill)
         self.repeats_bound += self._max_in_flight if kill.lag is None else min(kill.lag, self._max_in_flight)
         holding = ", in a transaction" if kill.in_transaction else ""
         self._tell(f"SIGKILL {victim.name} with {in_flight} in flight of {list(partitions)}{holding}")
+        return partitions
 
     def _suspend(self, victim: Worker, fault: Fault) -> None:
         partitions = victim.partitions()
@@ -146,22 +156,10 @@ class Injector:
 
         self._agenda.add(time.monotonic() + fault.pause, resume)
 
-    def _terminate(self, victim: Worker, fault: Fault) -> None:
-        self._tell(f"SIGTERM {victim.name}")
-        self._supervisor.terminate(victim, restart_after=fault.pause)
-
     def _add(self, fault: Fault) -> None:
         added = self._supervisor.add(f"guest-{next(self._added)}", kept=False)
         self._tell(f"{added.name} joins for {fault.pause:.1f} s")
-
-        def leave() -> None:
-            if added.steady:
-                self._tell(f"SIGTERM {added.name}")
-                self._supervisor.terminate(added)
-            elif added.life is not None:
-                self._agenda.add(time.monotonic() + _AGAIN_S, leave)
-
-        self._agenda.add(time.monotonic() + fault.pause, leave)
+        self._topics.visit(added, fault.pause)
 
     def _catch(self, victim: Worker, partitions: Collection[int], fault: Fault) -> int | None:
         """How many records it holds; an aimed fault finds it frozen with a transaction open, if one comes by soon.
@@ -184,7 +182,7 @@ class Injector:
         return in_flight
 
     def _places(self, partitions: Collection[int]) -> list[Place]:
-        return [(topic, number) for topic in self._outputs for number in partitions]
+        return [(topic, number) for topic in OUTPUTS for number in partitions]
 
     def _aftermath(self, kill: Kill) -> Kill:
         places = self._places(kill.partitions)
@@ -199,20 +197,15 @@ class Injector:
             return replace(kill, lag=lag, in_transaction=holding, floors=floors)
         return kill
 
-    # ---- faults of the broker ---------------------------------------------------------------------------------
+    # ---- faults of brokers --------------------------------------------------------------------------------------
 
-    def _broker_away(self, fault: Fault) -> None:
+    def _node(self, fault: Fault) -> bool:
         """Repeats come of it when members lose their partitions meanwhile with answers that are not committed."""
-        self.repeats_bound += self._at_stake(range(self._partitions), len(self._supervisor.workers))
-        self._supervisor.broker_went()
-        began = time.monotonic()
-        if fault.kind == "broker_kill":
-            self._broker.kill()
-        else:
-            self._broker.stop()
-        time.sleep(fault.pause)
-        self._broker.start()
-        self._tell(f"{fault.kind}: it was away for {time.monotonic() - began:.1f} s")
+        at_stake = self._at_stake(self._scene.inputs, len(self._supervisor.workers))
+        if not self._nodes.do(fault):
+            return False
+        self.repeats_bound += at_stake
+        return True
 
     def _at_stake(self, partitions: Collection[int], workers: int) -> int:
         """The most records of these partitions that are in flight with this number of workers."""

@@ -1,4 +1,4 @@
-"""One run: a broker, workers, a publisher, a reader, faults among them, and the verdict."""
+"""One run: three brokers, workers, a publisher, a reader, faults among them, and the verdict."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.chaos.checker import Checker, Topic, Violation
+from tests.chaos.checker import Checker, Violation
 from tests.chaos.faults import SESSION_S, draw, duration
-from tests.chaos.injector import Agenda, Injector
-from tests.chaos.probe import NoAnswer, Probe
-from tests.chaos.reader import Place, Reader
+from tests.chaos.injector import Injector
+from tests.chaos.journal import Journal
+from tests.chaos.probe import Probe
+from tests.chaos.publisher import Publisher
+from tests.chaos.reader import Reader
 from tests.chaos.report import Options, Report, recovery
-from tests.chaos.stream import PARTITIONS, Publisher, Stream
+from tests.chaos.scene import DEAD_LETTERS, GROUP, INPUT, OUTPUTS, PREDICTIONS, RunFailed, Scene
+from tests.chaos.worker_log import read_events
 from tests.chaos.workers import Supervisor, Worker, worker_name
-from tests.support.kafka.kraft import KraftBroker, class_path
+from tests.support.kafka.kraft_cluster import KraftCluster
 from tests.support.noop_service import TOKENS
 
-WORKERS = 3
-INPUT, GROUP = "sequences", "chaos"
-OUTPUTS: dict[str, Topic] = {"predictions": "predictions", "sequences.dlq": "dead letters"}
+WORKERS, PARTITIONS = 3, 6
 MAX_IN_FLIGHT = 64
 _BATCH_RECORDS = 16
+_BASES_PER_FRAME = 25_000  # a record of 1,000,000 bases has 40 frames, more than a batch takes
 _BUSY = 0.45  # the share of the time that three workers compute: the rest is for what the faults cost
 _START_S = 90.0
 _FINISH_S = 180.0
-_VISIBLE_S = 20.0  # a dead worker's transaction ends after 10 s, and is looked for every second
+_VISIBLE_S = 20.0  # a dead worker's transaction ends after 10 s, and is looked for every five seconds
 _TICK_S = 0.02
 
 
@@ -51,16 +53,13 @@ class Watcher:
         """Called a few times in a second."""
 
 
-class RunFailed(RuntimeError):
-    """The run itself broke, which says nothing about the service."""
-
-
 def run(options: Options, folder: Path, watcher: Watcher) -> Report:
     """Do one run, on the main thread, with everything that it leaves in `folder`.
 
     Raises:
-        RunFailed: the publisher or the reader could not do its part.
-        RuntimeError, AssertionError: the broker or the first workers did not start.
+        NoBroker: this machine can run none.
+        RunFailed: a part of the run itself could not do its work.
+        RuntimeError, AssertionError: the brokers or the first workers did not start.
     """
     with ExitStack() as stack:
         return _Run(options, folder, watcher, stack).do()
@@ -74,37 +73,32 @@ class _Run:
         self._begun = time.monotonic()
         self._lock = threading.Lock()
         self._report = Report(options)
-        self._faults = draw(options.seed, options.faults, options.every, WORKERS)
+        self._faults = draw(options.seed, options.faults, options.every, WORKERS, options.kinds)
         seconds = duration(self._faults, options.every)
-        self._stream = Stream(options.seed, options.records)
-        self._checker = Checker(self._stream.expected, repeats_allowed=options.delivery == "at_least_once")
+        journal = Journal(PARTITIONS)
+        self._checker = Checker(journal.expected, repeats_allowed=options.delivery == "at_least_once")
 
-        broker_folder = folder / "broker"
-        broker_folder.mkdir()
-        self._broker = KraftBroker(broker_folder, class_path(broker_folder)).start()
-        stack.callback(self._broker.stop)
-        self._broker.create_topics(dict.fromkeys((INPUT, *OUTPUTS), PARTITIONS))
-        bootstrap = self._broker.bootstrap_servers
-
-        self._probe = Probe(bootstrap, GROUP, INPUT)
+        cluster = KraftCluster(folder).start()
+        stack.callback(cluster.stop)
+        cluster.create_topics(dict.fromkeys((INPUT, *OUTPUTS), PARTITIONS))
+        bootstrap = cluster.bootstrap_servers
         self._reader = Reader(bootstrap, OUTPUTS, PARTITIONS, self._checker, self._violated)
         stack.callback(self._reader.close)
         self._supervisor = Supervisor(_variables(options, bootstrap, seconds), folder, self._tell)
         stack.callback(self._supervisor.close)
-        self._publisher = Publisher(bootstrap, INPUT, self._stream, seconds)
-        self._agenda = Agenda()
-        self._injector = Injector(
-            self._broker,
+        self._publisher = Publisher(bootstrap, INPUT, journal, options.seed, options.records, seconds)
+        self._scene = Scene(
+            cluster,
             self._supervisor,
-            self._probe,
-            self._agenda,
+            journal,
+            self._publisher,
+            self._reader,
+            Probe(bootstrap, GROUP, INPUT),
             self._tell,
-            outputs=tuple(OUTPUTS),
-            partitions=PARTITIONS,
-            max_in_flight=MAX_IN_FLIGHT,
-            transactional=options.delivery == "exactly_once",
         )
-        stack.callback(self._publisher.close)
+        self._injector = Injector(
+            self._scene, max_in_flight=MAX_IN_FLIGHT, transactional=options.delivery == "exactly_once"
+        )
 
     def do(self) -> Report:
         self._reader.start()
@@ -113,7 +107,10 @@ class _Run:
         for worker in self._supervisor.workers.values():
             self._wait_until_steady(worker)
         self._mark("started")
-        self._disturb()
+        try:
+            self._disturb()
+        finally:
+            self._publisher.finish()
         self._mark("disturbed")
         self._finish()
         self._mark("finished")
@@ -134,53 +131,59 @@ class _Run:
 
     def _disturb(self) -> None:
         """Publish and do the faults, until both are through."""
+        agenda = self._scene.agenda
         self._publisher.start()
         begun = time.monotonic()
         for fault in self._faults:
-            self._agenda.add(begun + fault.at, partial(self._injector.do, fault))
-        while self._agenda or self._publisher.is_alive():
-            self._agenda.run_due()
+            agenda.add(begun + fault.at, partial(self._injector.do, fault))
+        while agenda or not self._publisher.is_through:
+            agenda.run_due()
             self._turn()
 
     def _finish(self) -> None:
         """Let the workers do all that is left, and see it committed and visible."""
         deadline = time.monotonic() + _FINISH_S
-        while (lag := self._lag()) is None or any(lag.values()):
+        while not self._scene.all_committed():
             if time.monotonic() > deadline:
-                self._report.uncommitted = {number: left for number, left in (lag or {}).items() if left}
+                lag = self._scene.lag() or {}
+                self._report.uncommitted = {number: left for number, left in lag.items() if left}
                 self._tell("not everything gets committed")
                 break
             self._turn(10)
+        self._wait_until_visible()
+
+    def _wait_until_visible(self) -> None:
         deadline = time.monotonic() + _VISIBLE_S
-        while hidden := self._hidden():
-            if time.monotonic() > deadline:
-                self._report.hanging = hidden
-                self._tell("a read_committed reader does not get to the end")
-                break
+        while (hidden := self._scene.hidden()) and time.monotonic() < deadline:
             self._turn(10)
+        if hidden:
+            self._tell("a read_committed reader does not get to the end")
+        self._report.hanging = hidden
 
     def _look_behind(self) -> None:
         """Once no worker is left, the reader must come to the very end again: nothing may follow."""
-        deadline = time.monotonic() + _VISIBLE_S
-        while (hidden := self._hidden()) and time.monotonic() < deadline:
-            self._turn(10)
-        self._report.hanging = hidden
+        self._wait_until_visible()
 
     def _verdict(self) -> Report:
         self._reader.close()
         self._check_helpers()
-        report, injector = self._report, self._injector
-        for violation in self._checker.missing():
+        report, injector, journal = self._report, self._injector, self._scene.journal
+        events = read_events(self._supervisor.logs, INPUT)
+        for violation in self._checker.missing(journal.deleted(events)):
             self._violated(violation)
         report.published, report.answered = self._publisher.published, self._checker.answered
-        report.repeats = self._checker.repeats
+        report.repeats, report.skipped = self._checker.repeats, self._checker.skipped
         if self._options.delivery == "at_least_once":
             report.repeats_bound = injector.repeats_bound
-        report.faults = injector.done | {"passed_over": injector.passed_over}
+        report.breaker_opened = events.breaker_opened
+        report.faults = {kind.value: times for kind, times in injector.done.items()}
+        report.passed_over = [kind.value for kind in injector.passed_over]
         report.kills = injector.kills
         report.recovery_s = [recovery(kill, self._reader.sightings) for kill in injector.kills]
         report.exits = self._supervisor.exits
         report.reader = {"read_again": self._reader.read_again, **self._reader.passing_errors}
+        report.topics = {"partitions": journal.partitions, "input_topics": journal.incarnation + 1}
+        report.memory_limit, report.memory_peak = self._supervisor.memory
         return report
 
     # ---- what goes on in each ---------------------------------------------------------------------------------
@@ -198,25 +201,6 @@ class _Run:
         for who, failure in (("publisher", self._publisher.failure), ("reader", self._reader.failure)):
             if failure is not None:
                 raise RunFailed(f"the {who} failed: {failure}")
-
-    def _lag(self) -> dict[int, int] | None:
-        try:
-            return self._probe.lag(range(PARTITIONS))
-        except NoAnswer:
-            return None
-
-    def _hidden(self) -> list[str]:
-        """The output partitions of which the reader has not seen the end."""
-        places: list[Place] = [(topic, number) for topic in OUTPUTS for number in range(PARTITIONS)]
-        try:
-            ends = self._probe.ends(places)
-        except NoAnswer as error:
-            return [f"the broker does not tell the ends ({error})"]
-        return [
-            f"{topic} {number}: read to {self._reader.position(topic, number)} of {ends[topic, number]}"
-            for topic, number in places
-            if self._reader.position(topic, number) < ends[topic, number]
-        ]
 
     def _violated(self, violation: Violation) -> None:
         with self._lock:
@@ -238,13 +222,16 @@ def _variables(options: Options, bootstrap: str, seconds: float) -> dict[str, st
         "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": bootstrap,
         "VIRNUCPRO_GROUP_ID": GROUP,
         "VIRNUCPRO_INPUT_TOPIC": INPUT,
-        "VIRNUCPRO_OUTPUT_TOPIC": "predictions",
-        "VIRNUCPRO_DLQ_TOPIC": "sequences.dlq",
+        "VIRNUCPRO_OUTPUT_TOPIC": PREDICTIONS,
+        "VIRNUCPRO_DLQ_TOPIC": DEAD_LETTERS,
         "VIRNUCPRO_DELIVERY": options.delivery,
         "VIRNUCPRO_MAX_INFLIGHT_RECORDS": str(MAX_IN_FLIGHT),
         "VIRNUCPRO_TOKEN_BUDGET": str(_BATCH_RECORDS * TOKENS),
         "VIRNUCPRO_COMMIT_INTERVAL_MS": "20",
+        # The default of five minutes is how long a new partition may wait for its first reader.
+        "VIRNUCPRO_KAFKA_TOPIC_METADATA_REFRESH_INTERVAL_MS": "2000",
         "NOOP_TOKENS_PER_S": str(a_second * TOKENS / WORKERS / _BUSY),
+        "NOOP_BASES_PER_FRAME": str(_BASES_PER_FRAME),
     }
     if options.protocol == "consumer":
         return variables | {"VIRNUCPRO_KAFKA_GROUP_PROTOCOL": "consumer"}  # the broker decides the session

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import signal
 import sys
 import time
@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from consumer.errors import ExitCode
+from tests.chaos.worker_log import entries
 from tests.support.harness import NoopServe
 from tests.support.kafka.kraft import free_port
+from tests.support.memory_limit import MemoryLimit, memory_limit
 
 DRAIN_S = 25.0
+MEMORY_BYTES = 1 << 30
+"""Of each worker."""
 _STOP_S = DRAIN_S + 15
 _AFTER_EXIT_S = 0.5
 _TRACEBACK_S = 0.5
@@ -43,25 +47,43 @@ class _Process(NoopServe):
 
 @dataclass(slots=True)
 class _Life:
-    """One process of a worker. `ends` are the exit codes that are right for what was done to it."""
+    """One process of a worker.
+
+    Attributes:
+        done_to_it: what may have made it end.
+        ends: the exit codes that are right for that.
+        must_say: what its last words have to hold.
+    """
 
     process: _Process
     log_from: int
     done_to_it: list[str] = field(default_factory=list)
     ends: set[int] = field(default_factory=set)
+    must_say: str = ""
     stop_by: float | None = None
     suspended: bool = False
     ending: bool = False
 
 
+@dataclass(slots=True)
+class _Circumstance:
+    """Something because of which workers may end with a code, and until when (monotonic)."""
+
+    end: ExitCode
+    until: float = math.inf
+
+
 class Worker:
     """An instance id, and the processes that live under it one after another."""
 
-    def __init__(self, name: str, variables: Mapping[str, str], folder: Path, *, kept: bool) -> None:
-        self.name, self.kept = name, kept
+    def __init__(
+        self, name: str, variables: Mapping[str, str], folder: Path, limit: MemoryLimit, *, kept: bool
+    ) -> None:
+        self.name, self.kept, self.limit = name, kept, limit
         self._log = folder / f"{name}.log"
         self._variables = {
             **variables,
+            **limit.variables,
             "VIRNUCPRO_INSTANCE_ID": name,
             "VIRNUCPRO_STATE_DIR": str(folder / name),
             "VIRNUCPRO_LOG_FORMAT": "json",
@@ -110,9 +132,7 @@ class Worker:
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         """The log of its present process."""
-        for line in self._lines():
-            if line.startswith(b"{") and line.endswith(b"\n"):
-                yield json.loads(line)
+        return entries(line for line in self._lines() if line.endswith(b"\n"))
 
     def _lines(self) -> Iterator[bytes]:
         if self.life is None:
@@ -131,15 +151,39 @@ class Supervisor:
 
     def __init__(self, variables: Mapping[str, str], folder: Path, tell: Callable[[str], None]) -> None:
         self._variables, self._folder, self._tell = variables, folder, tell
+        self._circumstances: dict[str, _Circumstance] = {}
+        self._limits: dict[str, MemoryLimit] = {}
         self.workers: dict[str, Worker] = {}
         self.exits: list[Exit] = []
+
+    @property
+    def logs(self) -> list[Path]:
+        """Of all workers that there were."""
+        return [self._folder / f"{name}.log" for name in self._limits]
+
+    @property
+    def memory(self) -> tuple[str, int | None]:
+        """What bounds each worker's memory, and the most bytes that one had in use, where that is counted."""
+        peaks = [limit.peak() or 0 for limit in self._limits.values()]
+        return "; ".join({limit.kind for limit in self._limits.values()}), max(peaks, default=0) or None
 
     # ---- what faults do ---------------------------------------------------------------------------------------
 
     def add(self, name: str, *, kept: bool = True) -> Worker:
-        """Start a worker; one that is not `kept` is not restarted when it ends after SIGTERM."""
-        worker = self.workers[name] = Worker(name, self._variables, self._folder, kept=kept)
-        worker.start()
+        """Start a worker; one that is not `kept` is not restarted when it ends."""
+        limit = self._limits.get(name) or memory_limit(f"chaos-{name}", MEMORY_BYTES)
+        self._limits[name] = limit
+        worker = self.workers[name] = Worker(name, self._variables, self._folder, limit, kept=kept)
+        self._start(worker)
+        return worker
+
+    def add_refused(self, name: str, must_say: str) -> Worker:
+        """Start a worker that has to end with code 1, and say why."""
+        worker = self.add(name, kept=False)
+        assert worker.life is not None
+        worker.life.must_say = must_say
+        worker.life.done_to_it.append("a start that must be refused")
+        worker.life.ends = {int(ExitCode.RUNTIME)}
         return worker
 
     def kill(self, worker: Worker, restart_after: float) -> None:
@@ -182,11 +226,17 @@ class Supervisor:
         if worker.life is not None:
             worker.life.process.process.send_signal(signal.SIGCONT)
 
-    def broker_went(self) -> None:
-        """A broker away longer than a transaction lives fences every producer that had one open."""
+    def begin_circumstance(self, what: str, end: ExitCode) -> None:
+        """From now on until `end_circumstance` a worker may end with this code because of `what`, and one that lives
+        through a part of that also later."""
+        self._circumstances[what] = _Circumstance(end)
         for worker in self.workers.values():
             if worker.life is not None:
-                self._do(worker, "broker down", ExitCode.KAFKA_FATAL)
+                self._do(worker, what, end)
+
+    def end_circumstance(self, what: str, after_s: float = 0.0) -> None:
+        """Workers that are started from then on have nothing to do with it."""
+        self._circumstances[what].until = time.monotonic() + after_s
 
     # ---- what goes on -----------------------------------------------------------------------------------------
 
@@ -204,7 +254,7 @@ class Supervisor:
                 time.sleep(_TRACEBACK_S)
                 life.process.stop(signal.SIGKILL)
             elif life is None and worker.start_at is not None and now >= worker.start_at:
-                worker.start()
+                self._start(worker)
                 self._tell(f"{worker.name} started again")
 
     def finish(self) -> bool:
@@ -228,6 +278,14 @@ class Supervisor:
         for worker in self.workers.values():
             if worker.life is not None:
                 worker.life.process.close()
+        for limit in self._limits.values():
+            limit.remove()
+
+    def _start(self, worker: Worker) -> None:
+        worker.start()
+        for what, circumstance in self._circumstances.items():
+            if time.monotonic() < circumstance.until:
+                self._do(worker, what, circumstance.end)
 
     def _do(self, worker: Worker, what: str, end: int) -> _Life:
         life = worker.life
@@ -242,7 +300,8 @@ class Supervisor:
         said = worker.last_words()
         worker.life = None
         after = ", ".join(dict.fromkeys(life.done_to_it)) or "nothing"
-        done = Exit(worker.name, code, after, code in life.ends, said)
+        right = code in life.ends and life.must_say in said
+        done = Exit(worker.name, code, after, right, said)
         self.exits.append(done)
         wrong = "" if done.right else ": NOT RIGHT"
         self._tell(f"{worker.name} ended with {code} after {after}{wrong}{said and ': ' + said}")

@@ -4,7 +4,8 @@
 
 takes the settings of `virnucpro serve` and runs the same service; only what
 `consumer.scoring.model.ModelLoader` gives is
-another. It starts in half a second and needs no torch. Every record has one frame, and its id may say more:
+another. It starts in half a second and needs no torch. Every record has one frame (with NOOP_BASES_PER_FRAME in the
+environment, one for each so many bases begun), and its id may say more:
 
     ...!fails     the model raises for any batch that holds it (the record ends in the dead-letter topic)
     ...!kills     the process dies at once, as by SIGKILL, while it is on the device
@@ -57,8 +58,11 @@ class NoopScorer:
 def prepare(record_id: str, sequence: str) -> PreparedRecord:
     kind = {FAILS: _FAILING, KILLS: _KILLING}.get(record_id[-6:], _PLAIN)
     ids = np.full(TOKENS, kind, dtype=np.int32)
-    frame = PreparedFrame(chunk=0, label="F1", protein_ids=ids, dna_ids=ids)
-    return PreparedRecord(record_id, len(sequence), ((0, len(sequence)),), (frame,))
+    bases = len(sequence)
+    each = int(os.environ.get("NOOP_BASES_PER_FRAME", bases))
+    chunks = tuple((start, min(start + each, bases)) for start in range(0, bases, each))
+    frames = tuple(PreparedFrame(n, label="F1", protein_ids=ids, dna_ids=ids) for n in range(len(chunks)))
+    return PreparedRecord(record_id, bases, chunks, frames)
 
 
 def load_noop(_: ServiceSettings, _diverged: Callable[[Divergence | None], None]) -> ServedModel:

@@ -13,6 +13,7 @@ from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
     ResourcePatternType,
     ResourceType,
@@ -22,11 +23,34 @@ _ANSWER_S = 30
 
 
 def create_topics(bootstrap: str, topics: Mapping[str, int], config: Mapping[str, str]) -> None:
-    """Create topics, each with its number of partitions."""
+    """Create topics, each with its number of partitions and the brokers' default of replicas."""
     admin = _admin(bootstrap)
-    new = [NewTopic(name, count, 1, config=dict(config)) for name, count in topics.items()]
+    new = [NewTopic(name, count, config=dict(config)) for name, count in topics.items()]
     for future in admin.create_topics(new, request_timeout=_ANSWER_S).values():
         future.result(_ANSWER_S)
+
+
+def add_partitions(bootstrap: str, topics: Mapping[str, int]) -> None:
+    """Raise the number of partitions of topics, of all of them in one request: the brokers learn of all at once."""
+    admin = _admin(bootstrap)
+    wanted = [NewPartitions(name, count) for name, count in topics.items()]
+    for future in admin.create_partitions(wanted, request_timeout=_ANSWER_S).values():
+        future.result(_ANSWER_S)
+
+
+def replicas_behind(bootstrap: str, seconds: float) -> list[str]:
+    """The partitions of all topics that have no leader, or a replica that is not in sync.
+
+    Raises:
+        KafkaException: no broker answers within so many seconds.
+    """
+    topics = _admin(bootstrap).list_topics(timeout=seconds).topics
+    return [
+        f"{name}-{number}"
+        for name, topic in topics.items()
+        for number, partition in topic.partitions.items()
+        if partition.leader < 0 or len(partition.isrs) < len(partition.replicas)
+    ]
 
 
 def delete_topic(bootstrap: str, topic: str) -> None:
@@ -36,10 +60,10 @@ def delete_topic(bootstrap: str, topic: str) -> None:
         future.result(_ANSWER_S)
 
 
-def delete_records(bootstrap: str, topic: str, partitions: int, before: int) -> None:
-    """Delete what lies before an offset of each partition, as retention does."""
+def delete_records(bootstrap: str, topic: str, before: Mapping[int, int]) -> None:
+    """Delete what lies before an offset of each of these partitions, as retention does."""
     admin = _admin(bootstrap)
-    wanted = [TopicPartition(topic, number, before) for number in range(partitions)]
+    wanted = [TopicPartition(topic, number, offset) for number, offset in before.items()]
     for future in admin.delete_records(wanted, request_timeout=_ANSWER_S).values():
         future.result(_ANSWER_S)
 

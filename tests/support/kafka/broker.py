@@ -7,7 +7,7 @@ from typing import Protocol
 
 PROPERTIES: Mapping[str, object] = {
     "auto.create.topics.enable": "false",
-    # One broker is all there is.
+    # One broker is all there is; `REPLICATED` is for three.
     "default.replication.factor": 1,
     "offsets.topic.replication.factor": 1,
     "offsets.topic.num.partitions": 4,
@@ -34,6 +34,17 @@ PROPERTIES: Mapping[str, object] = {
     "num.io.threads": 4,
 }
 """How every broker of the tests is set up."""
+
+REPLICATED: Mapping[str, object] = {
+    "default.replication.factor": 3,
+    "min.insync.replicas": 2,
+    "offsets.topic.replication.factor": 3,
+    "transaction.state.log.replication.factor": 3,
+    "transaction.state.log.min.isr": 2,
+    "share.coordinator.state.topic.replication.factor": 3,
+    "share.coordinator.state.topic.min.isr": 2,
+}
+"""What differs where there are three: each partition on all of them, and two have to have what is acknowledged."""
 
 
 class NoBroker(RuntimeError):

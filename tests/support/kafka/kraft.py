@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.kafka import admin
-from tests.support.kafka.broker import PROPERTIES, NoBroker
+from tests.support.kafka.broker import PROPERTIES, REPLICATED, NoBroker
 
 KAFKA = "4.4.0"
 PORT = 9092
@@ -50,6 +50,28 @@ class Listeners:
     ports: Mapping[str, int] = field(default_factory=dict)
     properties: Mapping[str, object] = field(default_factory=dict)
     format_arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """One broker's place in a cluster: its number, and the ports (broker, controller) of each node by number."""
+
+    cluster: str
+    number: int
+    ports: Mapping[int, tuple[int, int]]
+
+    @classmethod
+    def alone(cls, port: int | None = None) -> Node:
+        """The only node of a new cluster, on this port or a free one."""
+        (node,) = nodes(1)
+        return node if port is None else Node(node.cluster, node.number, {node.number: (port, free_port())})
+
+
+def nodes(count: int) -> list[Node]:
+    """The places of a new cluster with so many brokers."""
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
+    ports = {number: (free_port(), free_port()) for number in range(1, count + 1)}
+    return [Node(cluster, number, ports) for number in ports]
 
 
 def missing_tool() -> str | None:
@@ -115,21 +137,33 @@ class KraftBroker:
     """One broker in a folder; `start` and `stop`, or `kill`, as often as a test wants, with the same data.
 
     Start it from the main thread: it dies with the thread that started it.
+
+    Args:
+        folder: exists, for its data and its log.
+        jars: the class path.
+        node: its place in a cluster of several.
     """
 
     def __init__(
-        self, folder: Path, jars: str, listeners: Listeners | None = None, port: int | None = None
+        self, folder: Path, jars: str, listeners: Listeners | None = None, node: Node | None = None
     ) -> None:
         self._folder, self._jars, self._listeners = folder, jars, listeners or Listeners()
-        self._port, self._controller = port or free_port(), free_port()
+        self._node = node or Node.alone()
+        self._port, _ = self._node.ports[self._node.number]
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "server.log"
+        self._begun_at = 0
         self.bootstrap_servers = f"127.0.0.1:{self._port}"
         self._format()
 
     def start(self) -> KraftBroker:
         """Start it and wait until it serves."""
-        begun_at = self._log.stat().st_size if self._log.exists() else 0
+        self.spawn()
+        return self.wait_ready()
+
+    def spawn(self) -> None:
+        """Start its process; `is_ready` says when it serves."""
+        self._begun_at = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._java("kafka.Kafka", str(self._folder / "server.properties")),
@@ -139,15 +173,34 @@ class KraftBroker:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
+
+    def wait_ready(self) -> KraftBroker:
+        """Wait until it serves; kills it and raises RuntimeError if that takes too long."""
         deadline = time.monotonic() + _START_S
-        while True:
-            said = self._log.read_bytes()[begun_at:].decode(errors="replace")
-            if _READY in said:
-                return self
-            if self._process.poll() is not None or time.monotonic() > deadline:
+        while not self.is_ready():
+            if time.monotonic() > deadline:
                 self.kill()
-                raise RuntimeError(f"the broker did not start:\n{said[-3000:]}")
+                raise RuntimeError(f"the broker did not start:\n{self._said()[-3000:]}")
             time.sleep(0.05)
+        return self
+
+    def is_ready(self) -> bool:
+        """Whether it serves since it was started last; raises RuntimeError if it has ended instead."""
+        if _READY in self._said():
+            return True
+        if self.has_ended:
+            raise RuntimeError(f"the broker did not start:\n{self._said()[-3000:]}")
+        return False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no process of it runs."""
+        return self._process is None or self._process.poll() is not None
+
+    def terminate(self) -> None:
+        """Ask it to stop in order; `has_ended` says when it has."""
+        if self._process is not None:
+            self._process.terminate()
 
     def wait(self) -> str:
         """Wait until it ends by itself; returns the end of its log."""
@@ -159,7 +212,7 @@ class KraftBroker:
         """Stop it in order."""
         if self._process is None:
             return
-        self._process.terminate()
+        self.terminate()
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
@@ -179,6 +232,11 @@ class KraftBroker:
         """Let a frozen broker go on."""
         self._signal(signal.SIGCONT)
 
+    def _said(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(self._begun_at)
+            return log.read().decode(errors="replace")
+
     def _signal(self, number: int) -> None:
         assert self._process is not None, "it has not been started"
         self._process.send_signal(number)
@@ -191,8 +249,7 @@ class KraftBroker:
         (self._folder / "server.properties").write_text(
             "".join(f"{name}={value}\n" for name, value in self._properties().items())
         )
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
-        command = ["format", "-t", cluster, "-c", str(self._folder / "server.properties")]
+        command = ["format", "-t", self._node.cluster, "-c", str(self._folder / "server.properties")]
         command += self._listeners.format_arguments
         done = subprocess.run(
             self._java("kafka.tools.StorageTool", *command),
@@ -209,19 +266,22 @@ class KraftBroker:
     def _properties(self) -> dict[str, object]:
         ports = {"PLAINTEXT": self._port, **self._listeners.ports}
         addresses = [f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items()]
-        controller = f"127.0.0.1:{self._controller}"
+        controllers = {
+            number: f"127.0.0.1:{controller}" for number, (_, controller) in self._node.ports.items()
+        }
         return {
             "process.roles": "broker,controller",
-            "node.id": 1,
+            "node.id": self._node.number,
             "log.dirs": self._folder / "data",
-            "controller.quorum.voters": f"1@{controller}",
-            "listeners": ",".join([*addresses, f"CONTROLLER://{controller}"]),
+            "controller.quorum.voters": ",".join(f"{number}@{at}" for number, at in controllers.items()),
+            "listeners": ",".join([*addresses, f"CONTROLLER://{controllers[self._node.number]}"]),
             "advertised.listeners": ",".join(addresses),
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": ",".join(
                 ["CONTROLLER:PLAINTEXT", *(f"{p}:{p}" for p in ports)]
             ),
             **PROPERTIES,
+            **(REPLICATED if len(self._node.ports) > 1 else {}),
             **self._listeners.properties,
         }
 
@@ -243,7 +303,7 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         try:
-            broker = KraftBroker(Path(folder), class_path(Path(folder)), port=options.port).start()
+            broker = KraftBroker(Path(folder), class_path(Path(folder)), node=Node.alone(options.port)).start()
         except NoBroker as reason:
             raise SystemExit(f"no broker: {reason}") from reason
         except KeyboardInterrupt:
