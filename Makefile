@@ -11,7 +11,7 @@ PYTHONS ?= 3.12 3.13
 PORT ?= 9092
 # Where `make check-deploy` keeps its tools, and the tests of tests/deploy look for them.
 DEPLOY_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virnucpro-stream/deploy-tools
-CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 25
+CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
 
 # For machines that differ: see the head of requirements/install.sh.
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
@@ -67,7 +67,7 @@ docs: $(READY) ## write the tables of the guides from the code
 kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker (PORT=9092)
 	$(BIN)/python -m tests.support.kafka.kraft --port $(PORT) --topic sequences:4 --topic predictions:4 --topic sequences.dlq:4
 
-chaos: $(READY) ## five long runs on a real Kafka while workers and broker are killed (CHAOS= for other options)
+chaos: $(READY) ## five long runs on three real brokers under faults of every kind (CHAOS= for other options)
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lock: $(READY) ## resolve the dependencies again into requirements/*.txt

@@ -186,7 +186,18 @@ def _levels(function: ast.expr) -> list[str]:
     return []
 
 
+def chaos_faults() -> Iterator[str]:
+    """Every kind of fault of the chaos runs, and what must come of it."""
+    from tests.chaos.faults import ROWS
+
+    yield "| fault | what it does | what the checker expects, beside one answer for each record |"
+    yield "| --- | --- | --- |"
+    for kind, row in ROWS.items():
+        yield f"| `{kind}` | {row.does} | {row.expects} |"
+
+
 TABLES: dict[str, Callable[..., Table]] = {
+    "chaos faults": chaos_faults,
     "commands": commands,
     "exit codes": exit_codes,
     "fields": fields,

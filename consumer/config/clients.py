@@ -38,6 +38,12 @@ _WRITERS = re.compile(
     r"linger|batch\.|compression|partitioner|queue\.buffering|(message|delivery|request)\.timeout|message\.send|"
     r"retries|retry\.backoff|sticky\.|msg_order"
 )
+# With the default a client forgets a broker that is missing from one answer, as each is for a moment when it starts.
+# What it remembers then may be nothing that it can connect to: the group's coordinator, so that a call of the producer
+# hangs (librdkafka #5511); or no broker at all, so that the client that asks about topics stays without a connection,
+# and results wait for its answer (seen in tests/chaos after two of three brokers were killed at once). Brokers that
+# come and go are followed with this too. Remove when #5511 is fixed; before that, tests/chaos fails without it.
+_KEEPS_BROKERS: dict[str, Any] = {"metadata.recovery.strategy": "none"}
 _IDEMPOTENT: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
 
 
@@ -53,7 +59,7 @@ def common_config(settings: ServiceSettings, foreign: re.Pattern[str] = _WRITERS
 
 def asking_config(settings: ServiceSettings) -> dict[str, Any]:
     """For the client that only asks for metadata: neither a reader's options nor a writer's."""
-    return _without(common_config(settings), _READERS)
+    return _KEEPS_BROKERS | _without(common_config(settings), _READERS)
 
 
 def consumer_config(settings: ServiceSettings) -> dict[str, Any]:
@@ -98,13 +104,8 @@ def producer_config(
     tuning = {
         # A dead letter holds the raw message; the broker's and the topic's own limits still apply.
         "message.max.bytes": settings.max_message_bytes + _OVERHEAD_BYTES,
-        # With the default the client forgets a broker that is missing from one answer, as it is for a moment when it
-        # starts; the group's coordinator is then remembered as one that never comes back, and a call hangs
-        # (librdkafka #5511). Brokers that come and go are followed with this too. Remove when #5511 is fixed; before
-        # that, tests/chaos fails without it.
-        "metadata.recovery.strategy": "none",
     }
-    return _WRITING | tuning | common_config(settings, _READERS) | _IDEMPOTENT | dict(guarantee)
+    return _WRITING | _KEEPS_BROKERS | tuning | common_config(settings, _READERS) | _IDEMPOTENT | dict(guarantee)
 
 
 def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:

@@ -98,4 +98,4 @@ def grant(bootstrap: str, user: str, rights: Iterable[tuple[ResourceType, str, A
 
 def _admin(bootstrap: str) -> AdminClient:
     """A client, to be kept until its futures are done."""
-    return AdminClient({"bootstrap.servers": bootstrap})
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})

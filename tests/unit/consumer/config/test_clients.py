@@ -128,3 +128,11 @@ def test_the_new_group_protocol_leaves_assignment_to_the_broker():
     assert "partition.assignment.strategy" not in consumer_config(modern)
     assert consumer_config(ServiceSettings())["partition.assignment.strategy"] == "cooperative-sticky"
     Consumer(consumer_config(modern)).close()
+
+
+def test_clients_that_must_find_a_broker_again_forget_none_that_they_knew():
+    settings = ServiceSettings(kafka_bootstrap_servers="127.0.0.1:1")
+    for config in (producer_config(settings), asking_config(settings)):
+        assert config["metadata.recovery.strategy"] == "none"
+    chosen = ServiceSettings(kafka={"metadata.recovery.strategy": "rebootstrap"})
+    assert asking_config(chosen)["metadata.recovery.strategy"] == "rebootstrap"
