@@ -39,10 +39,10 @@ _WRITERS = re.compile(
     r"retries|retry\.backoff|sticky\.|msg_order"
 )
 # With the default a client forgets a broker that is missing from one answer, as each is for a moment when it starts.
-# What it remembers then may be nothing that it can connect to: the group's coordinator, so that a call of the producer
-# hangs (librdkafka #5511); or no broker at all, so that the client that asks about topics stays without a connection,
-# and results wait for its answer (seen in tests/chaos after two of three brokers were killed at once). Brokers that
-# come and go are followed with this too. Remove when #5511 is fixed; before that, tests/chaos fails without it.
+# The group's coordinator is then remembered as one that never comes back, and a call of the producer hangs (librdkafka
+# #5511). The client that asks about topics was seen without any connection for minutes, after two of three brokers had
+# been killed at once (tests/chaos), and results wait for its answers. Brokers that come and go are followed with this
+# too. Remove when #5511 is fixed; before that, tests/chaos fails without it.
 _KEEPS_BROKERS: dict[str, Any] = {"metadata.recovery.strategy": "none"}
 _IDEMPOTENT: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
 

@@ -24,6 +24,9 @@ from consumer.clock import Clock, monotonic
 _IDLE_EVERY_S = 1.0
 _BUSY_EVERY_S = 0.05
 _REQUEST_S = 1.0
+# The client sends this question to the controller. While that is away, and no other is known, its threads spin as long as
+# the question is open (librdkafka 2.16.0: each attempt to connect wakes the next one): so not all of the time.
+_AFTER_FAILURE_S = 3.0
 _NEVER = -math.inf
 
 
@@ -42,6 +45,7 @@ class TopicIds:
         self._ids: dict[str, str] = {}
         self._answers: Mapping[str, Future[Any]] = {}
         self._asked_at = 0.0
+        self._not_before = _NEVER
         self._confirmed_at = _NEVER
 
     @property
@@ -57,7 +61,7 @@ class TopicIds:
         """
         again = self._take() if all(answer.done() for answer in self._answers.values()) else []
         due = self._asked_at + (_BUSY_EVERY_S if busy else _IDLE_EVERY_S)
-        if not self._answers and self._clock() >= due:
+        if not self._answers and self._clock() >= max(due, self._not_before):
             self._asked_at = self._clock()
             wanted = TopicCollection(list(self._topics))
             self._answers = self._admin.describe_topics(wanted, request_timeout=_REQUEST_S)
@@ -71,7 +75,9 @@ class TopicIds:
             try:
                 found = str(answer.result().topic_id)
             except KafkaException as error:
-                if topic == self._read and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    self._not_before = self._clock() + _AFTER_FAILURE_S
+                elif topic == self._read:
                     # Offsets of the topic that is gone must not be committed for one that takes its name.
                     self._confirmed_at = _NEVER
                 continue

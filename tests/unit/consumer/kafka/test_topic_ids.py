@@ -108,8 +108,21 @@ def test_a_broker_that_does_not_answer_changes_nothing(bench):
     assert bench.look() == []
     assert bench.topic_ids.confirmed_at == confirmed
     bench.admin.error = None
+    bench.clock.advance(2)
     assert bench.look() == []
     assert bench.topic_ids.confirmed_at > confirmed
+
+
+def test_it_asks_less_often_while_no_broker_answers(bench):
+    bench.admin.error = KafkaError._TIMED_OUT
+    for _ in range(60):
+        bench.topic_ids.turn(True)
+        if not bench.admin.is_done:
+            bench.clock.advance(1)
+            bench.admin.answer()
+            bench.topic_ids.turn(True)
+        bench.clock.advance(0.1)
+    assert bench.admin.asked == 2
 
 
 def test_no_second_question_while_one_is_open(bench):
