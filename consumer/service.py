@@ -225,6 +225,7 @@ class Service:
     def _watch_topics(self) -> None:
         for topic in self._cluster.made_again(self._intake.records > 0):
             self._observer.happened(TopicRecreated(topic, self._intake.begin_again(topic)))
+            self._delivery.renew()
             self._changed = True
         self._intake.confirm(self._cluster.confirmed_at)
 

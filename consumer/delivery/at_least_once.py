@@ -21,7 +21,7 @@ from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery.answers import Answer
 from consumer.delivery.contract import UNIT_RECORDS, position
 from consumer.delivery.delivery_listener import DeliveryListener
-from consumer.delivery.sender import Rejection, Sender
+from consumer.delivery.sender import Rejection, Replaceable, Sender
 from consumer.errors import ServiceError
 from consumer.kafka.error_table import PER_MESSAGE, Kind, classify, fatal_error, rejected_client
 from consumer.ledger import Ledger, Release
@@ -76,11 +76,13 @@ class AtLeastOnce:
 
     Args:
         reports: the consumer's `on_commit`.
+        producer: the one by which `sender` produces.
         commit_interval_s: the shortest time between two commits.
     """
 
     consumer: Consumer
     reports: CommitReports
+    producer: Replaceable
     sender: Sender
     ledger: Ledger
     listener: DeliveryListener
@@ -119,6 +121,11 @@ class AtLeastOnce:
             self._sent.pop(partition, None)
             if self._unit is not None:
                 self._unit.offsets.pop(partition, None)
+
+    def renew(self) -> None:
+        """What is outstanding is sent again."""
+        self._unit = None
+        self.producer.replace()
 
     # ---- producing --------------------------------------------------------------------------------------------
 

@@ -30,6 +30,13 @@ class Delivery(Protocol):
     def forget(self, partitions: Iterable[Partition]) -> None:
         """These partitions belong to another member now: never commit them again."""
 
+    def renew(self) -> None:
+        """Go on with a new producer, since a topic was created again.
+
+        librdkafka 2.16.0 takes the leaders of the new topic for outdated where the leader epochs of the old one were
+        higher, and its messages time out for as long as the client lives.
+        """
+
 
 def position(consumer: Consumer, partition: Partition) -> int:
     """Where the consumer stands; negative before the first message."""

@@ -85,6 +85,8 @@ class ExactlyOnce:
     _singly: int = field(init=False, default=0)
     # Transactions in a row that were aborted with a rejection of no known kind.
     _refusals: int = field(init=False, default=0)
+    # Another producer is to take over before the next transaction.
+    _renewing: bool = field(init=False, default=False)
     # Answers that rejections have changed, until they are committed: an abort sends them again.
     _amended: dict[Source, Answer] = field(init=False, default_factory=dict)
     _failure: ServiceError | None = field(init=False, default=None)
@@ -125,6 +127,12 @@ class ExactlyOnce:
         if held is not None and not held.committing and held.release.offsets.keys() & set(partitions):
             held.aborting = True
 
+    def renew(self) -> None:
+        self._renewing = True
+        held = self._transaction
+        if held is not None and not held.committing:
+            held.aborting = True
+
     def close(self, deadline: Deadline) -> None:
         """Leave no transaction open at the broker; what is not committed will be done again."""
         held = self._transaction
@@ -137,7 +145,10 @@ class ExactlyOnce:
     # ---- one transaction --------------------------------------------------------------------------------------
 
     def _ready(self) -> bool:
-        """True once the producer is registered; a new one takes over from one that hung."""
+        """True once the producer is registered; a new one takes over from one that hung or is to be renewed."""
+        if self._renewing:
+            self._renewing = False
+            self.transactions.replace()
         return self.transactions.registered or self.transactions.register() == "done"
 
     def _begin(self) -> bool:

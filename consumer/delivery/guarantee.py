@@ -16,7 +16,7 @@ from consumer.delivery.at_least_once import AtLeastOnce, CommitReports
 from consumer.delivery.contract import Delivery
 from consumer.delivery.delivery_listener import DeliveryListener
 from consumer.delivery.exactly_once import ExactlyOnce
-from consumer.delivery.sender import Sender
+from consumer.delivery.sender import Replaceable, Sender
 from consumer.delivery.transactions import Transactions
 from consumer.kafka.cluster import refuse_mock_transactions
 from consumer.ledger import Ledger
@@ -122,12 +122,13 @@ class AtLeastOnceGuarantee:
         """Every cluster will do."""
 
     def open(self, parts: DeliveryParts, stack: ExitStack) -> Delivery:
-        producer = parts.new_producer()
+        producer = Replaceable(parts.new_producer)
         stack.callback(parts.consumer.close)
         return AtLeastOnce(
             parts.consumer,
             parts.reports,
-            Sender(lambda: producer, parts.builder),
+            producer,
+            Sender(producer, parts.builder),
             parts.ledger,
             parts.listener,
             self.commit_interval_s,

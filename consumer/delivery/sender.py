@@ -50,6 +50,26 @@ Report = Callable[[Rejection | None], None]
 """Delivery report of one answer, None for success; called from C inside `poll`, so it must not raise."""
 
 
+class Replaceable:
+    """A producer in use, and another that takes its place.
+
+    Args:
+        make: gives a new producer.
+    """
+
+    def __init__(self, make: Callable[[], Producer]) -> None:
+        self._make = make
+        self._current = make()
+
+    def __call__(self) -> Producer:
+        """The one in use."""
+        return self._current
+
+    def replace(self) -> None:
+        """Drop the one in use, with the messages that it has not delivered: their reports never come."""
+        self._current = self._make()
+
+
 class Sender:
     """Builds answers and produces them.
 

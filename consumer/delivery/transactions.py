@@ -97,6 +97,11 @@ class Transactions:
             return "done"
         return self._call(lambda: self.producer.abort_transaction(CALL_S))
 
+    def replace(self) -> None:
+        """Take a new producer, to be registered; the old one has no transaction open."""
+        self.registered = False
+        self.producer = self._make()
+
     def close(self) -> None:
         """End the thread that this keeps."""
         self._thread.end()
@@ -114,8 +119,8 @@ class Transactions:
             if self._hangs >= MAX_HANGS:
                 raise KafkaFatal("a call of the Kafka client hangs again and again: restart the service")
             self._thread.end()
-            self._thread, self._called_at, self.registered = CallThread(), None, False
-            self.producer = self._make()
+            self._thread, self._called_at = CallThread(), None
+            self.replace()
         return False
 
     def _call(self, call: Callable[[], object]) -> Result:

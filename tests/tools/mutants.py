@@ -236,6 +236,14 @@ MUTANTS = (
         ("tests/unit/consumer/test_service.py",),
     ),
     Mutant(
+        "producer renewed",
+        "a producer that knew the topic before it was created again is replaced (it is kept)",
+        "consumer/delivery/exactly_once.py",
+        "            self.transactions.replace()\n",
+        "",
+        ("tests/unit/consumer/delivery/test_exactly_once.py",),
+    ),
+    Mutant(
         "which topic it is of",
         "nothing is delivered before it is known which topic it is of (it is delivered at once)",
         "consumer/ledger.py",

@@ -227,3 +227,16 @@ def test_a_commit_without_the_right_ends_the_service(bench, call):
         assert not bench.delivery.flush(Deadline.after(5, bench.clock))
     with pytest.raises(ServiceError, match="READ on the group"):
         bench.turn(4)
+
+
+def test_what_a_producer_has_not_delivered_goes_again_by_the_one_that_takes_over(bench):
+    bench.finish(1, 2)
+    bench.producer.lost_batches.append(True)
+    bench.delivery.turn()
+    bench.delivery.renew()
+    bench.finish(3)
+    bench.turn(6)
+    assert len(bench.producers) == 2
+    assert bench.ids[-3:] == ["1", "2", "3"]
+    assert bench.commits[-1] == {0: 4}
+    assert (bench.ledger.records, bench.done) == (0, [1, 2, 3])

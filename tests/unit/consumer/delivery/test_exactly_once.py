@@ -372,3 +372,41 @@ def test_flush_waits_for_the_new_producer_too(hanging):
     hanging.clock.advance(6)
     assert hanging.delivery.flush(Deadline.after(10, hanging.clock))
     assert hanging.ids == ["1"]
+
+
+def test_another_producer_takes_over_before_the_next_transaction(bench):
+    bench.finish(1)
+    turns(bench)
+    bench.delivery.renew()
+    assert len(bench.producers) == 1, "not before there is something to send"
+    bench.finish(2)
+    turns(bench)
+    assert len(bench.producers) == 2
+    assert bench.calls == ["begin", "offsets", "commit", "init", "begin", "offsets", "commit"]
+    assert bench.ids == ["1", "2"]
+    assert bench.commits == [{0: 2}, {0: 3}]
+
+
+def test_an_open_transaction_is_aborted_and_its_answers_go_by_the_new_producer(bench):
+    bench.finish(1, 2)
+    bench.fail("offsets", retriable())
+    bench.delivery.turn()
+    bench.delivery.renew()
+    turns(bench)
+    assert bench.calls == ["begin", "offsets", "abort", "init", "begin", "offsets", "commit"]
+    assert bench.ids == ["1", "2"]
+    assert len(bench.producers) == 2
+
+
+def test_a_commit_in_flight_is_left_to_the_producer_that_makes_it(bench):
+    bench.finish(1, 2)
+    bench.fail("commit", retriable())
+    bench.delivery.turn()
+    bench.delivery.renew()
+    turns(bench)
+    assert "abort" not in bench.calls
+    assert bench.ids == ["1", "2"]
+    bench.finish(3)
+    turns(bench)
+    assert bench.ids == ["1", "2", "3"]
+    assert len(bench.producers) == 2
