@@ -128,6 +128,6 @@ def recovery(kill: Kill, sightings: list[Sighting]) -> float | None:
     """Seconds from a kill until an answer of one of its partitions came from another process; None if none did."""
     for sighting in sightings:
         floor = kill.floors.get(sighting.place)
-        if floor is not None and sighting.offset >= floor:
+        if floor is not None and sighting.offset >= floor and sighting.at >= kill.at:
             return round(sighting.at - kill.at, 2)
     return None

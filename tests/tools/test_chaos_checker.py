@@ -324,10 +324,11 @@ def test_a_report_counts_each_kind_of_broken_promise():
 
 def test_recovery_counts_only_what_another_process_wrote():
     kill = Kill("worker-0", 10.0, 5, (0,), floors={("predictions", 0): 40})
+    recreated = Sighting(9.0, ("predictions", 0), 90)  # of the topic that was there before
     before = Sighting(10.5, ("predictions", 0), 39)
     elsewhere = Sighting(11.0, ("predictions", 1), 99)
     after = Sighting(16.5, ("predictions", 0), 40)
-    assert recovery(kill, [before, elsewhere, after]) == 6.5
+    assert recovery(kill, [recreated, before, elsewhere, after]) == 6.5
     assert recovery(kill, [before, elsewhere]) is None
 
 
