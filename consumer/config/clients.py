@@ -105,7 +105,9 @@ def producer_config(
         # A dead letter holds the raw message; the broker's and the topic's own limits still apply.
         "message.max.bytes": settings.max_message_bytes + _OVERHEAD_BYTES,
     }
-    return _WRITING | _KEEPS_BROKERS | tuning | common_config(settings, _READERS) | _IDEMPOTENT | dict(guarantee)
+    return (
+        _WRITING | _KEEPS_BROKERS | tuning | common_config(settings, _READERS) | _IDEMPOTENT | dict(guarantee)
+    )
 
 
 def publisher_config(bootstrap: str, extra: Mapping[str, str]) -> dict[str, Any]:

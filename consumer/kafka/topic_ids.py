@@ -24,8 +24,8 @@ from consumer.clock import Clock, monotonic
 _IDLE_EVERY_S = 1.0
 _BUSY_EVERY_S = 0.05
 _REQUEST_S = 1.0
-# The client sends this question to the controller. While that is away, and no other is known, its threads spin as long as
-# the question is open (librdkafka 2.16.0: each attempt to connect wakes the next one): so not all of the time.
+# The client sends this question to the controller. While that is away, and no other is known, its threads spin for as
+# long as the question is open (librdkafka 2.16.0): so not all of the time.
 _AFTER_FAILURE_S = 3.0
 _NEVER = -math.inf
 

@@ -16,7 +16,7 @@ from tests.chaos.topic_faults import TopicFaults
 from tests.chaos.workers import Worker, worker_name
 
 _ASK_S = 3.0
-_PATIENCE, _AGAIN_S = 30, 1.0
+_PATIENCE, _AGAIN_S = 60, 1.0
 _AIMS, _BETWEEN_AIMS_S = 20, 0.1
 _CUT_AFTER_S, _CUTS = 2.5, 6
 """Seconds from a worker's death until its backlog is cut, so that there is one; and how often that is tried."""

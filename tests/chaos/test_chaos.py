@@ -47,9 +47,7 @@ def test_exactly_once_every_record_has_one_answer(tmp_path):
 
 
 def test_at_least_once_every_record_has_an_answer(tmp_path):
-    options = Options(
-        SEED, records=1200, faults=6, every=6.0, delivery="at_least_once", kinds=WITHOUT_TOPICS
-    )
+    options = Options(SEED, records=1200, faults=6, every=6.0, delivery="at_least_once", kinds=WITHOUT_TOPICS)
     report = run(options, tmp_path)
     assert report.problems == []
     assert report.answered == report.published == 1200
