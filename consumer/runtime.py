@@ -36,6 +36,7 @@ from consumer.intake.start_offsets import Ask, StartOffsets
 from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch, await_topics, is_embedded, log_starts
 from consumer.kafka.compaction import refuse_compacted
 from consumer.kafka.embedded import EmbeddedBroker
+from consumer.kafka.renewable_consumer import RenewableConsumer
 from consumer.kafka.topic_ids import NoTopicIds, TopicIds
 from consumer.ledger import Ledger
 from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RecordsSkipped, RnaPrepared
@@ -135,7 +136,7 @@ class Scoring:
 class Outlet:
     """From outcome to Kafka, and the consumer, whose offsets are committed there."""
 
-    consumer: Consumer
+    consumer: RenewableConsumer
     delivery: Delivery
     builder: AnswerBuilder
 
@@ -296,7 +297,7 @@ def build_delivery(
     # It outlives the consumer, whose close still reads committed offsets.
     stack.callback(lambda: clients.executor.shutdown(wait=False, cancel_futures=True))
     reports = CommitReports()
-    consumer = clients.new_consumer(reports)
+    consumer = RenewableConsumer(partial(clients.new_consumer, reports))
     parts = DeliveryParts(consumer, reports, clients.new_producer, builder, scoring.ledger, listeners, clock)
     return Outlet(consumer, guarantee_for(settings).open(parts, stack), builder)
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery.contract import Delivery
 from consumer.intake.intake import Intake
 from consumer.kafka.cluster import Cluster
 from consumer.kafka.error_table import consumer_error
+from consumer.kafka.renewable_consumer import RenewableConsumer
 from consumer.ops.events import (
     ConsumerError,
     Drained,
@@ -55,7 +56,7 @@ class Service:
 
     def __init__(
         self,
-        consumer: Consumer,
+        consumer: RenewableConsumer,
         intake: Intake,
         pipeline: Pipeline,
         delivery: Delivery,
@@ -65,10 +66,11 @@ class Service:
     ) -> None:
         self._consumer, self._intake, self._pipeline = consumer, intake, pipeline
         self._delivery, self._cluster, self._observer, self._clock = delivery, cluster, observer, clock
-        self._paused = self._changed = False
+        self._paused = self._changed = self._renewing = False
         # Paused one by one while others are read.
         self._blocked: frozenset[Partition] = frozenset()
         self._last_turn = clock()
+        self._topic = ""
 
     def run(self, topic: str, should_stop: Callable[[], bool], drain_timeout_s: float) -> bool:
         """Work until `should_stop`, then finish what is in flight; True if all of it was delivered.
@@ -84,12 +86,15 @@ class Service:
 
     def start(self, topic: str) -> None:
         """Join the group as a reader of this topic; partitions come in later turns."""
+        self._topic = topic
         self._consumer.subscribe(
             [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
 
     def turn(self) -> None:
         """Go once round the loop; raises as `run` does."""
+        if self._renewing:
+            self._renew()
         level = self._level()
         busy = self._intake.records > 0
         if level == "open":
@@ -226,8 +231,27 @@ class Service:
         for topic in self._cluster.made_again(self._intake.records > 0):
             self._observer.happened(TopicRecreated(topic, self._intake.begin_again(topic)))
             self._delivery.renew()
+            # Not now: this may run in a callback of the consumer.
+            self._renewing = self._renewing or topic == self._topic
             self._changed = True
         self._intake.confirm(self._cluster.confirmed_at)
+
+    def _renew(self) -> None:
+        """Go on with a new client, since the input topic was created again (`consumer/kafka/renewable_consumer.py`).
+
+        Whoever gets the partitions then begins them at their first messages: offsets of the old topic may have been
+        committed for the new one, by a transaction that was under way.
+        """
+        if not self._delivery.flush(Deadline.after(_REVOKE_S, self._clock)):
+            return
+        try:
+            if firsts := [TopicPartition(*partition, 0) for partition in self._intake.assigned]:
+                self._consumer.commit(firsts, asynchronous=False)
+        except KafkaException as error:  # most likely a rebalance; it is tried again in the next turn
+            self._on_consumer_error(error.args[0])
+            return
+        self._renewing = False
+        self._consumer.renew()
 
     def _turned(self, level: Level) -> None:
         now = self._clock()

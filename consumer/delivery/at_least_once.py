@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery.answers import Answer
@@ -24,6 +24,7 @@ from consumer.delivery.delivery_listener import DeliveryListener
 from consumer.delivery.sender import Rejection, Replaceable, Sender
 from consumer.errors import ServiceError
 from consumer.kafka.error_table import PER_MESSAGE, Kind, classify, fatal_error, rejected_client
+from consumer.kafka.renewable_consumer import AnyConsumer
 from consumer.ledger import Ledger, Release
 from consumer.types import Partition
 
@@ -80,7 +81,7 @@ class AtLeastOnce:
         commit_interval_s: the shortest time between two commits.
     """
 
-    consumer: Consumer
+    consumer: AnyConsumer
     reports: CommitReports
     producer: Replaceable
     sender: Sender

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from consumer.clock import Deadline
+from consumer.kafka.renewable_consumer import AnyConsumer
 from consumer.types import Partition
 
 UNIT_RECORDS = 1000
@@ -38,6 +39,6 @@ class Delivery(Protocol):
         """
 
 
-def position(consumer: Consumer, partition: Partition) -> int:
+def position(consumer: AnyConsumer, partition: Partition) -> int:
     """Where the consumer stands; negative before the first message."""
     return int(consumer.position([TopicPartition(partition.topic, partition.number)])[0].offset)

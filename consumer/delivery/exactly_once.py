@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.delivery.answers import Answer
@@ -32,6 +32,7 @@ from consumer.delivery.sender import Rejection, Sender
 from consumer.delivery.transactions import Transactions
 from consumer.errors import ServiceError
 from consumer.kafka.error_table import PER_MESSAGE, Kind, fenced_error
+from consumer.kafka.renewable_consumer import AnyConsumer
 from consumer.ledger import Ledger, Release
 from consumer.types import Partition, Source
 
@@ -72,7 +73,7 @@ class ExactlyOnce:
         commit_interval_s: the shortest time between two transactions.
     """
 
-    consumer: Consumer
+    consumer: AnyConsumer
     transactions: Transactions
     sender: Sender
     ledger: Ledger

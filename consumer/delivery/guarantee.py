@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Producer
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.config.settings import ServiceSettings, unambiguous_id
@@ -19,6 +19,7 @@ from consumer.delivery.exactly_once import ExactlyOnce
 from consumer.delivery.sender import Replaceable, Sender
 from consumer.delivery.transactions import Transactions
 from consumer.kafka.cluster import refuse_mock_transactions
+from consumer.kafka.renewable_consumer import AnyConsumer
 from consumer.ledger import Ledger
 
 _CLOSE_S = 2.0
@@ -35,7 +36,7 @@ class DeliveryParts:
         new_producer: makes a client with the guarantee's `producer_options`.
     """
 
-    consumer: Consumer
+    consumer: AnyConsumer
     reports: CommitReports
     new_producer: Callable[[], Producer]
     builder: AnswerBuilder

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from consumer.clock import Clock, monotonic
 from consumer.intake.gaps import Gaps
+from consumer.kafka.renewable_consumer import AnyConsumer
 from consumer.throttle import Throttle
 from consumer.types import Partition
 
@@ -78,7 +79,7 @@ class StartOffsets:
     """
 
     def __init__(
-        self, consumer: Consumer, ask: Ask, submit: Submit, gaps: Gaps, clock: Clock = monotonic
+        self, consumer: AnyConsumer, ask: Ask, submit: Submit, gaps: Gaps, clock: Clock = monotonic
     ) -> None:
         self._consumer, self._ask, self._submit, self._clock = consumer, ask, submit, clock
         self._gaps = gaps

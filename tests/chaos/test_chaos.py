@@ -17,9 +17,7 @@ from tests.chaos.report import Options, Report
 from tests.support.kafka.broker import NoBroker
 from tests.support.kafka.choice import do_without
 
-# Without the kind that a known fault breaks now and then (docs/reliability.md, "a topic is deleted and created again");
-# it is in the long runs.
-KINDS = tuple(kind for kind in Kind if kind is not Kind.INPUT_RECREATED)
+KINDS = tuple(Kind)
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -209,6 +209,7 @@ class MemoryConsumer(_Client):
         self._member, self._generation = "", -1
         self._owned: dict[Partition, _Fetch] = {}
         self.paused: set[Partition] = set()
+        self._known_ids = dict(kafka.topic_ids)
         self.seeks: list[tuple[int, int]] = []  # partition and offset of each
         self._events: deque[tuple[str, frozenset[Partition]]] = deque()  # callbacks for the next poll
         self._added: frozenset[Partition] = frozenset()  # come after the revoke that waits
@@ -432,7 +433,10 @@ class MemoryConsumer(_Client):
             if fetch.next is not None:  # out of range: auto.offset.reset is earliest
                 start = self._kafka.starts[partition]
                 fetch.next = start if fetch.next > len(log) else max(fetch.next, start)
-            end = 0 if self.link.cut_off or partition in self.paused else self._kafka.stable_end(partition)
+            topic = partition.topic
+            is_outdated = self._known_ids[topic] < self._kafka.first_readable_id.get(topic, 0)
+            is_silent = self.link.cut_off or partition in self.paused or is_outdated
+            end = 0 if is_silent else self._kafka.stable_end(partition)
             while fetch.next is not None and fetch.next < end and limit > 0:
                 offset, record = fetch.next, log[fetch.next]
                 fetch.next += 1

@@ -102,6 +102,8 @@ class MemoryKafka:
         # Another one for each topic, and for each time that it is made.
         self._ids_given = count(1)
         self.topic_ids = {topic: next(self._ids_given) for topic in topics}
+        # A client that was made before its topic had this id reads nothing of it.
+        self.first_readable_id: dict[str, int] = {}
         # The first offset that each log still has.
         self.starts: dict[Partition, int] = defaultdict(int)
         self.group = Group(clock, session_s)
@@ -156,9 +158,15 @@ class MemoryKafka:
         """Delete what lies before an offset, as retention does."""
         self.starts[partition] = max(self.starts[partition], min(before, len(self.logs[partition])))
 
-    def recreate(self, topic: str) -> None:
-        """Delete a topic and make it again. The group's offsets of it go too, as a broker has it."""
+    def recreate(self, topic: str, lower_epochs: bool = False) -> None:
+        """Delete a topic and make it again. The group's offsets of it go too, as a broker has it.
+
+        lower_epochs: the leader epochs of its partitions are lower than before, as is common on several brokers:
+        clients that knew the old topic never read the new one.
+        """
         self.topic_ids[topic] = next(self._ids_given)
+        if lower_epochs:
+            self.first_readable_id[topic] = self.topic_ids[topic]
         for partition in self.partitions(topic):
             self.logs[partition] = []
             self.starts.pop(partition, None)

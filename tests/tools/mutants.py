@@ -204,6 +204,22 @@ MUTANTS = (
         ("tests/unit/consumer/test_service.py",),
     ),
     Mutant(
+        "a new client for a new topic",
+        "an input topic that is made again is read by a new client (by the one that knew the old topic)",
+        "consumer/service.py",
+        "self._renewing = self._renewing or topic == self._topic",
+        "pass",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
+        "first messages committed before leaving",
+        "whoever gets a partition of a topic that is made again begins at its first message (at what is committed)",
+        "consumer/service.py",
+        "                self._consumer.commit(firsts, asynchronous=False)\n",
+        "                pass\n",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
         "where a partition begins",
         "the committed offset as the place to begin (the client's word for it instead)",
         "consumer/intake/intake.py",

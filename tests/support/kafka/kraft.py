@@ -303,7 +303,9 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         try:
-            broker = KraftBroker(Path(folder), class_path(Path(folder)), node=Node.alone(options.port)).start()
+            broker = KraftBroker(
+                Path(folder), class_path(Path(folder)), node=Node.alone(options.port)
+            ).start()
         except NoBroker as reason:
             raise SystemExit(f"no broker: {reason}") from reason
         except KeyboardInterrupt:
