@@ -168,6 +168,17 @@ class Ledger:
         entry.outcome = finished.outcome
         return entry
 
+    def first(self, partition: Partition) -> RawMessage | None:
+        """The message of the lowest offset in flight of an assigned partition, or None if there is none."""
+        ledger = self._partitions.get(partition)
+        entry = None if ledger is None else next(iter(ledger.entries.values()), None)
+        return None if entry is None else entry.message
+
+    def last_received(self, partition: Partition) -> int:
+        """The highest offset received in this epoch, -1 if there is none."""
+        ledger = self._partitions.get(partition)
+        return -1 if ledger is None else ledger.last_received
+
     # ---- delivery ---------------------------------------------------------------------------------------------
 
     def confirm(self, read_by: float) -> None:

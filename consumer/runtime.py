@@ -42,6 +42,7 @@ from consumer.ledger import Ledger
 from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RecordsSkipped, RnaPrepared
 from consumer.ops.http import HttpServer
 from consumer.ops.instance import with_own_instance
+from consumer.ops.lag import LagReporter
 from consumer.ops.listeners import Listener, Listeners
 from consumer.ops.log_listener import LogListener
 from consumer.ops.metrics import Metrics
@@ -324,9 +325,10 @@ def build_service(
         to_the_end=settings.kafka.get("auto.offset.reset") in _TO_THE_END,
         clock=clock,
     )
+    start_offsets = StartOffsets(consumer, clients.committed, clients.executor.submit, gaps, clock)
     intake = Intake(
         scoring.ledger,
-        StartOffsets(consumer, clients.committed, clients.executor.submit, gaps, clock),
+        start_offsets,
         Backpressure(
             settings.max_inflight_records, settings.max_inflight_bytes, scoring.max_tokens, HOLD_S, clock
         ),
@@ -337,9 +339,12 @@ def build_service(
     )
     topics = TopicWatch(clients.admin, _topics(settings), outlet.builder.set_partition_counts, clock)
     cluster = Cluster(clients.admin, clients.brokers, topics, clients.topic_ids(clock))
-    telemetry.metrics.watch(intake, pipeline, scoring.suspects)
-    telemetry.monitor.watch(intake, pipeline)
-    return Service(consumer, intake, pipeline, delivery, cluster, telemetry.listeners, clock)
+    observer = LagReporter(consumer, scoring.ledger, start_offsets.begins_at, telemetry.listeners, clock)
+    service = Service(consumer, intake, pipeline, delivery, cluster, observer, clock)
+    times = (service.stage_times, *pipeline.stage_times)
+    telemetry.metrics.watch(intake, pipeline, scoring.suspects, times)
+    telemetry.monitor.watch(intake, pipeline, times)
+    return service
 
 
 def _committed(

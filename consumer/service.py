@@ -39,6 +39,7 @@ from consumer.ops.events import (
 )
 from consumer.ops.listeners import LoopObserver
 from consumer.scoring.pipeline import Pipeline
+from consumer.stage_times import StageTimes
 from consumer.types import InFlight, Level, Limit, Partition
 
 _IDLE_POLL_S = 0.05
@@ -46,6 +47,7 @@ _BUSY_WAIT_S = 0.01
 _READ_AT_ONCE = 500
 _READ_S = 0.2
 _REVOKE_S = 5.0
+_STAGES = ("other", "wait", "read", "collect", "deliver")
 
 
 class Service:
@@ -71,6 +73,7 @@ class Service:
         self._blocked: frozenset[Partition] = frozenset()
         self._last_turn = clock()
         self._topic = ""
+        self.stage_times = StageTimes("loop", _STAGES, clock)
 
     def run(self, topic: str, should_stop: Callable[[], bool], drain_timeout_s: float) -> bool:
         """Work until `should_stop`, then finish what is in flight; True if all of it was delivered.
@@ -103,6 +106,7 @@ class Service:
         elif level == "pause":
             self._pause(self._intake.limit)
             self._read(0.0)
+        self.stage_times.enter("other")
         if (known := self._intake.turn()) and not self._paused:
             self._consumer.resume(_topic_partitions(known - self._blocked))
         if self._changed:
@@ -111,6 +115,7 @@ class Service:
         self._start_suspect()
         self._collect(_BUSY_WAIT_S if busy else 0.0)
         self._deliver()
+        self.stage_times.enter("other")
         self._cluster.turn()
         self._turned(level)
 
@@ -151,7 +156,9 @@ class Service:
 
         The budgets are looked at before each message: one may hold as much as all the others.
         """
+        self.stage_times.enter("wait" if timeout else "read")
         message = self._consumer.poll(timeout)
+        self.stage_times.enter("read")
         until = Deadline.after(_READ_S, self._clock)
         # One by one: `consume` moves a partition's position forward only, so that behind a log that was cut it would
         # stay where it was before, and be committed.
@@ -208,12 +215,16 @@ class Service:
             self._consumer.resume(_topic_partitions(freed))
 
     def _collect(self, timeout: float) -> None:
-        for finished in self._pipeline.finished(timeout):
+        self.stage_times.enter("wait")
+        all_finished = self._pipeline.finished(timeout)
+        self.stage_times.enter("collect")
+        for finished in all_finished:
             if not self._intake.finish(finished):
                 self._observer.happened(ResultStale(finished.source))
 
     def _deliver(self) -> None:
         """One step of delivery, unless what would be committed lies behind input that may have been deleted unread."""
+        self.stage_times.enter("deliver")
         self._watch_topics()
         if self._intake.settle():
             self._delivery.turn()
@@ -221,6 +232,7 @@ class Service:
     def _flush(self, deadline: Deadline) -> bool:
         """Deliver and commit what is finished, once it is known to be of the topic that is there."""
         now = self._clock()
+        self.stage_times.enter("deliver")
         self._watch_topics()
         while self._intake.records and self._cluster.confirmed_at < now and not deadline.expired:
             self._collect(_BUSY_WAIT_S)
@@ -290,6 +302,7 @@ class Service:
     def _rebalanced(
         self, kind: Literal["assigned", "revoked", "lost"], topic_partitions: list[TopicPartition]
     ) -> None:
+        self.stage_times.enter("read")
         self._observer.happened(Rebalanced(kind, tuple(_partitions(topic_partitions))))
 
 

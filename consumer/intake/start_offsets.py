@@ -145,6 +145,12 @@ class StartOffsets:
         check = self._open.get(partition)
         return check is not None and check.waiting
 
+    def begins_at(self, partition: Partition) -> int | None:
+        """The group's offset of a partition of which no message was accepted yet; None if it has none or it is not
+        known."""
+        check = self._open.get(partition)
+        return None if check is None or check.committed in (None, _NO_OFFSET) else check.committed
+
     @property
     def waiting(self) -> int:
         """Partitions that wait for their offset although they have messages. Safe from any thread."""

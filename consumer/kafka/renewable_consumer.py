@@ -57,6 +57,9 @@ class RenewableConsumer:
     def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         return self._client.position(partitions)
 
+    def get_watermark_offsets(self, partition: TopicPartition, *, cached: bool) -> tuple[int, int] | None:
+        return self._client.get_watermark_offsets(partition, cached=cached)
+
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> Any:
         if asynchronous:
             return self._client.commit(offsets=offsets, asynchronous=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,6 +112,21 @@ class Turned:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """How far one partition is behind: offsets from the first unanswered message to the end; its age in seconds."""
+
+    records: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LagMeasured:
+    """The lag of each assigned partition for which it is known."""
+
+    partitions: Mapping[Partition, PartitionLag]
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """Nothing more is read; what is in flight is finished."""
 
@@ -139,6 +155,7 @@ Event = (
     | Paused
     | Resumed
     | Turned
+    | LagMeasured
     | Draining
     | Drained
 )

@@ -11,7 +11,6 @@ import threading
 from types import TracebackType
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -35,8 +34,9 @@ def application(metrics: Metrics, monitor: Monitor) -> Starlette:
     Each is made on the server's thread, one after the other: pages on several threads would compete with the loop.
     """
 
-    async def show_metrics(_: Request) -> Response:
-        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    async def show_metrics(request: Request) -> Response:
+        text, media_type = metrics.render(request.headers.get("accept", ""))
+        return Response(text, media_type=media_type)
 
     async def live(_: Request) -> Response:
         stuck = stuck_for(monitor.snapshot())

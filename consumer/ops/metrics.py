@@ -1,23 +1,30 @@
 """The service's metrics, one catalogue: every name, its labels and its meaning.
 
 Prefix `vnp_`, base units, counters end in `_total`. No label holds a key, a record id, an offset or the text of
-an error, so the number of series is fixed once the process runs; all children exist from the start, so that
-`rate()` works on the first event.
+an error, so the number of series is fixed once the process runs, except that the lag has one for each assigned
+partition; all children exist from the start, so that `rate()` works on the first event. The client library's own
+collectors for the process, the platform and the garbage collector are beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    GCCollector,
     Histogram,
+    PlatformCollector,
+    ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from consumer.clock import Clock, monotonic
 from consumer.delivery.answers import Answer
@@ -25,6 +32,7 @@ from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.ops.events import (
     BrokersChanged,
     Event,
+    LagMeasured,
     MessageRead,
     ModelLoaded,
     Rebalanced,
@@ -36,7 +44,8 @@ from consumer.ops.events import (
 from consumer.ops.monitor import IntakeState, PipelineState
 from consumer.scoring.batcher import Batch, CloseReason
 from consumer.scoring.model import ServedModel
-from consumer.types import Refused, Scored
+from consumer.stage_times import StageTimes
+from consumer.types import Headers, Partition, Refused, Scored
 from schemas import Reason, Verdict
 from virnucpro_core import __version__
 from virnucpro_core.evaluation.divergence import Divergence
@@ -47,6 +56,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _SMALL = tuple(10.0**power for power in range(-8, 1))
 _TOKENS = tuple(2**power for power in range(6, 18))
+_SHARES = tuple(tenths / 10 for tenths in range(1, 11))
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_NO_TRACE = b"0" * 32
 
 
 class Metrics:
@@ -57,10 +69,16 @@ class Metrics:
     def __init__(self, clock: Clock = monotonic) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
+        self._token_budget: int | None = None
+        self._with_lag: set[Partition] = set()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
         self._info()
         self._traffic()
         self._batches()
         self._state()
+        self._lag()
         self._divergence()
 
     def _info(self) -> None:
@@ -129,8 +147,20 @@ class Metrics:
     def _batches(self) -> None:
         self.batches = self._counter("batches_total", "Batches run, by what closed them.", "closed_by")
         self.batch_tokens = self._histogram("batch_tokens", "Protein tokens in a batch.", _TOKENS)
+        self.model_tokens = self._counter(
+            "model_tokens_total",
+            "Tokens of the batches that the model has run: protein tokens for ESM-2, nucleotide tokens for DNABERT-S.",
+            "encoder",
+        )
+        self.batch_fill = self._histogram(
+            "batch_fill_ratio",
+            "Tokens of a batch for the model that has more of them, as a share of the token budget.",
+            _SHARES,
+        )
         self.batch_seconds = self._histogram("batch_seconds", "Time a batch takes on the device.", _SECONDS)
         self.batch_failures = self._counter("batch_failures_total", "Runs of the model that failed.", "kind")
+        for encoder in ("protein", "nucleotide"):
+            self.model_tokens.labels(encoder)
         for closed_by in get_args(CloseReason):
             self.batches.labels(closed_by)
         for kind in ("error", "out_of_memory"):
@@ -144,6 +174,16 @@ class Metrics:
         self.queued_tokens = self._gauge(
             "queued_tokens", "Protein tokens that wait for a batch, estimated for messages not prepared yet."
         )
+        self.queued_bytes = self._gauge(
+            "queued_bytes",
+            "Bytes in the queues that a backlog fills: values that wait for preparation (inbox), token ids that wait "
+            "for a batch (batcher).",
+            "queue",
+        )
+        for queue in ("inbox", "batcher"):
+            self.queued_bytes.labels(queue)
+        self.thread_seconds = _ThreadSeconds()
+        self.registry.register(self.thread_seconds)
         self.delayed_records = self._gauge(
             "delayed_records", "Messages that wait for a dependency of the codec to answer."
         )
@@ -178,6 +218,19 @@ class Metrics:
         for level in ("hold", "pause"):
             self.backpressure.labels(level)
 
+    def _lag(self) -> None:
+        self.lag_records = self._gauge(
+            "consumer_lag_records",
+            "Offsets from the first message that is not answered to the end of an assigned partition.",
+            *("topic", "partition"),
+        )
+        self.lag_seconds = self._gauge(
+            "consumer_lag_seconds",
+            "Age of the first message of an assigned partition that is not answered, by its timestamp; 0 when there is "
+            "none.",
+            *("topic", "partition"),
+        )
+
     def _divergence(self) -> None:
         self.divergence_batches = self._counter(
             "divergence_batches_total",
@@ -198,8 +251,17 @@ class Metrics:
         for labels in ("equal", "different"):
             self.divergence_frames.labels(labels)
 
-    def watch(self, intake: IntakeState, pipeline: PipelineState, suspects: Callable[[], int]) -> None:
+    def watch(
+        self,
+        intake: IntakeState,
+        pipeline: PipelineState,
+        suspects: Callable[[], int],
+        times: Sequence[StageTimes] = (),
+    ) -> None:
         """From now on each scrape reads what these hold."""
+        self.thread_seconds.times = tuple(times)
+        self.queued_bytes.labels("inbox").set_function(lambda: pipeline.queued_bytes["inbox"])
+        self.queued_bytes.labels("batcher").set_function(lambda: pipeline.queued_bytes["batcher"])
         self.inflight_records.set_function(lambda: intake.records)
         self.inflight_bytes.set_function(lambda: intake.bytes)
         self.queued_tokens.set_function(lambda: pipeline.queued_tokens)
@@ -224,18 +286,32 @@ class Metrics:
                     self.backpressure.labels(level).inc(gap_s)
             case ResultStale():
                 self.records.labels("stale").inc()
-            case Rebalanced(kind):
+            case LagMeasured(partitions):
+                self._forget_lag(self._with_lag - partitions.keys())
+                self._with_lag = set(partitions)
+                for partition, lag in partitions.items():
+                    labels = _labels(partition)
+                    self.lag_records.labels(*labels).set(lag.records)
+                    self.lag_seconds.labels(*labels).set(lag.seconds)
+            case Rebalanced(kind, changed):
                 self.rebalances.labels(kind).inc()
+                if kind != "assigned":
+                    self._forget_lag(self._with_lag & set(changed))
             case RnaPrepared():
                 self.rna_records.inc()
             case BrokersChanged(up):
                 self.broker_up.set(up)
-            case ModelLoaded():
-                self._describe(event.model)
+            case ModelLoaded(model, token_budget):
+                self._token_budget = token_budget
+                self._describe(model)
 
     def batch_done(self, batch: Batch, seconds: float) -> None:
         self.batches.labels(batch.closed_by).inc()
         self.batch_tokens.observe(batch.tokens)
+        self.model_tokens.labels("protein").inc(batch.tokens)
+        self.model_tokens.labels("nucleotide").inc(batch.dna_tokens)
+        if self._token_budget is not None:
+            self.batch_fill.observe(max(batch.tokens, batch.dna_tokens) / self._token_budget)
         self.batch_seconds.observe(seconds)
 
     def batch_failed(self, kind: str) -> None:
@@ -257,7 +333,10 @@ class Metrics:
         self.divergence_score.observe(figures.score_difference)
 
     def delivered(self, answer: Answer) -> None:
-        self.record_seconds.observe(self._clock() - answer.message.received_at)
+        trace_id = _trace_id(answer.message.headers)
+        self.record_seconds.observe(
+            self._clock() - answer.message.received_at, None if trace_id is None else {"trace_id": trace_id}
+        )
         match answer.outcome:
             case Scored(result=result, tokens=tokens):
                 self.records.labels("predicted").inc()
@@ -272,9 +351,21 @@ class Metrics:
     def committed(self, outcome: CommitOutcome) -> None:
         self.commits.labels(outcome).inc()
 
-    def render(self) -> bytes:
-        """The text format of Prometheus."""
-        return generate_latest(self.registry)
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics, and the media type of their format.
+
+        Args:
+            accept: the request's header. OpenMetrics, which has exemplars, where it asks for that; else Prometheus'
+                text.
+        """
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
+
+    def _forget_lag(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self.lag_records.remove(*_labels(partition))
+            self.lag_seconds.remove(*_labels(partition))
+        self._with_lag -= set(partitions)
 
     def _describe(self, model: ServedModel) -> None:
         """Show which model runs, and how, and which attention back-ends cannot serve here."""
@@ -298,3 +389,42 @@ class Metrics:
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"vnp_{name}", meaning, registry=self.registry, buckets=buckets)
+
+
+class _ThreadSeconds(Collector):
+    """Reads what each thread has spent on its stages, at each scrape."""
+
+    _labelnames = ("thread", "stage")
+
+    def __init__(self) -> None:
+        self.times: tuple[StageTimes, ...] = ()
+
+    def describe(self) -> Iterable[CounterMetricFamily]:
+        """The metric without its series."""
+        return [
+            CounterMetricFamily(
+                "vnp_thread_seconds",
+                "Where the time of each thread goes, waiting included: the stages of one add up to its wall time.",
+                labels=self._labelnames,
+            )
+        ]
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """The metric now."""
+        (family,) = self.describe()
+        for times in self.times:
+            for stage, seconds in times.seconds().items():
+                family.add_metric((times.thread, stage), seconds)
+        return [family]
+
+
+def _labels(partition: Partition) -> tuple[str, str]:
+    return partition.topic, str(partition.number)
+
+
+def _trace_id(headers: Headers) -> str | None:
+    """The trace of a message, by its `traceparent` header (W3C Trace Context); None without a valid one."""
+    for name, value in headers:
+        if name == "traceparent" and value is not None and (match := _TRACEPARENT.fullmatch(value)):
+            return None if match[1] == _NO_TRACE else match[1].decode()
+    return None

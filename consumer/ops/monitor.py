@@ -31,6 +31,7 @@ from consumer.ops.events import (
 )
 from consumer.scoring.batcher import Batch
 from consumer.scoring.model import ServedModel
+from consumer.stage_times import StageTimes
 from consumer.types import InFlight, Limit, Partition, Refused, Scored
 from schemas import Reason
 
@@ -67,6 +68,8 @@ class PipelineState(Protocol):
 
     @property
     def queued_tokens(self) -> int: ...
+    @property
+    def queued_bytes(self) -> Mapping[str, int]: ...
     @property
     def delayed_records(self) -> int: ...
 
@@ -139,6 +142,7 @@ class Monitor:
     _brokers_up: bool = field(default=True, init=False)
     _intake: IntakeState | None = field(default=None, init=False)
     _pipeline: PipelineState | None = field(default=None, init=False)
+    _times: tuple[StageTimes, ...] = field(default=(), init=False)
     _window: _Window = field(init=False)
     _errors: deque[ErrorNote] = field(default_factory=lambda: deque(maxlen=MAX_ERRORS), init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -146,9 +150,9 @@ class Monitor:
     def __post_init__(self) -> None:
         self._window = _Window(self.clock())
 
-    def watch(self, intake: IntakeState, pipeline: PipelineState) -> None:
+    def watch(self, intake: IntakeState, pipeline: PipelineState, times: Sequence[StageTimes] = ()) -> None:
         """From now on a snapshot says what these hold."""
-        self._intake, self._pipeline = intake, pipeline
+        self._intake, self._pipeline, self._times = intake, pipeline, tuple(times)
 
     def snapshot(self) -> Snapshot:
         """The state now; cheap, and safe from any thread."""

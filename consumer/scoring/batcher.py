@@ -30,11 +30,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
+import numpy as np
+
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.shares import fair_share
 from consumer.types import Partition, Source
 from virnucpro_core.scoring.packing import how_many_fit
 from virnucpro_core.scoring.pending import PendingRecord, Slot, slots_of
+
+_ID_BYTES = np.dtype(np.int32).itemsize
 
 CloseReason = Literal["full", "deadline", "idle", "drain"]
 
@@ -52,9 +56,12 @@ JobSlot = Slot[RecordJob]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
+    """Frames for one run of the model: their protein tokens, what closed it, and their nucleotide tokens."""
+
     slots: tuple[JobSlot, ...]
     tokens: int
     closed_by: CloseReason
+    dna_tokens: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +128,12 @@ class Batcher:
         """Protein tokens that wait, of each partition that has any."""
         with self._changed:
             return {partition: waiting.tokens for partition, waiting in self._queues.items()}
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of the token ids that wait, for both models."""
+        with self._changed:
+            return _ID_BYTES * sum(waiting.tokens + waiting.dna_tokens for waiting in self._queues.values())
 
     def has_room(self, partition: Partition) -> bool:
         """Whether a record of this partition may be put: it holds less than its share of the backlog."""
@@ -208,7 +221,8 @@ class Batcher:
             if self._queues[partition].slots
         }
         self._changed.notify_all()
-        return Batch(tuple(slots), tokens, closed_by)
+        dna_tokens = sum(len(slot.frame.dna_ids) for slot in slots)
+        return Batch(tuple(slots), tokens, closed_by, dna_tokens)
 
     def _in_turns(self) -> Iterator[tuple[Partition, JobSlot]]:
         """One frame of each partition, then the next of each, and so on."""

@@ -32,6 +32,7 @@ from consumer.scoring.delayed import DelayedMessages
 from consumer.scoring.inbox import Inbox, Waiting
 from consumer.scoring.inference import Inference, Suspects, finished
 from consumer.scoring.preparation import Preparation
+from consumer.stage_times import StageTimes
 from consumer.types import Finished, NotNow, Partition, RawMessage, Refused, Source
 from virnucpro_core.scoring.model import Scorer
 from virnucpro_core.scoring.pending import by_record
@@ -41,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+_PREPARE_STAGES = ("wait", "prepare")
 _LOOK_UP_S = 0.5  # how often an idle thread looks whether it should stop
 _TOKENS_PER_BYTE = 0.4  # until messages have been prepared: one open frame for every base
 _BYTES_OF_A_MEAN = 20_000  # of messages prepared, over which the tokens for each byte are averaged
@@ -114,16 +116,21 @@ class Pipeline:
         self._inbox = Inbox(limits.max_records, self._batcher.has_room)
         self._tokens_per_byte = _TOKENS_PER_BYTE
         self._inference = Inference(scorer, self._hand_over, listener.batch_failed, suspects)
-        loops: dict[str, Callable[[], None]] = {
-            f"prepare-{number}": self._prepare_loop for number in range(limits.prepare_threads)
+        loops: dict[str, tuple[Callable[[StageTimes], None], tuple[str, ...]]] = {
+            f"prepare-{number}": (self._prepare_loop, _PREPARE_STAGES)
+            for number in range(limits.prepare_threads)
         }
         loops |= {
-            "prepare-large": partial(self._prepare_loop, large=True),
-            "stage": self._stage_loop,
-            "inference": self._inference_loop,
-            "assemble": self._assemble_loop,
+            "prepare-large": (partial(self._prepare_loop, large=True), _PREPARE_STAGES),
+            "stage": (self._stage_loop, ("wait", "write_suspects")),
+            "inference": (self._inference_loop, ("wait", "infer", "compare")),
+            "assemble": (self._assemble_loop, ("wait", "assemble")),
         }
-        self._threads = [self._thread(name, loop) for name, loop in loops.items()]
+        self.stage_times = tuple(StageTimes(name, stages) for name, (_, stages) in loops.items())
+        self._threads = [
+            self._thread(times, loop)
+            for times, (loop, _) in zip(self.stage_times, loops.values(), strict=True)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -138,6 +145,14 @@ class Pipeline:
         for partition, size in self._inbox.bytes_by_partition.items():
             tokens[partition] += int(size * self._tokens_per_byte)
         return tokens
+
+    @property
+    def queued_bytes(self) -> Mapping[str, int]:
+        """Bytes in the queues that a backlog fills: values that wait for preparation, token ids for a batch."""
+        return {
+            "inbox": sum(self._inbox.bytes_by_partition.values()),
+            "batcher": self._batcher.queued_bytes,
+        }
 
     @property
     def delayed_records(self) -> int:
@@ -194,24 +209,26 @@ class Pipeline:
 
     # ---- the threads ------------------------------------------------------------------------------------------
 
-    def _thread(self, name: str, loop: Callable[[], None]) -> threading.Thread:
+    def _thread(self, times: StageTimes, loop: Callable[[StageTimes], None]) -> threading.Thread:
         def run() -> None:
             try:
-                loop()
+                loop(times)
             except BaseException as error:  # noqa: BLE001
-                log.error("pipeline_thread_ended", thread=name, error=str(error))
+                log.error("pipeline_thread_ended", thread=times.thread, error=str(error))
                 self._failure = error  # raised again in `finished`, on the thread that owns the service
 
-        return threading.Thread(target=run, name=name, daemon=True)
+        return threading.Thread(target=run, name=times.thread, daemon=True)
 
-    def _prepare_loop(self, large: bool = False) -> None:
+    def _prepare_loop(self, times: StageTimes, large: bool = False) -> None:
         while not self._stopping.is_set():
             while (due := self._delayed.take_due()) is not None:
                 with self._lock:
                     self._preparing += 1
                 self._inbox.put(Waiting(*due))
             if (waiting := self._inbox.take(large, self._delayed.due_in(_LOOK_UP_S))) is not None:
+                times.enter("prepare")
                 self._prepare(*waiting)
+                times.enter("wait")
 
     def _prepare(self, message: RawMessage, tries: int) -> None:
         """Prepare a message, which counts as being prepared until this returns."""
@@ -247,7 +264,7 @@ class Pipeline:
         weight = min(1.0, size / _BYTES_OF_A_MEAN)
         self._tokens_per_byte += weight * (prepared.tokens / size - self._tokens_per_byte)
 
-    def _stage_loop(self) -> None:
+    def _stage_loop(self, times: StageTimes) -> None:
         """Take the next batch and write down its suspects while the device computes the batch before it."""
         while not self._stopping.is_set():
             if not self._may_stage.acquire(timeout=_LOOK_UP_S):
@@ -256,11 +273,13 @@ class Pipeline:
             while batch is None and not self._stopping.is_set():
                 batch = self._batcher.next_batch(_LOOK_UP_S)
             if batch is not None:
+                times.enter("write_suspects")
                 self._inbox.notify()
                 self._suspects.announced([record[0].record for record in by_record(batch.slots)])
                 self._staged.put(batch)  # there is room: one batch is staged at a time
+                times.enter("wait")
 
-    def _inference_loop(self) -> None:
+    def _inference_loop(self, times: StageTimes) -> None:
         while not self._stopping.is_set():
             self._device_idle = True
             self._batcher.notify()
@@ -268,6 +287,7 @@ class Pipeline:
                 batch = self._staged.get(timeout=_LOOK_UP_S)
             except queue.Empty:
                 continue
+            times.enter("infer")
             self._device_idle = False
             self._suspects.begins()
             self._may_stage.release()
@@ -277,7 +297,9 @@ class Pipeline:
             if slots:
                 self._listener.batch_done(batch, monotonic() - begun)
                 if self._after_batch is not None:
+                    times.enter("compare")
                     self._after_batch([slot.frame for slot in slots])
+            times.enter("wait")
 
     def _start(self, batch: Batch) -> list[JobSlot]:
         """The frames of a batch that go to the device, without those of records dropped since it was taken.
@@ -298,13 +320,15 @@ class Pipeline:
     def _hand_over(self, job: RecordJob, refused: Refused | None) -> None:
         self._put(self._done, (job, refused))
 
-    def _assemble_loop(self) -> None:
+    def _assemble_loop(self, times: StageTimes) -> None:
         while not self._stopping.is_set():
             try:
                 job, refused = self._done.get(timeout=_LOOK_UP_S)
             except queue.Empty:
                 continue
+            times.enter("assemble")
             self._finish(finished(job, refused))
+            times.enter("wait")
 
     def _finish(self, done: Finished) -> None:
         self._put(self._outbox, done)

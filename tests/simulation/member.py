@@ -96,6 +96,12 @@ class StepPipeline:
     def delayed_records(self) -> int:
         return 0
 
+    @property
+    def queued_bytes(self) -> dict[str, int]:
+        return {"inbox": 0, "batcher": 0}
+
+    stage_times = ()
+
     def submit(self, message: RawMessage) -> None:
         self._waiting.append(message)
 

@@ -328,6 +328,14 @@ class MemoryConsumer(_Client):
             for tp, fetch in zip(partitions, fetches, strict=True)
         ]
 
+    def get_watermark_offsets(self, partition: TopicPartition, *, cached: bool) -> tuple[int, int]:
+        """As the client answers from memory: nothing before the first fetch."""
+        place = Partition(partition.topic, partition.partition)
+        fetch = self._owned.get(place)
+        if fetch is None or fetch.next is None:
+            return (OFFSET_INVALID, OFFSET_INVALID)
+        return (self._kafka.starts.get(place, 0), len(self._kafka.logs[place]))
+
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         def effect() -> list[TopicPartition]:
             offsets = [self._kafka.committed_offset(Partition(tp.topic, tp.partition)) for tp in partitions]

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from consumer.delivery.answers import Answer
-from consumer.ops.events import BrokersChanged, Draining, Rebalanced, RnaPrepared, Turned
+from consumer.ops.events import (
+    BrokersChanged,
+    Draining,
+    LagMeasured,
+    ModelLoaded,
+    PartitionLag,
+    Rebalanced,
+    RnaPrepared,
+    Turned,
+)
 from consumer.ops.health import STUCK_AFTER_S
 from consumer.ops.http import application
 from consumer.ops.metrics import Metrics
 from consumer.ops.monitor import Monitor
+from consumer.scoring.batcher import Batch
+from consumer.scoring.model import ServedModel
+from consumer.stage_times import StageTimes
 from consumer.types import InFlight
-from tests.support.factories import FakeClock, message, refused, scored
+from tests.support.factories import (
+    INFO,
+    ConstantScorer,
+    FakeClock,
+    message,
+    partition,
+    prepared_record,
+    refused,
+    scored,
+)
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "metrics.md"
 
@@ -58,6 +83,8 @@ class Intake:
     is_broken = False
     blocked: frozenset[object] = frozenset()
     queued_tokens = 0
+    delayed_records = 0
+    queued_bytes: ClassVar = {"inbox": 70, "batcher": 30}
 
 
 def test_ready_needs_a_turning_loop_a_group_and_a_broker(client, monitor):
@@ -134,5 +161,80 @@ def test_every_series_exists_from_the_start(metrics, client):
 
 def test_the_document_lists_every_metric(metrics):
     families = {family.name: family for family in metrics.registry.collect()}
-    names = {f"{name}_total" if family.type == "counter" else name for name, family in families.items()}
+    ours = {name: family for name, family in families.items() if name.startswith("vnp_")}
+    names = {f"{name}_total" if family.type == "counter" else name for name, family in ours.items()}
     assert set(re.findall(r"^\| `(vnp_\w+)`", DOCUMENT.read_text(), re.MULTILINE)) == names
+
+
+def filled(metrics: Metrics, clock: FakeClock) -> Metrics:
+    """The metrics of a service at work."""
+    model = ServedModel(ConstantScorer(), lambda record_id, _: prepared_record(10), INFO, 1000)
+    times = StageTimes("inference", ("wait", "infer"), clock)
+    intake = Intake()
+    metrics.watch(intake, intake, lambda: 0, [times])
+    metrics.happened(ModelLoaded(model, 1000))
+    metrics.happened(LagMeasured({partition(1): PartitionLag(7, 2.5)}))
+    metrics.batch_done(Batch((), 200, "full", 400), 0.5)
+    clock.advance(3)
+    times.enter("infer")
+    clock.advance(1)
+    return metrics
+
+
+def test_batches_lag_and_stages_are_measured(metrics, clock):
+    filled(metrics, clock)
+    assert value(metrics, "vnp_batch_fill_ratio_sum") == 0.4, "of the model with more tokens"
+    assert value(metrics, "vnp_model_tokens_total", encoder="protein") == 200
+    assert value(metrics, "vnp_model_tokens_total", encoder="nucleotide") == 400
+    assert value(metrics, "vnp_consumer_lag_records", topic="sequences", partition="1") == 7
+    assert value(metrics, "vnp_consumer_lag_seconds", topic="sequences", partition="1") == 2.5
+    assert value(metrics, "vnp_thread_seconds_total", thread="inference", stage="wait") == 3
+    assert value(metrics, "vnp_thread_seconds_total", thread="inference", stage="infer") == 1
+    assert value(metrics, "vnp_queued_bytes", queue="inbox") == 70
+
+
+def test_the_collectors_of_the_client_library_are_there(client):
+    text = client.get("/metrics").text
+    for name in (
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "python_info",
+        "python_gc_collections_total",
+    ):
+        assert f"\n{name}" in text
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        (f"00-{TRACE}-00f067aa0ba902b7-01".encode(), TRACE),
+        (f"00-{'0' * 32}-00f067aa0ba902b7-01".encode(), None),
+        (b"00-not-a-trace", None),
+        (b"\xff" * 55, None),
+        (None, None),
+    ],
+)
+def test_open_metrics_has_the_trace_as_an_exemplar(client, metrics, header, shown):
+    metrics.delivered(Answer(message(1, headers=(("traceparent", header),)), scored(10)))
+    response = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    families = {family.name: family for family in openmetrics.text_string_to_metric_families(response.text)}
+    found = [
+        sample.exemplar.labels["trace_id"]
+        for sample in families["vnp_record_seconds"].samples
+        if sample.exemplar is not None
+    ]
+    assert found == ([] if shown is None else [shown])
+    assert TRACE not in client.get("/metrics").text, "the text format has no exemplars"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (of Prometheus) is not installed")
+def test_promtool_has_nothing_to_say(metrics, client, clock):
+    filled(metrics, clock)
+    metrics.delivered(Answer(message(1), scored(10)))
+    text = client.get("/metrics").content
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
