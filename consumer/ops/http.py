@@ -1,56 +1,116 @@
-"""The HTTP port: /metrics, /livez, /readyz.
+"""The HTTP port: the status page, /status, /metrics, /livez, /readyz, /startupz.
 
-Starlette on uvicorn, on a separate thread: the loop that owns Kafka never waits for a scraper.
+Starlette on uvicorn, on a separate thread: the loop that owns Kafka never waits for a scraper. All pages are read-only,
+and read no request body.
 """
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
+import re
 import socket
 import threading
+from collections.abc import Callable, Sequence
+from importlib import resources
 from types import TracebackType
 
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from consumer.errors import ServiceError
-from consumer.ops.health import not_ready, stuck_for
+from consumer.ops.health import (
+    Check,
+    first_reason,
+    live_checks,
+    ready_checks,
+    report,
+    started_checks,
+)
 from consumer.ops.http_connections import BoundedServer, Bounds, default_bounds
 from consumer.ops.metrics import Metrics
-from consumer.ops.monitor import Monitor
+from consumer.ops.monitor import Monitor, Snapshot
+from consumer.ops.status import status
 
 log = structlog.get_logger(__name__)
 
 _STOP_S = 2.0
 _QUEUED = 128
+_PLAIN = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def application(metrics: Metrics, monitor: Monitor) -> Starlette:
-    """The three pages.
+    """All pages.
 
     Each is made on the server's thread, one after the other: pages on several threads would compete with the loop.
     """
+    page = resources.files("consumer.ops").joinpath("status_page.html").read_text("utf-8")
+    headers = _headers(page)
+
+    async def show_page(_: Request) -> Response:
+        return Response(page, media_type="text/html", headers=headers)
+
+    async def show_status(_: Request) -> Response:
+        return Response(status(monitor.snapshot()), media_type="application/json", headers=_PLAIN)
 
     async def show_metrics(request: Request) -> Response:
         text, media_type = metrics.render(request.headers.get("accept", ""))
         return Response(text, media_type=media_type)
 
-    async def live(_: Request) -> Response:
-        stuck = stuck_for(monitor.snapshot())
-        if stuck is None:
-            return PlainTextResponse("alive\n")
-        return PlainTextResponse(f"the main loop has not turned for {stuck:.0f} s\n", 503)
+    def probe(path: str, checks: Callable[[Snapshot], Sequence[Check]], passed: str) -> Route:
+        async def answer(request: Request) -> Response:
+            made = checks(monitor.snapshot())
+            reason = first_reason(made)
+            code = 200 if reason is None else 503
+            if "verbose" in request.query_params:
+                return JSONResponse(report(made), code, headers=_PLAIN)
+            return PlainTextResponse(f"{passed if reason is None else reason}\n", code)
 
-    async def ready(_: Request) -> Response:
-        reason = not_ready(monitor.snapshot())
-        return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", 503)
+        return Route(path, answer)
 
     return Starlette(
-        routes=[Route("/metrics", show_metrics), Route("/livez", live), Route("/readyz", ready)],
+        routes=[
+            Route("/", show_page),
+            Route("/status", show_status),
+            Route("/metrics", show_metrics),
+            probe("/livez", live_checks, "alive"),
+            probe("/readyz", ready_checks, "ready"),
+            probe("/startupz", started_checks, "started"),
+        ],
     )
+
+
+def _headers(page: str) -> dict[str, str]:
+    """The page may run its own script and style and ask this server, and nothing else, wherever its text comes from."""
+    kinds = {
+        kind: " ".join(f"'sha256-{_sha256(text)}'" for text in _inline(page, tag))
+        for kind, tag in (("script-src", "script"), ("style-src", "style"))
+    }
+    policy = {
+        "default-src": "'none'",
+        **kinds,
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return _PLAIN | {
+        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "Referrer-Policy": "no-referrer",
+    }
+
+
+def _inline(page: str, tag: str) -> list[str]:
+    return re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 class HttpServer:

@@ -19,6 +19,7 @@ from consumer.ops.events import (
     Draining,
     LagMeasured,
     ModelLoaded,
+    ModelLoading,
     PartitionLag,
     Rebalanced,
     RnaPrepared,
@@ -70,6 +71,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
+MODEL = ServedModel(ConstantScorer(), lambda record_id, _: prepared_record(10), INFO, 1000)
 TURNED = Turned(0.1, "open", 0.0)
 JOINED = Rebalanced("assigned", ())
 
@@ -129,6 +131,58 @@ def test_an_open_breaker_is_not_ready(client, monitor):
     assert "most records fail" in client.get("/readyz").text
 
 
+def test_started_once_a_broker_a_model_and_a_turn_are_there(client, monitor):
+    def started() -> tuple[int, str]:
+        response = client.get("/startupz")
+        return response.status_code, response.text
+
+    assert started() == (503, "waiting for a Kafka broker and its topics\n")
+    monitor.happened(ModelLoading("nano", "auto"))
+    assert started() == (503, "loading the model\n")
+    monitor.happened(ModelLoaded(MODEL, 1000))
+    assert started() == (503, "the main loop has not turned yet\n")
+    monitor.happened(TURNED)
+    assert started() == (200, "started\n")
+    monitor.happened(BrokersChanged(False))
+    assert started() == (200, "started\n"), "what comes later is for the other probes"
+
+
+def test_verbose_names_each_check_and_why_it_fails(client, monitor, clock):
+    monitor.happened(JOINED)
+    monitor.happened(TURNED)
+    monitor.happened(BrokersChanged(False))
+    ready = client.get("/readyz?verbose")
+    assert ready.status_code == 503
+    checks = ready.json()["checks"]
+    assert checks.pop("broker") == {"status": "fail", "reason": "no Kafka broker answers"}
+    assert checks
+    assert all(check == {"status": "pass"} for check in checks.values())
+    live = client.get("/livez?verbose")
+    assert (live.status_code, live.json()) == (
+        200,
+        {"status": "pass", "checks": {"loop": {"status": "pass"}}},
+    )
+    clock.advance(STUCK_AFTER_S + 1)
+    reason = client.get("/livez?verbose").json()["checks"]["loop"]["reason"]
+    assert reason == f"the main loop has not turned for {STUCK_AFTER_S + 1:.0f} s"
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/metrics", "/livez", "/readyz", "/startupz"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_every_page_is_read_only(client, path, method):
+    assert client.request(method, path).status_code == 405
+
+
+def test_the_page_may_load_nothing_and_send_nothing_elsewhere(client):
+    page = client.get("/")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert policy.count("'sha256-") == 2
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", page.text)
+
+
 def test_delivered_records_are_counted(metrics):
     metrics.delivered(Answer(message(1, received_at=99.0), scored(10, 20)))
     metrics.delivered(Answer(message(2), refused()))
@@ -168,11 +222,10 @@ def test_the_document_lists_every_metric(metrics):
 
 def filled(metrics: Metrics, clock: FakeClock) -> Metrics:
     """The metrics of a service at work."""
-    model = ServedModel(ConstantScorer(), lambda record_id, _: prepared_record(10), INFO, 1000)
     times = StageTimes("inference", ("wait", "infer"), clock)
     intake = Intake()
     metrics.watch(intake, intake, lambda: 0, [times])
-    metrics.happened(ModelLoaded(model, 1000))
+    metrics.happened(ModelLoaded(MODEL, 1000))
     metrics.happened(LagMeasured({partition(1): PartitionLag(7, 2.5)}))
     metrics.batch_done(Batch((), 200, "full", 400), 0.5)
     clock.advance(3)

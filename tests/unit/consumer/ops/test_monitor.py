@@ -13,13 +13,15 @@ from consumer.ops.events import (
     ConsumerError,
     Drained,
     Draining,
+    LagMeasured,
     ModelLoaded,
     ModelLoading,
+    PartitionLag,
     Rebalanced,
     Turned,
 )
 from consumer.ops.health import not_ready
-from consumer.ops.monitor import MAX_ERRORS, Monitor, Rates
+from consumer.ops.monitor import MAX_ERRORS, MAX_ID_LETTERS, MAX_LATEST, Monitor, Rates
 from consumer.scoring.batcher import Batch
 from consumer.scoring.model import ServedModel
 from consumer.types import InFlight, Refused
@@ -134,6 +136,35 @@ def test_in_the_first_minute_rates_are_over_the_time_that_has_passed(monitor, cl
         monitor.delivered(Answer(message(1), scored(10)))
         clock.advance(1)
     assert monitor.snapshot().rates.records_per_s == pytest.approx(1)
+
+
+def test_how_full_batches_were(monitor):
+    monitor.happened(ModelLoaded(MODEL, 1000))
+    assert monitor.snapshot().rates.batch_fill is None
+    monitor.batch_done(Batch((), 1000, "full", 200), 0.1)
+    monitor.batch_done(Batch((), 100, "idle", 500), 0.1)
+    assert monitor.snapshot().rates.batch_fill == pytest.approx(0.75)
+
+
+def test_answers_since_the_start_and_the_latest_predictions(monitor):
+    for number in range(MAX_LATEST + 5):
+        monitor.delivered(Answer(message(number, received_at=99.0), scored(10, record_id=f"r{number}")))
+    monitor.delivered(Answer(message(99), refused()))
+    monitor.delivered(Answer(message(100), scored(10, record_id="x" * 5000)))
+    snapshot = monitor.snapshot()
+    assert snapshot.totals.verdicts == {"virus": MAX_LATEST + 6, "others": 0, "no_open_frame": 0}
+    assert snapshot.totals.dead_letters["malformed"] == 1
+    assert len(snapshot.latest) == MAX_LATEST
+    assert snapshot.latest[0].record_id == "x" * MAX_ID_LETTERS
+    assert (snapshot.latest[1].record_id, snapshot.latest[1].seconds) == (f"r{MAX_LATEST + 4}", 1.0)
+
+
+def test_the_lag_goes_with_its_partition(monitor):
+    lag = {partition(n): PartitionLag(n, float(n)) for n in range(3)}
+    monitor.happened(LagMeasured(lag))
+    assert monitor.snapshot().lag == lag
+    monitor.happened(Rebalanced("revoked", (partition(1),)))
+    assert set(monitor.snapshot().lag) == {partition(0), partition(2)}
 
 
 def test_the_last_errors_are_kept_and_bounded(monitor):
