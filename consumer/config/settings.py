@@ -321,8 +321,8 @@ class ServiceSettings(ModelSettings):
     """Where the quarantine file lies; the default is `virnucpro-<user number>` in the system's folder for
     temporary files. It must outlive the process, not the machine: a folder in an `emptyDir` is right."""
     http_host: Name = Field("0.0.0.0", description="an address of this machine; 0.0.0.0 is all of them")
-    """Where `/metrics`, `/livez` and `/readyz` listen. Nothing secret is on them; `127.0.0.1` keeps them to
-    this machine."""
+    """Where the status page, `/metrics` and the probes listen. No secret and no sequence is on them, but record ids
+    are; `127.0.0.1` keeps them to this machine."""
     http_port: int = Field(8080, ge=0, le=65_535, description="a port, 1 to 65535, or 0 for any free one")
     """Their port. While this variable is not set, the first free one of 8080 to 8179 is taken, and `ready` and the
     log name it; one that is set is taken or the start fails."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,22 @@ WIDE, PHONE = {"width": 1400, "height": 1000}, {"width": 390, "height": 844}
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """A service that has answered every record of the sample, and some that are none."""
     log = tmp_path_factory.mktemp("status") / "serve.log"
+    rounds = 17 if os.environ.get("SCREENSHOTS") else 1  # so that pictures have a history to show
     with serving(log, VIRNUCPRO_GROUP_ID="virnucpro-demo", VIRNUCPRO_INSTANCE_ID="gpu-0") as serve:
         with SAMPLE.open(encoding="utf-8") as file:
             records = [SequenceRecord(record.header, record.sequence) for record in parse_records(file)]
-        records.append(SequenceRecord(EVIL, records[0].sequence))
-        messages = [{"value": encode_record(record)} for record in records]
-        junk = [{"value": b"junk"}] * 3
-        produce(serve.bootstrap, messages[:-1] + junk)
-        wait_until(
-            lambda: serve.metric("vnp_records_total", outcome="predicted") == len(records) - 1, "predicted"
-        )
-        produce(serve.bootstrap, messages[-1:])
-        wait_until(lambda: serve.metric("vnp_records_total", outcome="predicted") == len(records), "all")
+        produce(serve.bootstrap, [{"value": b"junk"}] * 3)
+        for number in range(rounds):
+            produce(serve.bootstrap, ({"value": encode_record(record)} for record in records))
+            time.sleep(5 if number else 0)
+        wait_for_predictions(serve, rounds * len(records))
+        produce(serve.bootstrap, [{"value": encode_record(SequenceRecord(EVIL, records[0].sequence))}])
+        wait_for_predictions(serve, rounds * len(records) + 1)
         yield serve
+
+
+def wait_for_predictions(serve: Serve, count: int) -> None:
+    wait_until(lambda: serve.metric("vnp_records_total", outcome="predicted") == count, f"{count} predicted")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def open_page(browser: Any, serve: Serve) -> Iterator[Any]:
 def keep(page: Any, name: str) -> None:
     if folder := os.environ.get("SCREENSHOTS"):
         page.wait_for_timeout(6000)  # a few updates, so that there is a history
-        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
 def test_it_shows_what_runs_and_how_it_does(open_page, serve):

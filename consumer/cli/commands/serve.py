@@ -63,7 +63,7 @@ def _announce(http: str, bootstrap: str) -> None:
     """
     if sys.stdout.isatty():
         text = (
-            f"ready: {http} (/metrics /livez /readyz), Kafka at {bootstrap}\n"
+            f"ready: {http} (status page, /metrics, /livez, /readyz), Kafka at {bootstrap}\n"
             f"  {typed('publish')} reads.fasta --bootstrap {bootstrap}\n"
             f"  {typed('watch')} --bootstrap {bootstrap}"
         )

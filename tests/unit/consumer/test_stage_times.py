@@ -1,4 +1,4 @@
-"""Stages of a thread add up to its time, whatever it enters and whenever somebody looks."""
+"""Stages of a thread add up to its time, whatever it enters and whenever they are read."""
 
 from __future__ import annotations
 
