@@ -34,8 +34,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     log = tmp_path_factory.mktemp("status") / "serve.log"
     rounds = 17 if os.environ.get("SCREENSHOTS") else 1  # so that pictures have a history to show
     with serving(log, VIRNUCPRO_GROUP_ID="virnucpro-demo", VIRNUCPRO_INSTANCE_ID="gpu-0") as serve:
-        with SAMPLE.open(encoding="utf-8") as file:
-            records = [SequenceRecord(record.header, record.sequence) for record in parse_records(file)]
+        records = sample()
         produce(serve.bootstrap, [{"value": b"junk"}] * 3)
         for number in range(rounds):
             produce(serve.bootstrap, ({"value": encode_record(record)} for record in records))
@@ -44,6 +43,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         produce(serve.bootstrap, [{"value": encode_record(SequenceRecord(EVIL, records[0].sequence))}])
         wait_for_predictions(serve, rounds * len(records) + 1)
         yield serve
+
+
+def sample() -> list[SequenceRecord]:
+    with SAMPLE.open(encoding="utf-8") as file:
+        return [SequenceRecord(record.header, record.sequence) for record in parse_records(file)]
 
 
 def wait_for_predictions(serve: Serve, count: int) -> None:
@@ -86,9 +90,11 @@ def open_page(browser: Any, serve: Serve) -> Iterator[Any]:
     assert wrong == []
 
 
-def keep(page: Any, name: str) -> None:
+def keep(page: Any, serve: Serve, name: str) -> None:
+    """Take a picture of a service that works, if pictures are wanted."""
     if folder := os.environ.get("SCREENSHOTS"):
-        page.wait_for_timeout(6000)  # a few updates, so that there is a history
+        produce(serve.bootstrap, ({"value": encode_record(record)} for record in sample()))
+        page.wait_for_timeout(6000)
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
@@ -100,7 +106,7 @@ def test_it_shows_what_runs_and_how_it_does(open_page, serve):
     assert page.locator("#latest tr").first.inner_text().split("\t")[1] == EVIL, "as text"
     assert page.locator("#threads tr").count() >= 6
     assert page.locator("#charts svg").count() == 6
-    keep(page, "status-light")
+    keep(page, serve, "light")
 
 
 def test_it_goes_on_without_a_reload(open_page, serve):
@@ -115,18 +121,18 @@ def test_it_goes_on_without_a_reload(open_page, serve):
 @pytest.mark.parametrize(
     ("viewport", "scheme", "name"),
     [
-        (WIDE, "dark", "status-dark"),
-        (PHONE, "light", "status-phone"),
+        (WIDE, "dark", "dark"),
+        (PHONE, "light", "phone"),
         ({"width": 2560, "height": 1200}, "light", ""),
     ],
 )
-def test_it_fits_the_screen_and_the_scheme(open_page, viewport, scheme, name):
+def test_it_fits_the_screen_and_the_scheme(open_page, serve, viewport, scheme, name):
     page = open_page(viewport, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], "no sideways scrolling"
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(int(n) for n in ground[4:-1].split(",")) < 384) == (scheme == "dark")
     if name:
-        keep(page, name)
+        keep(page, serve, name)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
