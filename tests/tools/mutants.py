@@ -509,6 +509,30 @@ MUTANTS = (
         "_KEPT_IN_TRAINING = 1.0",
         ("tests/unit/core/models/test_esm2_packed.py",),
     ),
+    Mutant(
+        "lag behind a marker",
+        "the position in the lag (a transaction's marker at the end counts for ever)",
+        "consumer/ops/lag.py",
+        "offset = max(position, self._ledger.last_received(partition) + 1)",
+        "offset = self._ledger.last_received(partition) + 1",
+        ("tests/unit/consumer/ops/test_lag.py",),
+    ),
+    Mutant(
+        "labels of a revoked partition",
+        "partition labels that go with the partition (they stay)",
+        "consumer/ops/metrics.py",
+        "                self._forget_lag(self._with_lag - partitions.keys())\n",
+        "",
+        ("tests/unit/consumer/ops/test_lag.py",),
+    ),
+    Mutant(
+        "stages of a thread",
+        "the stage that a thread is in, in the time of its stages (it counts when it has ended)",
+        "consumer/stage_times.py",
+        "            seconds[self._stage] += self._clock() - self._since\n",
+        "",
+        ("tests/unit/consumer/test_stage_times.py",),
+    ),
 )
 _FUTURE = "from __future__ import annotations\n"
 _IMPORTS = {
