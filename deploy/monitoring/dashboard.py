@@ -123,6 +123,20 @@ ROWS = (
         "Is it behind?",
         (
             Panel(
+                "Lag, in time",
+                "Age of the oldest record not yet answered, by its timestamp: the worst partition of each process.",
+                "max by (instance) (vnp_consumer_lag_seconds{$S})",
+                "s",
+                width=12,
+            ),
+            Panel(
+                "Lag, in records",
+                "Records of the input topic that are not answered yet.",
+                "sum by (instance) (vnp_consumer_lag_records{$S})",
+                width=12,
+                stacked=True,
+            ),
+            Panel(
                 "Read and answered",
                 "Records a second. Dropped: of an earlier assignment, another member answers them.",
                 {
@@ -187,6 +201,14 @@ ROWS = (
                 {"{{closed_by}}": "sum by (closed_by) (rate(vnp_batches_total{$S}[$__rate_interval]))"},
                 "ops",
                 stacked=True,
+            ),
+            Panel(
+                "Fill of a batch",
+                "Tokens of a batch as a share of the token budget: the mean, by process.",
+                "rate(vnp_batch_fill_ratio_sum{$S}[$__rate_interval])"
+                " / rate(vnp_batch_fill_ratio_count{$S}[$__rate_interval])",
+                "percentunit",
+                highest=1,
             ),
             Panel(
                 "Tokens in a batch",

@@ -208,6 +208,16 @@ def test_scaling_survives_what_transactions_leave_behind():
     assert trigger["metadata"]["consumerGroup"] == rendered.environment("gpu")["VIRNUCPRO_GROUP_ID"]
 
 
+def test_scaling_by_the_age_of_the_oldest_record():
+    by_seconds = ("autoscaling.enabled=true", "autoscaling.trigger=prometheus")
+    spec = rendered.objects("minimal", "--set", ",".join(by_seconds))["ScaledObject"]["spec"]
+    (trigger,) = spec["triggers"]
+    assert trigger["metadata"]["query"] == (
+        'max(vnp_consumer_lag_seconds{namespace="bio", job="test-virnucpro-stream"})'
+    )
+    assert (trigger["metricType"], trigger["metadata"]["threshold"]) == ("Value", "60")
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------
 
 
@@ -230,6 +240,10 @@ def test_scaling_survives_what_transactions_leave_behind():
         ((*MINIMAL, "--set", "autoscaling.enabled=true,autoscaling.activationLagThreshold=1"), "at least 4"),
         ((*MINIMAL, "--set", "autoscaling.enabled=true,autoscaling.lagThreshold=4"), "far above 4"),
         ((*MINIMAL, "--set", "autoscaling.enabled=true,autoscaling.minReplicas=5"), "minReplicas is more"),
+        (
+            (*MINIMAL, "--set", "autoscaling.enabled=true,autoscaling.trigger=prometheus,autoscaling.minReplicas=0"),
+            "without a pod there is no lag",
+        ),
         (
             (*MINIMAL, "--set", "prometheusRule.enabled=true,prometheusRule.overrides.VirnucproNone.for=1m"),
             "no alert of that name",

@@ -64,6 +64,9 @@ capabilities:
 {{- if gt (int $scaling.maxReplicas) (int $scaling.partitions) -}}
 {{- fail (printf "autoscaling.maxReplicas is %d, but the input topic has %d partitions, and a pod without a partition is idle: set it to that or less" (int $scaling.maxReplicas) (int $scaling.partitions)) -}}
 {{- end -}}
+{{- if and (eq $scaling.trigger "prometheus") (lt (int $scaling.minReplicas) 1) -}}
+{{- fail "autoscaling.trigger is prometheus: without a pod there is no lag in seconds, so set autoscaling.minReplicas to 1 or more" -}}
+{{- end -}}
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
 {{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas" -}}
 {{- end -}}
