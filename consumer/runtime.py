@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.config.clients import asking_config, consumer_config, new_client, producer_config
 from consumer.config.settings import ServiceSettings, unambiguous_id
+from consumer.config.wanted_topics import wanted_topics
 from consumer.delivery.answers import AnswerBuilder
 from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.contract import Delivery
@@ -36,8 +37,11 @@ from consumer.intake.start_offsets import Ask, StartOffsets
 from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch, await_topics, is_embedded, log_starts
 from consumer.kafka.compaction import refuse_compacted
 from consumer.kafka.embedded import EmbeddedBroker
+from consumer.kafka.error_table import ENSURE_TOPICS
 from consumer.kafka.renewable_consumer import RenewableConsumer
+from consumer.kafka.topic_admin import find_topics
 from consumer.kafka.topic_ids import NoTopicIds, TopicIds
+from consumer.kafka.topic_plan import differences
 from consumer.ledger import Ledger
 from consumer.ops.events import BrokersChanged, ModelLoaded, ModelLoading, RecordsSkipped, RnaPrepared
 from consumer.ops.http import HttpServer
@@ -215,6 +219,7 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
             settings.dlq_topic: "VIRNUCPRO_DLQ_TOPIC",
         }
         refuse_compacted(admin, answers)
+        _report_differences(settings, admin)
     listeners.happened(BrokersChanged(True))
     return Clients(
         admin=admin,
@@ -230,6 +235,25 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
         partition_counts=counts,
         topic_ids=lambda clock: NoTopicIds() if embedded else TopicIds(admin, read, written, clock),
     )
+
+
+def _report_differences(settings: ServiceSettings, admin: AdminClient) -> None:
+    """Log how the topics differ from what the settings ask; none of it stops the service.
+
+    Raises:
+        ServiceError: the broker does not answer any more.
+    """
+    wanted = wanted_topics(settings)
+    found = find_topics(admin, [topic.name for topic in wanted])
+    for difference in differences(wanted, found):
+        log.warning(
+            "topic_differs",
+            topic=difference.topic,
+            setting=difference.setting,
+            found=difference.found,
+            wanted=difference.wanted,
+            cure=difference.cure or ENSURE_TOPICS,
+        )
 
 
 def build_scoring(

@@ -90,6 +90,15 @@ KeepU = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of lines for people.")]
 
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Kafka broker. [default: VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS]"),
+]
+FirstAnswer = Annotated[
+    float,
+    typer.Option("--timeout", min=0.1, metavar="S", help="Seconds to wait for the broker's first answer."),
+]
+
 
 class ChunkSize(StrEnum):
     """The chunk sizes, in bases, that there are published models for."""

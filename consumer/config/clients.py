@@ -21,7 +21,8 @@ from consumer.errors import ServiceError
 Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
 _LOGGER = logging.getLogger("librdkafka")
-_OVERHEAD_BYTES = 1 << 20  # of a dead letter or a prediction, beyond the message that it answers
+OVERHEAD_BYTES = 1 << 20
+"""Of a dead letter or a prediction, beyond the message that it answers."""
 _ANY_BYTES = 1_000_000_000  # librdkafka's maximum
 
 _WRITING: dict[str, Any] = {
@@ -103,7 +104,7 @@ def producer_config(
     """
     tuning = {
         # A dead letter holds the raw message; the broker's and the topic's own limits still apply.
-        "message.max.bytes": settings.max_message_bytes + _OVERHEAD_BYTES,
+        "message.max.bytes": settings.max_message_bytes + OVERHEAD_BYTES,
     }
     return (
         _WRITING | _KEEPS_BROKERS | tuning | common_config(settings, _READERS) | _IDEMPOTENT | dict(guarantee)

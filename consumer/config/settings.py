@@ -98,6 +98,16 @@ def _topic(name: str, info: ValidationInfo) -> str:
     return name
 
 
+def _min_insync(replicas: int | None, info: ValidationInfo) -> int | None:
+    copies = info.data.get("topic_replication")
+    if replicas is not None and copies is not None and replicas > copies:
+        raise _refuse(
+            f"VIRNUCPRO_TOPIC_MIN_INSYNC_REPLICAS={replicas} is more than VIRNUCPRO_TOPIC_REPLICATION={copies}: "
+            "no message could be written; lower it"
+        )
+    return replicas
+
+
 def unambiguous_id(group_id: str, instance_id: str) -> str:
     """One name for a group and an instance, which no other two have; it begins with the group, for prefixed rights.
 
@@ -237,6 +247,21 @@ class ServiceSettings(ModelSettings):
     """Predictions are written here."""
     dlq_topic: Topic = Field("sequences.dlq", description=_TOPIC)
     """Dead letters are written here. The three topics must differ and, on a real broker, exist."""
+    topic_partitions: int | None = Field(
+        None, ge=1, le=100_000, description="a whole number of partitions, 1 or more"
+    )
+    """Partitions of each of the three topics. Unset leaves the input topic as it is, and the other two get as many."""
+    topic_replication: int | None = Field(
+        None, ge=1, le=100, description="a whole number of replicas, 1 or more"
+    )
+    """Copies of each partition. Unset is the broker's default, and is not compared."""
+    topic_retention_hours: float | None = Field(None, gt=0, description="a number of hours, more than 0")
+    """How long messages are kept. Unset is the broker's default, and is not compared."""
+    topic_min_insync_replicas: Annotated[int | None, AfterValidator(_min_insync)] = Field(
+        None, ge=1, le=100, description="a whole number of replicas, 1 or more"
+    )
+    """How many copies must have a message before it is acknowledged. Unset is the broker's default, and is not
+    compared."""
     group_id: KafkaId = Field(
         "virnucpro", description="the name of a consumer group: 1 to 249 printable ASCII characters"
     )

@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType
 
 from consumer.errors import ServiceError
+from consumer.kafka.error_table import ENSURE_TOPICS
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ def refuse_compacted(admin: Any, topics: Mapping[str, str]) -> None:
         named = ", ".join(f"{topic} ({topics[topic]})" for topic in compacted)
         raise ServiceError(
             f"compacted topics cannot take answers: {named}: a message without a key is refused, and of two with one "
-            f"key the first is deleted; set {_POLICY}=delete on each, or name another topic"
+            f"key the first is deleted; set {_POLICY}=delete on each ({ENSURE_TOPICS}), or name another topic"
         )
 
 

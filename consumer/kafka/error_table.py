@@ -57,6 +57,8 @@ PER_MESSAGE = frozenset({Kind.TOO_LARGE, Kind.INVALID_RECORD})
 """Rejections that a smaller or re-stamped copy of the message may avoid."""
 
 RESTART = "restart the service"
+ENSURE_TOPICS = "virnucpro topics ensure"
+"""The command that creates and alters the three topics as the settings ask."""
 _SEE_LOG = "see the broker's log"
 _CREATE = "create the topic"
 
@@ -254,7 +256,8 @@ def no_broker(bootstrap: str, seconds: float, cause: str, cure: str | None, call
 def no_topic(topic: str, bootstrap: str, caller: Caller) -> ServiceError:
     """A topic that is needed is not there at the start."""
     _, topics = _NAMES[caller]
+    create = f"create it ({ENSURE_TOPICS})" if caller == "service" else "create it"
     return ServiceError(
         f"the topic {topic} does not exist at {bootstrap}, or this client has no right to see it: "
-        f"create it, grant DESCRIBE, or name another ({topics})"
+        f"{create}, grant DESCRIBE, or name another ({topics})"
     )

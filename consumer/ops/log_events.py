@@ -74,8 +74,11 @@ EVENTS: Mapping[str, str] = {
     "state_file_discarded": "A state file is damaged or of another version; the service begins without it.",
     "stopped": "The service has stopped; drained says whether all that had started was delivered.",
     "suspects_not_written": "The state folder cannot be written to; the service goes on without the quarantine.",
+    "topic_differs": "At the start: a topic is not as the settings ask, and what mends it. Nothing stops for that.",
     "topic_missing": "A topic was not found; after several misses the service ends.",
     "topic_recreated": "A topic was deleted and made again. The input is read from the new one's first message; "
     "`dropped` messages in flight were of the old one, or may have been.",
+    "topic_settings_not_shown": "The broker does not show the settings of a topic, most likely since the right "
+    "DESCRIBE_CONFIGS is missing; they are not compared with what is wanted.",
     "transaction_to_abort": "Kafka asks for an abort; the same answers are sent again.",
 }

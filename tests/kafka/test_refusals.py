@@ -68,7 +68,7 @@ def test_a_topic_that_is_missing_at_the_start(job, tmp_path, which):
     missing = {f"VIRNUCPRO_{which}_TOPIC": f"{job.name}.nowhere"}
     line = last_words(NoopServe(tmp_path / "serve.log", **(job.worker(0) | missing)))
     assert f"{job.name}.nowhere does not exist" in line
-    assert "create it" in line
+    assert "create it (virnucpro topics ensure)" in line
     assert f"VIRNUCPRO_{which}_TOPIC" in line
 
 
@@ -100,7 +100,7 @@ def test_compacted_topics_for_answers_are_refused_at_the_start(job, tmp_path, gu
     line = last_words(NoopServe(tmp_path / "serve.log", **job.worker(0), **guarantee))
     assert f"{job.name}.out (VIRNUCPRO_OUTPUT_TOPIC), {job.name}.dlq (VIRNUCPRO_DLQ_TOPIC)" in line
     assert f"{job.name}.in" not in line, "what is read may be compacted"
-    assert "set cleanup.policy=delete" in line
+    assert "set cleanup.policy=delete on each (virnucpro topics ensure)" in line
     for topic in ("out", "dlq"):
         admin.configure_topic(job.bootstrap, f"{job.name}.{topic}", "cleanup.policy", "delete")
     with serving(tmp_path / "again.log", kind=NoopServe, **job.worker(0), **guarantee) as serve:

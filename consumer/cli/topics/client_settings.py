@@ -12,19 +12,21 @@ from consumer.errors import ExitCode
 from consumer.ops import logs
 
 
-def client_settings(bootstrap: str | None) -> ServiceSettings:
+def client_settings(bootstrap: str | None, **overrides: Any) -> ServiceSettings:
     """The service's settings, for a command that only talks to its topics.
 
     The Kafka client's own log is silent unless VIRNUCPRO_LOG_LEVEL asks for it: the one line of an error says it.
 
     Args:
         bootstrap: address given on the command line; None takes VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS.
+        overrides: further fields that options on the command line set.
 
     Raises:
         SettingsError: a variable is wrong.
         UserError: no broker is named.
     """
-    overrides: dict[str, Any] = {} if bootstrap is None else {"kafka_bootstrap_servers": bootstrap}
+    if bootstrap is not None:
+        overrides["kafka_bootstrap_servers"] = bootstrap
     settings = load_settings(os.environ, **overrides)
     if settings.embedded:
         raise UserError(
