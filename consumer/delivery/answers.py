@@ -6,6 +6,7 @@ send twice. A dead letter has `vnp-dlq-reason` besides, so that it can be routed
 that begin with `vnp-` are left out: a dead letter that is replayed, or a forged header, gives no second `vnp-source`.
 So is Confluent's `__value_schema_id`, which names the schema of the input's value: a reader would decode the answer
 with it. A dead letter keeps its value as `vnp-dlq-value-schema-id`, since its raw bytes cannot be decoded without.
+`vnp-dlq-replays` alone goes from a message to its dead letter: it says how often the record was replayed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ OUR_HEADERS = "vnp-"
 SOURCE_HEADER = "vnp-source"
 REASON_HEADER = "vnp-dlq-reason"
 SCHEMA_ID_HEADER = "vnp-dlq-value-schema-id"
+REPLAYS_HEADER = "vnp-dlq-replays"
+_DIGITS = 6
 _RULE = ContigRule()
 """With the numbers that are in use: the documentation of the message's fields names them."""
 
@@ -94,7 +97,7 @@ class Outgoing:
     topic: str
     partition: int | None
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: Headers
     timestamp_ms: int | None
 
@@ -102,7 +105,7 @@ class Outgoing:
     def size(self) -> int:
         """Bytes of key, value and headers."""
         headers = sum(len(name) + len(value or b"") for name, value in self.headers)
-        return len(self.key or b"") + len(self.value) + headers
+        return len(self.key or b"") + len(self.value or b"") + headers
 
 
 class AnswerBuilder:
@@ -147,6 +150,8 @@ class AnswerBuilder:
                 letter = _cut(self._dead_letter(message, refused), form)
                 encoded = self._encoder.encode_dead_letter(letter)
                 extra: Headers = ((REASON_HEADER, refused.reason.value.encode()), *_schema_id(message))
+                if replays := replays_of(message.headers):
+                    extra = (*extra, (REPLAYS_HEADER, str(replays).encode()))
                 headers = message.headers if form.headers else ()
                 out = self._outgoing(self._dead_letters, message, encoded, headers, extra)
                 out = replace(out, key=_first(out.key, form.key_bytes))
@@ -246,6 +251,19 @@ class AnswerBuilder:
             software_version=__version__,
             failed_at_ms=self._now_ms(),
         )
+
+
+def replays_of(headers: Headers) -> int:
+    """How often a message was replayed, by its header; 0 without one, and for one that is not a number."""
+    counts = [value for name, value in headers if name == REPLAYS_HEADER and value is not None]
+    return max((int(count) for count in counts if count.isdigit() and len(count) <= _DIGITS), default=0)
+
+
+def input_headers(headers: Headers) -> Headers:
+    """Of the headers of a dead letter, those that its input had, as far as they were kept."""
+    kept = tuple(header for header in headers if not _is_ours(header[0]))
+    schema_id = tuple((VALUE_SCHEMA_ID, value) for name, value in headers if name == SCHEMA_ID_HEADER)
+    return (*kept, *schema_id)
 
 
 def _is_ours(name: str) -> bool:

@@ -93,7 +93,7 @@ class Sender:
             report(None if error is None else Rejection(answer, outgoing, classify(error), alone))
 
         try:
-            _produce(self._producer(), outgoing, on_delivery)
+            produce(self._producer(), outgoing, on_delivery)
         except BufferError:
             return "full"
         except KafkaException as error:
@@ -109,9 +109,10 @@ class Sender:
         return self._builder.amend(rejection.answer, rejection.problem.kind)
 
 
-def _produce(
+def produce(
     producer: Producer, outgoing: Outgoing, on_delivery: Callable[[KafkaError | None, Message | None], None]
 ) -> None:
+    """Hand a message to the client; raises what `Producer.produce` raises."""
     optional: dict[str, Any] = {}
     if outgoing.partition is not None:
         optional["partition"] = outgoing.partition

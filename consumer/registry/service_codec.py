@@ -70,10 +70,15 @@ def service_codec(settings: ServiceSettings, registry: SchemaRegistry | None) ->
     }
     frames = frames_for(settings, registry, topics, settings.startup_timeout_s)
     avro = AvroCodec(_writer_schemas(registry), frames)
-    json = JsonCodec()
+    encoders: dict[str, Encoder] = {"avro": avro, "json": JsonCodec()}
+    return TwoFormatCodec(record_decoder(settings, registry), encoders[settings.output_format])
+
+
+def record_decoder(settings: ServiceSettings, registry: SchemaRegistry | None) -> RecordDecoder:
+    """Reads the service's input."""
+    avro, json = AvroCodec(_writer_schemas(registry)), JsonCodec()
     decoders: dict[str, RecordDecoder] = {"avro": avro, "json": json, "auto": EitherDecoder(avro, json)}
-    encoders: dict[str, Encoder] = {"avro": avro, "json": json}
-    return TwoFormatCodec(decoders[settings.input_format], encoders[settings.output_format])
+    return decoders[settings.input_format]
 
 
 def publisher_codec(

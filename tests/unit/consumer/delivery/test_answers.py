@@ -13,10 +13,12 @@ from consumer.delivery.answers import (
     CUT_VALUE_BYTES,
     MIN_KEY_BYTES,
     REASON_HEADER,
+    REPLAYS_HEADER,
     SCHEMA_ID_HEADER,
     SOURCE_HEADER,
     Answer,
     AnswerBuilder,
+    replays_of,
 )
 from consumer.kafka.error_table import Kind
 from consumer.ledger import Entry
@@ -103,6 +105,26 @@ def test_the_schema_id_of_the_input_does_not_name_the_schema_of_the_answer(build
 def test_a_schema_id_that_is_none_is_not_kept(builder, held):
     out = builder.build(Answer(message(7, headers=((VALUE_SCHEMA_ID, held),)), refused()))
     assert out.headers == ((SOURCE_HEADER, b"sequences/0/7"), (REASON_HEADER, b"malformed"))
+
+
+def test_how_often_a_record_was_replayed_goes_to_its_dead_letter_also_when_that_is_cut_and_to_no_prediction(
+    builder,
+):
+    raw = message(1, value=b"x" * 1_000_000, headers=(*HEADERS, (REPLAYS_HEADER, b"2"), ("vnp-other", b"x")))
+    answer = Answer(raw, refused())
+    for _ in range(3):
+        headers = builder.build(answer).headers
+        assert headers[-1] == (REPLAYS_HEADER, b"2")
+        assert replays_of(headers) == 2
+        builder.shrink(answer)
+    assert builder.build(Answer(raw, scored())).headers == (*HEADERS, (SOURCE_HEADER, b"sequences/0/1"))
+
+
+@pytest.mark.parametrize("value", [None, b"", b"-1", b"many", b"1e9", b"9" * 5000, "٣".encode()])
+def test_a_forged_count_of_replays_counts_for_nothing(builder, value):
+    raw = message(1, headers=((REPLAYS_HEADER, value),))
+    assert replays_of(raw.headers) == 0
+    assert REPLAYS_HEADER not in dict(builder.build(Answer(raw, refused())).headers)
 
 
 def test_a_dead_letter_is_cut_down_until_it_fits_anywhere(builder):

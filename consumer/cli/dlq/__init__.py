@@ -1,0 +1,1 @@
+"""Dead letters on the command line: read, filtered, shown, replayed."""
