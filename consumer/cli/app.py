@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from consumer.cli import streams
 from consumer.cli.commands.demo import demo
 from consumer.cli.commands.divergence import divergence
+from consumer.cli.commands.dlq import dlq
 from consumer.cli.commands.embed import embed
 from consumer.cli.commands.evaluate import evaluate
 from consumer.cli.commands.frames import frames
@@ -25,6 +26,7 @@ from consumer.cli.commands.predict import predict
 from consumer.cli.commands.publish import publish
 from consumer.cli.commands.schemas import schemas
 from consumer.cli.commands.serve import serve
+from consumer.cli.commands.topics import topics
 from consumer.cli.commands.train_head import train_head
 from consumer.cli.commands.version import one_line, version
 from consumer.cli.commands.watch import watch
@@ -36,7 +38,6 @@ from virnucpro_core.errors import SequenceFileWarning
 app = typer.Typer(
     name="virnucpro",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -82,6 +83,8 @@ app.command(rich_help_panel=_SERVICE)(serve)
 app.command(rich_help_panel=_SERVICE)(publish)
 app.command(rich_help_panel=_SERVICE)(watch)
 app.add_typer(schemas, name="schemas", rich_help_panel=_SERVICE)
+app.add_typer(topics, name="topics", rich_help_panel=_SERVICE)
+app.add_typer(dlq, name="dlq", rich_help_panel=_SERVICE)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -168,10 +168,61 @@ def test_a_record_over_the_size_limit_is_named_and_the_others_go(tmp_path, broke
     (tmp_path / "a.fasta").write_text(f">small1\nACGT\n>large\n{'ACGT' * 1000}\n>small2\nACGT\n")
     monkeypatch.setenv("VIRNUCPRO_KAFKA_MESSAGE_MAX_BYTES", "2000")
     assert run(["publish", str(tmp_path / "a.fasta"), "--bootstrap", broker]) == 1
-    line = error_line(capsys)
-    assert "1 of 3 records were not delivered" in line
-    assert "'large'" in line
+    failure, *_, line = capsys.readouterr().err.splitlines()
+    assert failure.startswith("virnucpro: record 'large' was not delivered: is larger than the broker takes")
+    assert line.startswith("virnucpro: error: 1 of 3 records were not delivered")
     assert {message.key() for message in arrived(broker, 2)} == {b"small1", b"small2"}
+
+
+def test_the_key_is_the_id_none_or_a_field_of_the_header_line(tmp_path, broker, capsys):
+    path = tmp_path / "a.fasta"
+    path.write_text(">r1 sample=A lane=7\nACGT\n>r2 lane=8;sample=B\nACGT\n")
+    for key in ("none", "field:sample"):
+        assert run(["publish", str(path), "--bootstrap", broker, "--key", key]) == 0
+    keys = Counter(message.key() for message in arrived(broker, 4))
+    assert keys == Counter({None: 2, b"A": 1, b"B": 1})
+    capsys.readouterr()
+    assert run(["publish", str(path), "--bootstrap", broker, "--key", "field:absent"]) == 1
+    assert "record 'r1' has no field absent=..." in error_line(capsys)
+    assert run(["publish", str(path), "--bootstrap", broker, "--key", "sample"]) == 2
+    assert "it takes id, none or field:NAME" in error_line(capsys)
+
+
+def test_ids_that_come_more_than_once_are_told(tmp_path, broker, capsys):
+    (tmp_path / "a.fasta").write_text(">r1\nACGT\n>r2\nACGT\n>r1\nACGTA\n")
+    assert run(["publish", str(tmp_path / "a.fasta"), "--bootstrap", broker]) == 0
+    assert "warning: 1 records have an id that came before ('r1')" in capsys.readouterr().err
+    assert len(arrived(broker, 3)) == 3
+
+
+def test_an_interrupted_run_goes_on_where_it_stood(tmp_path, broker, capsys, monkeypatch):
+    path, journal = tmp_path / "a.fasta", tmp_path / "sent.json"
+    path.write_text("".join(f">r{n}\nACGT\n" for n in range(30)))
+    command = ["publish", str(path), "--bootstrap", broker, "--resume", str(journal)]
+    publish_one, sent = Publisher.publish, []
+
+    def interrupted(self, record, *rest):
+        if len(sent) == 12:
+            self.finish()
+            raise UserError("interrupted")
+        sent.append(record.id)
+        publish_one(self, record, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Publisher, "publish", interrupted)
+        assert run(command) == 1
+    assert run(command) == 0
+    assert "published 18 records (12 were sent before)" in capsys.readouterr().err
+    assert run(command) == 0
+    assert "published 0 records (30 were sent before)" in capsys.readouterr().err
+    assert Counter(message.key() for message in arrived(broker, 30)) == Counter(
+        {b"r%d" % n: 1 for n in range(30)}
+    )
+    path.write_text(">other\nACGT\n")
+    assert run(command) == 1
+    assert "a file has changed since" in error_line(capsys)
+    assert run(["publish", "-", "--bootstrap", broker, "--resume", str(journal)]) == 2
+    assert "--resume needs files" in error_line(capsys)
 
 
 class ReadingGroup:

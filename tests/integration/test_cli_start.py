@@ -27,6 +27,10 @@ COMMANDS = (
     "demo",
     "version",
 )
+GROUPS = {
+    "topics": ("ensure", "check", "describe"),
+    "dlq": ("inspect", "export", "replay"),
+}
 HEAVY = ("torch", "esm", "safetensors")
 
 _THEN_LIST_MODULES = """
@@ -140,10 +144,23 @@ def test_help_names_an_example(command, capsys):
     assert "virnucpro " in text
 
 
+@pytest.mark.parametrize(("group", "command"), [(group, name) for group in GROUPS for name in GROUPS[group]])
+def test_help_of_a_group_names_an_example(group, command, capsys):
+    assert run([group, command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"virnucpro {group} {command} " in " ".join(out.split("Example:")[1].split())
+
+
+def test_what_replays_loads_no_torch():
+    code = "import sys, consumer.cli.dlq.replay, consumer.cli.dlq.rule, consumer.cli.dlq.outlet; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(HEAVY).intersection(done.stdout.split())
+
+
 def test_help_lists_every_command(capsys):
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f" {command} " in out for command in COMMANDS)
+    assert all(f" {command} " in out for command in (*COMMANDS, *GROUPS))
 
 
 def test_no_command_shows_the_help_and_is_a_usage_error(capsys):

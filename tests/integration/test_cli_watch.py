@@ -132,7 +132,60 @@ def test_a_count_that_is_not_reached_is_exit_code_1(broker, capsys):
     assert run(["watch", "--json", "--count", "2", "--until-idle", "0.5"]) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    assert err.startswith("virnucpro: error: 1 of 2 messages")
+    assert err.splitlines()[0] == "1 predictions, 1 virus"
+    assert err.splitlines()[1].startswith("virnucpro: error: 1 of 2 messages")
+
+
+def shown(capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
+    """Ids in the table of `predict`, as `watch` writes it."""
+    assert run(["watch", "--until-end", "--format", "tsv", *options]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith("id\tlength\tverdict")
+    return [row.split("\t")[0] for row in rows]
+
+
+def test_filters_by_verdict_score_and_id(broker, capsys):
+    scores = {"a1": 0.95, "a2": 0.6, "b1": 0.2, "b2": 0.99}
+    send(broker, "predictions", *(encode_prediction(prediction(*each)) for each in scores.items()))
+    assert shown(capsys) == ["a1", "a2", "b1", "b2"]
+    assert shown(capsys, "--verdict", "virus") == ["a1", "a2", "b2"]
+    assert shown(capsys, "--verdict", "virus", "--verdict", "others") == ["a1", "a2", "b1", "b2"]
+    assert shown(capsys, "--min-score", "0.95") == ["a1", "b2"]
+    assert shown(capsys, "--id", "b*", "--verdict", "virus") == ["b2"]
+    assert shown(capsys, "--id", "?2", "--min-score", "0.1") == ["a2", "b2"]
+
+
+def test_since_a_time_and_no_further_than_the_end(broker, capsys):
+    now = time.time_ns() // 1_000_000
+    producer = Producer({"bootstrap.servers": broker})
+    for record_id, hours in (("old", 5), ("new", 1)):
+        value = encode_prediction(prediction(record_id))
+        producer.produce("predictions", value=value, partition=0, timestamp=now - hours * 3_600_000)
+    assert producer.flush(10) == 0
+    assert shown(capsys, "--since", "2h") == ["new"]
+    assert shown(capsys, "--since", "6h") == ["old", "new"]
+    assert run(["watch", "--since", "soon"]) == 2
+    assert "is not a time" in capsys.readouterr().err
+
+
+def test_the_outputs_of_predict_in_a_file_that_appears_when_it_is_complete(broker, capsys, tmp_path):
+    send(
+        broker, "predictions", encode_prediction(prediction("r1")), encode_prediction(prediction("r2", 0.25))
+    )
+    send(broker, "sequences.dlq", encode_dead_letter(LETTER))
+    out = tmp_path / "out.jsonl"
+    assert run(["watch", "-o", str(out)]) == 2
+    assert "--until-end" in capsys.readouterr().err
+    assert run(["watch", "--until-end", "--dlq", "--format", "jsonl", "-o", str(out)]) == 0
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["r1", "r2"]
+    err = capsys.readouterr().err
+    assert "bad is a dead letter: malformed" in err
+    assert err.splitlines()[-1] == "2 predictions, 1 others, 1 virus, 1 dead letters"
+    assert run(["watch", "--until-end", "--format", "virnucpro", "-o", str(tmp_path / "both")]) == 0
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {
+        "prediction_results.txt",
+        "prediction_results_highestscore.csv",
+    }
 
 
 def test_a_message_that_cannot_be_read_is_told_and_passed_over(broker, capsys):
@@ -151,7 +204,7 @@ def test_the_table_has_a_row_for_each_message_and_the_sum(broker, capsys):
     assert run(["watch", "--dlq", "--until-idle", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split() for line in lines}
-    assert rows["record"][:4] == ["record", "length", "verdict", "score"]
+    assert rows["record"][:5] == ["record", "length", "verdict", "call", "score"]
     assert rows["r1"] == ["r1", "9", "virus", "0.900", "1", "of", "1", "predictions/0/0"]
     assert rows["r2"] == ["r2", "9", "others", "0.750", "0", "of", "1", "predictions/0/1"]
     assert "malformed: it is empty" in " ".join(rows["bad"])

@@ -31,6 +31,15 @@ NOT_RUN = {
     "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 .venv/bin/virnucpro serve": "needs Kafka: tests/kafka runs it",
     "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 virnucpro serve": "needs Kafka: tests/kafka runs it",
 }
+NOT_RUN |= dict.fromkeys(
+    (
+        "virnucpro topics describe --bootstrap kafka:9092",
+        "virnucpro topics check",
+        "virnucpro topics ensure --partitions 12 --replication 3 --dry-run",
+        "virnucpro topics ensure --partitions 12 --replication 3",
+    ),
+    "needs Kafka: tests/kafka/test_topics_command.py runs it",
+)
 _COMMAND = re.compile(r"([A-Z_]+=\S+ )*((\.venv/bin/)?virnucpro [a-z]|zcat |make |git )")
 _ADDRESS = re.compile(r"127\.0\.0\.1:(PORT|40001)")
 _WORKS_ON = ("virnucpro", "zcat")
@@ -130,7 +139,7 @@ class Shell:
             shutil.rmtree(self._folder / "bundles" / "mine", ignore_errors=True)
         if re.search(r"virnucpro serve$", line):
             return self._serve(line)
-        if "virnucpro watch" in line and not re.search("--count|--until-idle", line):
+        if "virnucpro watch" in line and not re.search("--count|--until-(idle|end)", line):
             return self._watch(line)
         process = self._start(line)
         out, error = process.communicate(timeout=_END_S)
@@ -143,7 +152,7 @@ class Shell:
         path = f"{self._folder / 'bin'}:{os.environ['PATH']}"
         variables = {"PATH": path, "VIRNUCPRO_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         variables["VIRNUCPRO_STATE_DIR"] = str(self._folder / "state")
-        if "publish" in line or "watch" in line:  # the pages name the broker by the option or by this
+        if re.search("publish|watch|dlq", line):  # the pages name the broker by the option or by this
             variables["VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS"] = self._bootstrap
         return subprocess.Popen(
             ["bash", "-c", line],

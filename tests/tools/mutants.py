@@ -533,6 +533,38 @@ MUTANTS = (
         "",
         ("tests/unit/consumer/test_stage_times.py",),
     ),
+    Mutant(
+        "replay's map",
+        "map of replayed dead letters (the first open one alone is committed)",
+        "consumer/kafka/offset_map.py",
+        "        behind = [offset for offset in self._done if offset >= start]\n",
+        "        behind: list[int] = []\n",
+        ("tests/unit/consumer/kafka/test_offset_map.py", "tests/unit/consumer/cli/test_replay.py"),
+    ),
+    Mutant(
+        "replays alone",
+        "refused dead letters are sent apart (the whole batch stays open)",
+        "consumer/cli/dlq/replay.py",
+        "            self._progress[found.partition].done(found.offset)\n",
+        "            continue\n",
+        ("tests/unit/consumer/cli/test_replay.py",),
+    ),
+    Mutant(
+        "replay's count",
+        "count of replays (it is lost when the record fails again)",
+        "consumer/delivery/answers.py",
+        "                if replays := replays_of(message.headers):\n",
+        "                if replays := 0:\n",
+        ("tests/unit/consumer/delivery/test_answers.py",),
+    ),
+    Mutant(
+        "awaited places",
+        "answers are awaited by place (those that come before the confirmation are dropped)",
+        "consumer/cli/topics/awaited.py",
+        "            self._early[place] = answer\n",
+        "            pass\n",
+        ("tests/unit/consumer/cli/test_awaited.py",),
+    ),
 )
 _FUTURE = "from __future__ import annotations\n"
 _IMPORTS = {

@@ -122,11 +122,11 @@ def _signals_held() -> Iterator[None]:
 def _collect(reader: Reader, service: ServiceProcess, board: Scoreboard) -> None:
     """Show predictions until every record has one; raises UserError when the service ends or stalls."""
     from consumer.cli.error_messages import UserError
-    from consumer.cli.topics.reading import follow
+    from consumer.cli.topics.reading import Stop, follow
 
     silent_since = time.monotonic()
     while not board.complete:
-        if follow(reader, DLQ, board, until_idle=0.2, count=1):
+        if follow(reader, DLQ, board, Stop(until_idle=0.2, count=1)):
             silent_since = time.monotonic()
             continue
         service.check()

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
 from consumer.cli.verbosity import Quiet
 
 if TYPE_CHECKING:
-    from confluent_kafka import Producer
+    from confluent_kafka import Message, Producer
 
     from consumer.cli.files.inputs import Reader, Size
+    from consumer.cli.topics.awaited import Awaited
     from consumer.cli.topics.embedded_room import EmbeddedRoom
-    from consumer.cli.topics.publisher import Publisher
+    from consumer.cli.topics.journal import Journal
+    from consumer.cli.topics.keys import KeyOf
+    from consumer.cli.topics.publisher import Outcome, Publisher
     from consumer.config.settings import ServiceSettings
+    from schemas import SequenceRecord
+    from schemas.codecs import AnswerDecoder
 
 STALL_FACTOR = 3
 READER_STALL_S = 60.0  # a long record takes the service longer than any broker takes to answer
+WAITING_PANEL = "To wait for the answers"
+AnswerFormat = Literal["tsv", "jsonl", "contigs", "virnucpro", "virnucpro-v1"]
 
 
 def publish(
@@ -34,9 +42,23 @@ def publish(
     topic: Annotated[
         str | None, typer.Option(help="Topic to write to. [default: VIRNUCPRO_INPUT_TOPIC, or sequences]")
     ] = None,
+    key: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="Key of a message: id, none, or field:NAME for NAME=value in the header line.",
+        ),
+    ] = "id",
     rate: Annotated[
         float | None,
         typer.Option(min=0.001, metavar="N", help="Records a second. [default: no limit]"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep there what was sent; the same command goes on there when it was interrupted.",
+        ),
     ] = None,
     timeout: Annotated[
         float,
@@ -46,6 +68,36 @@ def publish(
         bool,
         typer.Option("--no-check", help="Send records whatever letters they hold, such as proteins."),
     ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait",
+            help="Collect the predictions of these records, until each has one or a dead letter.",
+            rich_help_panel=WAITING_PANEL,
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the predictions go; a folder for virnucpro. [default: stdout]",
+            rich_help_panel=WAITING_PANEL,
+        ),
+    ] = None,
+    form: Annotated[
+        AnswerFormat, typer.Option("--format", help="As for predict.", rich_help_panel=WAITING_PANEL)
+    ] = "tsv",
+    deadline: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="S",
+            help="Seconds to wait for answers after the last record was sent.",
+            rich_help_panel=WAITING_PANEL,
+        ),
+    ] = 600.0,
     quiet: Quiet = False,
 ) -> None:
     """Publish sequence files to Kafka; the record id is the key of its message.
@@ -55,23 +107,36 @@ def publish(
     VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured. Records are written as a service with the same settings reads them:
     in Avro, or in JSON with VIRNUCPRO_INPUT_FORMAT=json; with VIRNUCPRO_SCHEMA_REGISTRY_URL in Confluent framing. The
     embedded broker holds little: what goes to it waits for the service to read it.
-    The exit code is 0 when the broker has confirmed every record.
+    The exit code is 0 when the broker has confirmed every record and, with --wait, every record has its prediction. A
+    record that has none is named with the reason: not delivered, a dead letter, or no answer before --deadline.
 
-    Example: `virnucpro publish reads.fasta.gz --bootstrap 127.0.0.1:40001 --rate 100`
+    Example: `virnucpro publish reads.fasta.gz --bootstrap 127.0.0.1:40001 --wait -o reads.tsv`
     """
     from confluent_kafka import Producer
 
+    from consumer.cli.error_messages import UserError
     from consumer.cli.files.inputs import count_records, read_nucleotides
     from consumer.cli.topics.client_settings import client_settings
+    from consumer.cli.topics.journal import Journal
+    from consumer.cli.topics.keys import key_of
     from consumer.cli.topics.publisher import Publisher
     from consumer.config.clients import new_client, publisher_config
+    from consumer.errors import ExitCode
     from consumer.kafka.cluster import BrokerWatch, await_topics, is_embedded
-    from consumer.registry.service_codec import open_registry, publisher_codec
+    from consumer.registry.service_codec import any_decoder, open_registry, publisher_codec
     from virnucpro_core.sequence.fasta import read_sequences
 
+    if wait and resume is not None:
+        raise UserError("--wait and --resume do not go together: leave one of them out", ExitCode.USAGE)
+    if output is not None and not wait:
+        raise UserError("--output holds predictions: set --wait as well", ExitCode.USAGE)
     settings = client_settings(bootstrap)
     topic = topic or settings.input_topic
     address = settings.kafka_bootstrap_servers
+    target = f"{address}, topic {topic}"
+    key_for = key_of(key)
+    answers = _target(fasta, form, output) if wait else None
+    journal = Journal(resume, fasta, target) if resume is not None else None
     watch = BrokerWatch()
     read = read_sequences if no_check else read_nucleotides
     size = count_records(fasta, read)
@@ -79,12 +144,20 @@ def publish(
     producer = new_client(Producer, config)
     counts = await_topics(producer, [topic], address, watch, timeout, "command")
     with ExitStack() as stack:
-        codec = publisher_codec(settings, open_registry(settings, stack), topic, timeout)
+        registry = open_registry(settings, stack)
+        codec = publisher_codec(settings, registry, topic, timeout)
         room = None
         if is_embedded(producer, address):
             room = _room(settings, topic, counts[topic], producer, stack)
         publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why, room, codec)
-        _send(publisher, fasta, read, size, f"{address}, topic {topic}")
+        awaited = None
+        if answers is not None:
+            awaited = _awaited(settings, topic, form, answers, timeout, any_decoder(registry), stack)
+        run = _Run(publisher, key_for, journal, awaited)
+        run.send(fasta, read, size, target)
+        if awaited is not None:
+            run.wait(awaited, deadline, answers)
+    run.complain()
 
 
 def _room(
@@ -103,30 +176,140 @@ def _room(
     )
 
 
-def _send(publisher: Publisher, paths: list[str], read: Reader, size: Size | None, target: str) -> None:
-    """Publish every record of the files and tell what became of them."""
-    from consumer.cli.error_messages import UserError, tell
-    from consumer.cli.progress import record_bar
-    from schemas import SequenceRecord
-    from virnucpro_core.sequence.fasta import SequenceFileError
+def _target(inputs: list[str], form: AnswerFormat, output: Path | None) -> Path | TextIO:
+    """Where predictions go; what cannot be written is refused before anything is sent."""
+    from consumer.cli.files.targets import answers_target
 
-    began_at = time.monotonic()
-    with record_bar("publishing", size) as done:
-        try:
-            for path in paths:
-                for record_id, description, sequence in read(path):
-                    publisher.publish(SequenceRecord(record_id, sequence, description))
-                    done.add(len(sequence))
-        except SequenceFileError as error:
-            publisher.finish()
-            raise UserError(f"{error} ({publisher.delivered} records before it were published)") from error
-        publisher.finish()
-    if publisher.failed:
-        raise UserError(
-            f"{publisher.failed} of {publisher.sent} records were not delivered: "
-            f"{'; '.join(publisher.failures)}"
-        )
-    seconds = time.monotonic() - began_at
-    tell(
-        f"published {publisher.delivered:,} records, {done.bases:,} bases, to {target} in {seconds:.1f} s",
+    return answers_target(inputs, form, output)
+
+
+def _awaited(
+    settings: ServiceSettings,
+    topic: str,
+    form: AnswerFormat,
+    target: Path | TextIO,
+    timeout: float,
+    decoder: AnswerDecoder,
+    stack: ExitStack,
+) -> Awaited:
+    """Readers of the topics for answers from where they end now, and the report."""
+    from confluent_kafka import Consumer
+
+    from consumer.cli.files.targets import writing
+    from consumer.cli.output.prediction_result import outcome_of
+    from consumer.cli.topics.awaited import Awaited
+    from consumer.cli.topics.reading import Reader, ends_now, reader_config
+    from consumer.config.clients import new_client
+    from consumer.kafka.cluster import BrokerWatch, await_topics
+    from virnucpro_core.scoring.report import Details, report_of, reports
+
+    watch = BrokerWatch()
+    consumer = new_client(Consumer, reader_config(settings) | {"error_cb": watch.on_error})
+    stack.callback(consumer.close)
+    answers = [settings.output_topic, settings.dlq_topic]
+    address = settings.kafka_bootstrap_servers
+    partitions = await_topics(consumer, answers, address, watch, timeout, "command")
+    reader = Reader(consumer, partitions, ends_now(consumer, partitions), watch.why)
+    stack.enter_context(writing(str(target) if isinstance(target, Path) else "standard output"))
+    write = stack.enter_context(reports([report_of(form, target, Details())]))
+    return Awaited(
+        reader, topic, settings.dlq_topic, lambda prediction: write(outcome_of(prediction)), decoder
     )
+
+
+class _Run:
+    """One run: what is sent, and what becomes of it."""
+
+    def __init__(
+        self, publisher: Publisher, key_of: KeyOf, journal: Journal | None, awaited: Awaited | None
+    ) -> None:
+        self._publisher, self._key_of, self._journal, self._awaited = publisher, key_of, journal, awaited
+        self._without_answer = 0
+
+    def send(self, paths: list[str], read: Reader, size: Size | None, target: str) -> None:
+        """Publish every record of the files and tell what became of them.
+
+        Raises:
+            UserError: a stream is damaged, or the broker takes no records any more.
+        """
+        from consumer.cli.error_messages import UserError, tell, warn
+        from consumer.cli.progress import record_bar
+        from consumer.cli.topics.repeated_ids import RepeatedIds
+        from schemas import SequenceRecord
+        from virnucpro_core.sequence.fasta import SequenceFileError
+
+        began_at = time.monotonic()
+        publisher, journal, repeated = self._publisher, self._journal, RepeatedIds()
+        number = 0
+        try:
+            with record_bar("publishing", size) as done:
+                try:
+                    for path in paths:
+                        for record_id, description, sequence in read(path):
+                            repeated.add(record_id)
+                            if journal is None or not journal.is_confirmed(number):
+                                self._send_one(number, SequenceRecord(record_id, sequence, description))
+                            done.add(len(sequence))
+                            number += 1
+                except SequenceFileError as error:
+                    publisher.finish()
+                    raise UserError(
+                        f"{error} ({publisher.delivered} records before it were published)"
+                    ) from error
+                publisher.finish()
+        finally:
+            if journal is not None:
+                journal.save()
+        if repeated.warning is not None:
+            warn(repeated.warning)
+        seconds = time.monotonic() - began_at
+        before = f" ({journal.skipped:,} were sent before)" if journal is not None and journal.skipped else ""
+        tell(
+            f"published {publisher.delivered:,} records{before}, {done.bases:,} bases, to {target} in {seconds:.1f} s",
+        )
+
+    def wait(self, awaited: Awaited, seconds: float, target: Path | TextIO | None) -> None:
+        """Wait for the answers, and name the records that have no prediction."""
+        from consumer.cli.error_messages import tell, warn
+        from consumer.clock import Deadline
+
+        missing = [each for each in awaited.wait(Deadline.after(seconds)) if each.kind != "not_delivered"]
+        self._without_answer = len(missing)
+        for each in missing:
+            warn(f"record {each.record_id!r} has no prediction: {each.kind.replace('_', ' ')}, {each.why}")
+        where = f", written to {target}" if isinstance(target, Path) else ""
+        tell(f"{awaited.predicted:,} of {self._publisher.delivered:,} records have their prediction{where}")
+
+    def complain(self) -> None:
+        """Raises UserError if a record was not delivered or has no prediction."""
+        from consumer.cli.error_messages import UserError
+
+        publisher = self._publisher
+        if publisher.failed:
+            raise UserError(
+                f"{publisher.failed} of {publisher.sent} records were not delivered: they are named above"
+            )
+        if self._without_answer:
+            raise UserError(
+                f"{self._without_answer} of {publisher.sent} records have no prediction: they are named above"
+            )
+
+    def _send_one(self, number: int, record: SequenceRecord) -> None:
+        if self._journal is not None:
+            self._journal.sending(number)
+        if self._awaited is not None:
+            self._awaited.expect(number, record.id)
+        self._publisher.publish(record, self._key_of, self._outcome(number))
+        if self._awaited is not None:
+            self._awaited.take()
+
+    def _outcome(self, number: int) -> Outcome:
+        def outcome(message: Message | None, why: str) -> None:
+            if self._journal is not None and message is not None:
+                self._journal.confirmed(number)
+            if self._awaited is not None and message is not None:
+                self._awaited.confirmed(number, message)
+            elif self._awaited is not None:
+                self._awaited.not_delivered(number, why)
+
+        return outcome

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from consumer.cli.error_messages import UserError
 from consumer.errors import ExitCode
+from consumer.escaping import shown_on
+from virnucpro_core.scoring.highest_scores import CHUNKS_FILE, FRAMES_FILE
+from virnucpro_core.scoring.report import INTO_FOLDER, Format
 from virnucpro_core.sequence.fasta import STDIN
 
 STDOUT = "-"
@@ -82,6 +87,31 @@ def check_stdout(sources: Sequence[Source]) -> None:
             raise UserError(
                 f"standard output goes to the input {source}: send it to another file", ExitCode.USAGE
             )
+
+
+def answers_target(sources: Sequence[Source], form: Format, output: Path | None) -> Path | TextIO:
+    """Where the answers to records go, in one of the formats of `predict`; refused as there.
+
+    Args:
+        sources: what the command reads.
+        form: the format; for those of two files a folder must be named.
+        output: None, or `-`, is standard output.
+
+    Raises:
+        UserError: with the cause and the cure.
+    """
+    if form in INTO_FOLDER:
+        if output is None:
+            raise UserError(
+                f"the {form} format writes two files: name a folder with --output", ExitCode.USAGE
+            )
+        check_folder(output, "--output", sources, [FRAMES_FILE, CHUNKS_FILE])
+        return output
+    if output is None or str(output) == STDOUT:
+        check_stdout(sources)
+        return shown_on(sys.stdout)
+    check_file(output, "--output", sources)
+    return output
 
 
 @contextmanager

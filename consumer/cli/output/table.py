@@ -6,7 +6,6 @@ same rows are plain text.
 
 from __future__ import annotations
 
-from collections import Counter
 from types import TracebackType
 from typing import Literal
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from consumer.cli.output.answer_tally import AnswerTally
 from consumer.escaping import escaped
 from consumer.types import Headers
 from schemas import DeadLetter, Prediction, Verdict
@@ -109,8 +109,7 @@ class WatchTable:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._rows = Rows(self._console, (*PREDICTION_COLUMNS, ("from", 24, "left")))
-        self._verdicts: Counter[Verdict] = Counter()
-        self._dead_letters = 0
+        self._tally = AnswerTally()
 
     def __enter__(self) -> WatchTable:
         self._rows.__enter__()
@@ -121,31 +120,23 @@ class WatchTable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._rows.__exit__(kind, error, trace)
-        self._console.print(self._summary())
+        self._console.print(str(self._tally))
 
     def prediction(self, message: Message, prediction: Prediction, headers: Headers | None) -> None:
-        self._verdicts[prediction.verdict] += 1
+        self._tally.prediction(prediction.verdict)
         self._rows.add([*prediction_cells(prediction), Text(escaped(_place(message)), "dim")])
         self.idle()
 
     def dead_letter(self, message: Message, letter: DeadLetter, headers: Headers | None) -> None:
-        self._dead_letters += 1
+        self._tally.dead_letter()
         key = (letter.key or b"").decode(errors="replace")
         reason = Text(escaped(f"{letter.reason.value}: {letter.detail}"), "red")
-        verdict = Text("dead letter", "bold red")
-        self._rows.add([Text(escaped(key) or "(no key)"), Text(""), verdict, Text(""), Text(""), reason])
+        cells = {"record": Text(escaped(key) or "(no key)"), "verdict": Text("dead letter", "bold red")}
+        self._rows.add([*(cells.get(heading, Text("")) for heading, _, _ in PREDICTION_COLUMNS), reason])
         self.idle()
 
     def idle(self) -> None:
-        self._rows.status(self._summary())
-
-    def _summary(self) -> str:
-        parts = [f"{self._verdicts.total():,} predictions"] + [
-            f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in sorted(self._verdicts.items())
-        ]
-        if self._dead_letters:
-            parts.append(f"{self._dead_letters:,} dead letters")
-        return ", ".join(parts)
+        self._rows.status(str(self._tally))
 
 
 def _place(message: Message) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from consumer.cli.error_messages import UserError
+from consumer.cli.error_messages import UserError, warn
 from consumer.cli.topics.embedded_room import EmbeddedRoom
 from consumer.clock import Deadline, monotonic
 from consumer.kafka.error_table import Kind, classify, fatal_sentence
@@ -14,11 +15,13 @@ from schemas import SequenceRecord
 from schemas.codecs import AvroCodec, RecordEncoder
 
 _POLL_S = 0.1
-_EXAMPLES = 3
+
+Outcome = Callable[[Message | None, str], None]
+"""Called once for a record: with the message that the broker has confirmed, or with None and why it has not."""
 
 
 class Publisher:
-    """One topic's publisher. The key of a message is the record's id.
+    """One topic's publisher. A record that is not delivered is named on stderr, in a line with the reason.
 
     Args:
         producer: a client that is used by this object alone.
@@ -44,23 +47,32 @@ class Publisher:
         self._room = room
         self._began_at = self._progress_at = monotonic()
         self.sent = self.delivered = self.failed = 0
-        self.failures: list[str] = []
 
     @property
     def waiting(self) -> int:
         """Records that were sent and that the broker has not answered for."""
         return self.sent - self.delivered - self.failed
 
-    def publish(self, record: SequenceRecord) -> None:
+    def publish(
+        self,
+        record: SequenceRecord,
+        key: Callable[[SequenceRecord], bytes | None] = lambda record: record.id.encode(),
+        outcome: Outcome = lambda _message, _why: None,
+    ) -> None:
         """Send one record, at the rate, waiting while the client's queue is full.
+
+        Args:
+            key: gives the key of its message.
+            outcome: hears what became of it, within a later call.
 
         Raises:
             UserError: the broker takes no records any more, or has no room for them.
         """
         if self._rate is not None:
             self._pace(Deadline(self._began_at + self.sent / self._rate))
-        (value, headers), key = self._codec.encode_record(record), record.id.encode()
-        while self._room is not None and not self._room.takes(len(value) + len(key)):
+        (value, headers), message_key = self._codec.encode_record(record), key(record)
+        report = partial(self._on_delivery, record.id, outcome)
+        while self._room is not None and not self._room.takes(len(value) + len(message_key or b"")):
             self._acknowledged()
             self._room.wait()
         if not self.waiting:
@@ -68,14 +80,14 @@ class Publisher:
         while True:
             try:
                 self._producer.produce(
-                    self._topic, value=value, key=key, headers=list(headers), on_delivery=self._on_delivery
+                    self._topic, value=value, key=message_key, headers=list(headers), on_delivery=report
                 )
                 break
             except BufferError:
                 self._wait(_POLL_S)
             except KafkaException as error:
                 self._poll(0)
-                self._refused(record.id, error.args[0])
+                self._refused(record.id, outcome, error.args[0])
                 break
         self.sent += 1
         self._poll(0)
@@ -116,19 +128,22 @@ class Publisher:
         except KafkaException as error:
             raise UserError(fatal_sentence("producer", classify(error.args[0]), "publish again")) from error
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(
+        self, record_id: str, outcome: Outcome, error: KafkaError | None, message: Message
+    ) -> None:
         self._progress_at = monotonic()
         if error is None:
             self.delivered += 1
+            outcome(message, "")
         else:
-            self._refused((message.key() or b"").decode(), error)
+            self._refused(record_id, outcome, error)
 
-    def _refused(self, record_id: str, error: KafkaError) -> None:
+    def _refused(self, record_id: str, outcome: Outcome, error: KafkaError) -> None:
         problem = classify(error)
         if problem.fatal:
             raise UserError(fatal_sentence("producer", problem, f"publish again from {record_id!r} on"))
         self.failed += 1
-        if len(self.failures) < _EXAMPLES:
-            too_large = f"is larger than the broker takes: {problem.cure}, or leave the record out"
-            reason = too_large if problem.kind is Kind.TOO_LARGE else f"({problem.text})"
-            self.failures.append(f"record {record_id!r} {reason}")
+        too_large = f"is larger than the broker takes: {problem.cure}, or leave the record out"
+        why = too_large if problem.kind is Kind.TOO_LARGE else f"({problem.text})"
+        warn(f"record {record_id!r} was not delivered: {why}")
+        outcome(None, why)

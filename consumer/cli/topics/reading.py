@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from consumer.cli.error_messages import UserError, warn
 from consumer.clock import monotonic
@@ -18,10 +27,12 @@ from schemas import DeadLetter, MalformedMessage, Prediction
 from schemas.codecs import AnswerDecoder, AvroCodec, DependencyUnavailable, Headers
 
 _POLL_S = 0.2
+_ASK_S = 10.0
 _CATCH_UP_S = 30.0
 _ENDING = frozenset({Kind.UNAUTHORIZED, Kind.UNKNOWN_TOPIC})
 
-Start = Literal["beginning", "now"]
+Start = Literal["beginning", "now"] | Mapping[tuple[str, int], int]
+"""Where to begin: the first message that there is, what comes from now on, or an offset for each partition."""
 
 
 def reader_config(settings: ServiceSettings) -> dict[str, Any]:
@@ -33,13 +44,54 @@ def reader_config(settings: ServiceSettings) -> dict[str, Any]:
     }
 
 
+def ends_now(consumer: Consumer, partitions: Mapping[str, int]) -> dict[tuple[str, int], int]:
+    """One past the last message of each partition, by topic and partition.
+
+    Raises:
+        UserError: the broker does not say.
+    """
+    try:
+        return {
+            (topic, number): consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ASK_S)[1]
+            for topic, count in partitions.items()
+            for number in range(count)
+        }
+    except KafkaException as error:
+        raise UserError(
+            f"the broker does not say where a topic ends ({error.args[0].str()}): is it up?"
+        ) from error
+
+
+def offsets_since(
+    consumer: Consumer, partitions: Mapping[str, int], since_ms: int, embedded: bool
+) -> dict[tuple[str, int], int]:
+    """The first message of each partition whose timestamp is at least `since_ms`; its end where there is none.
+
+    Args:
+        embedded: such a broker knows no times; all is read from the beginning.
+
+    Raises:
+        UserError: the broker does not say.
+    """
+    places = [(topic, number) for topic, count in partitions.items() for number in range(count)]
+    if embedded:
+        return dict.fromkeys(places, OFFSET_BEGINNING)
+    try:
+        found = consumer.offsets_for_times(
+            [TopicPartition(*place, since_ms) for place in places], timeout=_ASK_S
+        )
+    except KafkaException as error:
+        raise UserError(f"the broker does not find a time ({error.args[0].str()}): is it up?") from error
+    return {(each.topic, each.partition): each.offset if each.offset >= 0 else OFFSET_END for each in found}
+
+
 class Reader:
     """All partitions of some topics, as they are now.
 
     Args:
         consumer: made with `reader_config`; closed by the caller.
         partitions: partition counts by topic.
-        start: the first message that there is, or only what comes from now on.
+        start: where to begin.
         why: what the client knows about a failed connection.
     """
 
@@ -48,13 +100,19 @@ class Reader:
     ) -> None:
         self._consumer, self._why = consumer, why
         self._behind = {(topic, number) for topic, count in partitions.items() for number in range(count)}
-        offset = OFFSET_BEGINNING if start == "beginning" else OFFSET_END
-        consumer.assign([TopicPartition(topic, number, offset) for topic, number in sorted(self._behind)])
+        if not isinstance(start, Mapping):
+            start = dict.fromkeys(self._behind, OFFSET_BEGINNING if start == "beginning" else OFFSET_END)
+        consumer.assign([TopicPartition(*place, start[place]) for place in sorted(self._behind)])
 
     @property
     def caught_up(self) -> bool:
         """Has the end of every partition been seen once? Before that, silence is only a slow connection."""
         return not self._behind
+
+    def leave(self, topic: str, partition: int) -> None:
+        """Read no more of a partition, and take it for caught up."""
+        self._behind.discard((topic, partition))
+        self._consumer.pause([TopicPartition(topic, partition)])
 
     def read(self, timeout: float) -> Message | None:
         """The next message, or None after `timeout` seconds without one.
@@ -95,15 +153,34 @@ class Show(Protocol):
         """Nothing has come for a moment."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """When reading ends; by none of these it goes on.
+
+    Attributes:
+        until_idle: nothing came for so many seconds, after the end of every partition was seen.
+        count: so many messages were shown.
+        at_the_end: the end of every partition was seen.
+    """
+
+    until_idle: float | None = None
+    count: int | None = None
+    at_the_end: bool = False
+
+
+Wanted = Callable[[Message, Prediction | DeadLetter], bool]
+"""Whether a message is shown."""
+
+
 def follow(
     reader: Reader,
     dlq_topic: str,
     show: Show,
-    until_idle: float | None,
-    count: int | None,
+    stop: Stop,
     decoder: AnswerDecoder | None = None,
+    wanted: Wanted = lambda _message, _answer: True,
 ) -> int:
-    """Show messages until there were `count`, or none came for `until_idle` seconds; returns how many.
+    """Show messages until it is time to stop; returns how many.
 
     What comes from `dlq_topic` is read as dead letters, all else as predictions; a message that is neither is
     reported on stderr and skipped.
@@ -113,9 +190,12 @@ def follow(
     """
     decoder = decoder or AvroCodec()
     seen = 0
+    until_idle = stop.until_idle
     silent_since = monotonic()
-    while count is None or seen < count:
+    while stop.count is None or seen < stop.count:
         caught_up = reader.caught_up
+        if stop.at_the_end and caught_up:
+            break
         message = reader.read(_POLL_S if until_idle is None else min(_POLL_S, until_idle))
         if message is None:
             show.idle()
@@ -128,15 +208,22 @@ def follow(
         silent_since = monotonic()
         data, headers = message.value(), headers_of(message)
         try:
+            letter = prediction = None
             if message.topic() == dlq_topic:
-                show.dead_letter(message, decoder.decode_dead_letter(data, headers or ()), headers)
+                letter = decoder.decode_dead_letter(data, headers or ())
             else:
-                show.prediction(message, decoder.decode_prediction(data, headers or ()), headers)
+                prediction = decoder.decode_prediction(data, headers or ())
         except DependencyUnavailable as error:
             raise UserError(f"{error}: check VIRNUCPRO_SCHEMA_REGISTRY_URL, or unset it") from error
         except MalformedMessage as error:
             place = f"{message.topic()}/{message.partition()}/{message.offset()}"
             warn(f"{place} is skipped, it cannot be read: {error.detail}")
+            continue
+        if letter is not None and wanted(message, letter):
+            show.dead_letter(message, letter, headers)
+        elif prediction is not None and wanted(message, prediction):
+            show.prediction(message, prediction, headers)
+        else:
             continue
         seen += 1
     return seen

@@ -61,7 +61,7 @@ def test_a_reader_ends_where_the_topic_cannot_be_read_and_waits_otherwise(row):
 
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_a_publisher_counts_a_rejected_record_and_ends_where_its_client_cannot_go_on(row, at_once):
+def test_a_publisher_names_a_rejected_record_and_ends_where_its_client_cannot_go_on(row, at_once, capsys):
     publisher = Publisher(FailingProducer(KafkaError(row.code), at_once), "sequences", stall_s=1.0)
     record = SequenceRecord("r1", "ACGT")
     if row.kind is Kind.FATAL:
@@ -71,7 +71,7 @@ def test_a_publisher_counts_a_rejected_record_and_ends_where_its_client_cannot_g
     publisher.publish(record)
     publisher.finish()
     assert (publisher.failed, publisher.delivered) == (1, 0)
-    (failure,) = publisher.failures
+    (failure,) = capsys.readouterr().err.splitlines()
     cure = row.cure if row.kind is Kind.TOO_LARGE else KafkaError(row.code).str()
-    assert failure.startswith("record 'r1' ")
+    assert failure.startswith("virnucpro: record 'r1' was not delivered: ")
     assert cure in failure
