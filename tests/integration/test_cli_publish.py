@@ -141,7 +141,7 @@ def test_an_empty_sequence_is_left_to_the_service(tmp_path, broker):
 
 def test_no_broker_is_named(tmp_path, capsys, monkeypatch):
     assert run(["publish", "reads.fasta"]) == 2
-    assert "virnucpro serve" in error_line(capsys)
+    assert " serve` and pass the address" in error_line(capsys)
     monkeypatch.setenv("VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS", "embedded")
     assert run(["publish", "reads.fasta"]) == 2
     assert "--bootstrap" in error_line(capsys)
@@ -280,7 +280,7 @@ def test_nothing_more_is_sent_to_the_embedded_broker_when_nobody_reads(tmp_path,
     assert run(["publish", large_file(tmp_path, 1200), "--bootstrap", broker]) == 1
     line = error_line(capsys)
     assert "holds about 5 MiB" in line
-    assert "start `virnucpro serve`" in line
+    assert " serve` with that group" in line
 
 
 def test_an_unknown_client_option_is_named(tmp_path, capsys, monkeypatch):
