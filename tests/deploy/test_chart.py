@@ -241,7 +241,11 @@ def test_scaling_by_the_age_of_the_oldest_record():
         ((*MINIMAL, "--set", "autoscaling.enabled=true,autoscaling.lagThreshold=4"), "far above 4"),
         ((*MINIMAL, "--set", "autoscaling.enabled=true,autoscaling.minReplicas=5"), "minReplicas is more"),
         (
-            (*MINIMAL, "--set", "autoscaling.enabled=true,autoscaling.trigger=prometheus,autoscaling.minReplicas=0"),
+            (
+                *MINIMAL,
+                "--set",
+                "autoscaling.enabled=true,autoscaling.trigger=prometheus,autoscaling.minReplicas=0",
+            ),
             "without a pod there is no lag",
         ),
         (
