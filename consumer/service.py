@@ -7,8 +7,9 @@ time.
 Partitions come and go (`_assigned`, `_revoked`, `_lost` run inside `poll`, on this thread):
 
 * assigned  a new epoch begins; nothing else changes, what runs goes on running.
-* revoked   what has not been started is dropped, what runs is finished, delivered and committed, all within
-            one deadline; what is not done by then is done again by the next owner.
+* revoked   at least once: what has not been started is dropped, what runs is finished, delivered and committed, all
+            within one deadline; what is not done by then is done again by the next owner. Exactly once: all that is
+            not in a transaction under way is left to the next owner (`Delivery.commits_in_a_revoke`).
 * lost      the group has given the partitions away already: nothing of them may be committed.
 """
 
@@ -282,12 +283,13 @@ class Service:
     def _revoked(self, _: Consumer, topic_partitions: list[TopicPartition]) -> None:
         partitions = _partitions(topic_partitions)
         deadline = Deadline.after(_REVOKE_S, self._clock)
-        self._intake.revoke(partitions)
-        self._pipeline.discard()
-        while self._pipeline.has_started(partitions) and not deadline.expired:
-            self._collect(min(_IDLE_POLL_S, deadline.remaining()))
-        self._collect(0.0)
-        self._flush(deadline)
+        if self._delivery.commits_in_a_revoke:
+            self._intake.revoke(partitions)
+            self._pipeline.discard()
+            while self._pipeline.has_started(partitions) and not deadline.expired:
+                self._collect(min(_IDLE_POLL_S, deadline.remaining()))
+            self._collect(0.0)
+            self._flush(deadline)
         self._forget(partitions)
         self._rebalanced("revoked", topic_partitions)
 

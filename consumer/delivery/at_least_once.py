@@ -116,6 +116,11 @@ class AtLeastOnce:
             self._commit(asynchronous=False)
         return not self._uncommitted
 
+    @property
+    def commits_in_a_revoke(self) -> bool:
+        """So that little is answered twice."""
+        return True
+
     def forget(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
             self._uncommitted.pop(partition, None)

@@ -28,6 +28,10 @@ class Delivery(Protocol):
     def flush(self, deadline: Deadline) -> bool:
         """Deliver and commit every finished prefix; False if the deadline came first. Raises ServiceError."""
 
+    @property
+    def commits_in_a_revoke(self) -> bool:
+        """Whether what runs is finished and committed while partitions are revoked; else the next owner does it."""
+
     def forget(self, partitions: Iterable[Partition]) -> None:
         """These partitions belong to another member now: never commit them again."""
 

@@ -58,8 +58,8 @@ class Guarantee(Protocol):
     def open(self, parts: DeliveryParts, stack: ExitStack) -> Delivery:
         """Build the delivery and make it ready for its first turn.
 
-        On its way out `stack` closes the consumer first, since finished results are delivered while the partitions
-        are given up, and then what the delivery holds at the broker.
+        On its way out `stack` closes the consumer first, since at least once finished results are delivered while the
+        partitions are given up, and then what the delivery holds at the broker.
 
         Raises:
             ServiceError: Kafka refuses, or does not answer in time.

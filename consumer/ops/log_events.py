@@ -55,7 +55,7 @@ EVENTS: Mapping[str, str] = {
     "partition_counts_not_refreshed": "The broker did not say how many partitions the topics have; asked again later.",
     "partitions_assigned": "Partitions were assigned to this process.",
     "partitions_lost": "The group gave partitions to another member before this one could finish.",
-    "partitions_revoked": "Partitions were taken back; what ran was finished and committed first.",
+    "partitions_revoked": "Partitions were taken back; at least once what ran was finished and committed first.",
     "paused": "Reading stopped: which budget is full, or the breaker, or the drain.",
     "pipeline_thread_ended": "A thread of the pipeline failed; the service ends.",
     "process_died_with_records_on_device": "The last process of this instance died with records on the device.",

@@ -220,6 +220,14 @@ MUTANTS = (
         ("tests/unit/consumer/test_service.py",),
     ),
     Mutant(
+        "no commit in a revoke",
+        "exactly once nothing is committed in a revoke (what has finished is)",
+        "consumer/service.py",
+        "        if self._delivery.commits_in_a_revoke:\n",
+        "        if True:\n",
+        ("tests/unit/consumer/test_service.py",),
+    ),
+    Mutant(
         "where a partition begins",
         "the committed offset as the place to begin (the client's word for it instead)",
         "consumer/intake/intake.py",

@@ -155,9 +155,8 @@ def test_a_drain_that_takes_too_long_leaves_the_rest_uncommitted_and_says_so(mak
     assert lines[1]["reason"] == "draining"
 
 
-@BOTH
-def test_a_revoke_finishes_what_runs_drops_the_rest_and_commits_first(make, guarantee):
-    bench = make(guarantee=guarantee)
+def test_at_least_once_a_revoke_finishes_what_runs_drops_the_rest_and_commits_first(make):
+    bench = make()
     bench.write(1, 50)
     bench.turn_until(lambda: bench.ledger.records == 50, HALT)
     bench.turn(STARTS, 3)
@@ -171,6 +170,28 @@ def test_a_revoke_finishes_what_runs_drops_the_rest_and_commits_first(make, guar
     assert bench.answered(1) == list(range(done))
     assert bench.committed[1] == done
     assert bench.count("assigned_partitions") == len(bench.ledger.assigned) < PARTITIONS
+
+
+def test_exactly_once_nothing_is_committed_in_a_revoke_and_the_next_owner_answers_it(make):
+    """The broker would take it, whoever owns the partition by then."""
+    bench = make(guarantee="exactly_once", commit_interval_ms=5000)
+    bench.write(0)
+    bench.turn_until(lambda: bench.committed == {0: 1})
+    bench.write(1, 50)
+    bench.turn_until(lambda: bench.ledger.records == 50, HALT)
+    bench.one.pipeline.start(3)
+    for _ in range(3):
+        bench.one.pipeline.finish(0)
+    other = bench.member(slot=1)
+    while bench.epoch(1) is not None:
+        bench.turn(HALT)
+        bench.turn(HALT, member=other)
+    assert (bench.committed, bench.answered(1)) == ({0: 1}, []), "three had finished"
+    for _ in range(400):
+        bench.turn()
+        bench.turn(member=other)
+    assert bench.answered(1) == list(range(50))
+    assert bench.committed[1] == 50
 
 
 @BOTH
@@ -401,11 +422,8 @@ def test_a_partition_lost_while_paused_is_read_when_it_comes_back(make):
     assert bench.epoch(0) == 2
 
 
-@BOTH
-def test_it_is_taken_down_from_the_consumer_on_so_that_what_has_finished_is_delivered_and_committed(
-    make, guarantee
-):
-    bench = make(guarantee=guarantee)
+def test_it_is_taken_down_from_the_consumer_on_so_that_at_least_once_what_has_finished_is_committed(make):
+    bench = make()
     bench.write(0, 3)
     bench.turn_until(lambda: bench.ledger.records == 3, HALT)
     bench.one.pipeline.start(3)
