@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.harness import ROOT, Serve, environment, serving
 
-PACKAGES = ("consumer", "schemas", "virnucpro_core")
+PACKAGES = ("consumer", "schemas", "virnucpro_client", "virnucpro_core")
 _DATA = (
     "consumer/data/sample.fasta",
     "schemas/avsc/prediction.avsc",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("consumer", "schemas", "training", "virnucpro_core")
+PACKAGES = ("consumer", "schemas", "training", "virnucpro_client", "virnucpro_core")
 MOST_PARTS = 7
 
 

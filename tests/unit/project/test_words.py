@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = ("benchmarks", "consumer", "deploy", "docs", "schemas", "tests", "training", "virnucpro_core")
+FOLDERS = (
+    "benchmarks",
+    "consumer",
+    "deploy",
+    "docs",
+    "examples",
+    "schemas",
+    "tests",
+    "training",
+    "virnucpro_client",
+    "virnucpro_core",
+)
 
 INSTEAD = {
     "anew": "again; retrain, rebuild, recompute, resample",

@@ -1,0 +1,210 @@
+"""The client: one object that publishes runs and reads answers."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, Protocol
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer
+
+from schemas.codecs import AnswerDecoder, AvroCodec, EitherDecoder, JsonCodec, RecordEncoder
+from virnucpro_client.answers import Answer
+from virnucpro_client.connection import Connection
+from virnucpro_client.errors import ClientError, Unanswered
+from virnucpro_client.publishing import Record, RunPublisher
+from virnucpro_client.reading import AnswerReader, ends
+from virnucpro_client.runs import RUN_HEADER, Run
+
+_CLOSE_S = 10.0
+
+
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of a service: its VIRNUCPRO_INPUT_TOPIC, VIRNUCPRO_OUTPUT_TOPIC and VIRNUCPRO_DLQ_TOPIC."""
+
+    input: str = "sequences"
+    predictions: str = "predictions"
+    dead_letters: str = "sequences.dlq"
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """The topics in which answers are."""
+        return self.predictions, self.dead_letters
+
+
+class Client:
+    """Publishes records and reads their answers; used as a context manager, which closes every Kafka client.
+
+    Records are read back as the service writes them by default: Avro in any framing, or JSON. A framing that names a
+    schema of a registry is read with the schema of this package's version, unless `decoder` is
+    `AvroCodec(writer_schema)` with a function that looks the id up.
+
+    Args:
+        bootstrap_servers: host:port, several with commas.
+        topics: of the service.
+        options: of librdkafka, for example {"security.protocol": "SSL", "ssl.ca.location": "ca.pem"}.
+        encoder: the format of published records; Avro single-object encoding by default.
+        decoder: reads answers.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topics: Topics | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        encoder: RecordEncoder | None = None,
+        decoder: AnswerDecoder | None = None,
+    ) -> None:
+        self.topics = topics or Topics()
+        self._connection = Connection(bootstrap_servers, options)
+        self._encoder = encoder or AvroCodec()
+        self._decoder = decoder or EitherDecoder(AvroCodec(), JsonCodec())
+        self._open: set[_Closable] = set()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open, also under an iterator of answers that was left before its end."""
+        with ExitStack() as stack:
+            while self._open:
+                stack.callback(self._open.pop().close)
+
+    def publish(self, records: Iterable[Record], stall_s: float = 60.0) -> Run:
+        """Publish every record and wait until the broker has acknowledged all of them.
+
+        Args:
+            records: (id, sequence), or SequenceRecord for a description and metadata too. It is read once, as it is
+                sent.
+            stall_s: give up when the broker acknowledged nothing for so long, in seconds.
+
+        Returns:
+            What `answers` needs to find the answers.
+
+        Raises:
+            PublishFailed: some records were refused; the error has the run of the others.
+            BrokerUnavailable: no broker answers, or a topic does not exist.
+        """
+        with self._consumer() as consumer:
+            self._connection.partitions(consumer, self.topics.input)
+            starts = ends(consumer, self._connection, self.topics.answers)
+        run = Run(uuid.uuid4().hex, starts=starts)
+        with self._producer() as producer:
+            RunPublisher(producer, self._connection, self.topics.input, self._encoder, stall_s).publish(
+                records, run
+            )
+        return run
+
+    def answers(self, run: Run, timeout_s: float) -> Generator[Answer, None, None]:
+        """The answer of each record of a run, once, as they come; ends after the last.
+
+        Raises:
+            Unanswered: `timeout_s` seconds have passed, and records are without an answer; it names them.
+            BrokerUnavailable: a topic cannot be read.
+        """
+        for _, answer in self._numbered(run, timeout_s):
+            yield answer
+
+    def wait(self, run: Run, timeout_s: float) -> list[Answer]:
+        """All answers of a run, in the order of its records; errors as those of `answers`."""
+        return [answer for _, answer in sorted(self._numbered(run, timeout_s), key=lambda pair: pair[0])]
+
+    def predictions(
+        self, idle_s: float, start: Literal["beginning", "now"] = "beginning"
+    ) -> Generator[Answer, None, None]:
+        """The messages of the output topic, until none has come for `idle_s` seconds."""
+        return self._messages(self.topics.predictions, idle_s, start)
+
+    def dead_letters(
+        self, idle_s: float, start: Literal["beginning", "now"] = "beginning"
+    ) -> Generator[Answer, None, None]:
+        """The messages of the dead-letter topic, until none has come for `idle_s` seconds."""
+        return self._messages(self.topics.dead_letters, idle_s, start)
+
+    def _numbered(self, run: Run, timeout_s: float) -> Iterator[tuple[int, Answer]]:
+        missing, deadline = dict(run.ids), time.monotonic() + timeout_s
+        with self._reader(run.starts) as reader:
+            for answer in reader.until(deadline) if missing else ():
+                header = next((value for name, value in answer.headers if name == RUN_HEADER), None)
+                number = run.number_of(header, answer.source)
+                if number is None or number not in missing:
+                    continue  # another run's, or one that at-least-once delivery repeats
+                yield number, replace(answer, id=missing.pop(number))
+                if not missing:
+                    return
+            if missing:
+                hint = f"; {reader.skipped} messages could not be read" if reader.skipped else ""
+                raise Unanswered(
+                    [missing[number] for number in sorted(missing)],
+                    len(run) - len(missing),
+                    timeout_s,
+                    hint + self._connection.cause,
+                )
+
+    def _messages(
+        self, topic: str, idle_s: float, start: Literal["beginning", "now"]
+    ) -> Generator[Answer, None, None]:
+        with self._consumer() as consumer:
+            starts = ends(consumer, self._connection, (topic,))
+        if start == "beginning":
+            starts = dict.fromkeys(starts, OFFSET_BEGINNING)
+        with self._reader(starts) as reader:
+            while (answer := reader.next_within(idle_s)) is not None:
+                yield answer
+
+    @contextmanager
+    def _reader(self, starts: Mapping[tuple[str, int], int]) -> Iterator[AnswerReader]:
+        with self._consumer() as consumer:
+            yield AnswerReader(consumer, self._connection, starts, self.topics.dead_letters, self._decoder)
+
+    @contextmanager
+    def _consumer(self) -> Iterator[Consumer]:
+        try:
+            consumer = Consumer(self._connection.consumer_options())
+        except KafkaException as error:
+            raise _refused(error) from error
+        with self._closing(consumer):
+            yield consumer
+
+    @contextmanager
+    def _producer(self) -> Iterator[Producer]:
+        try:
+            producer = Producer(self._connection.producer_options())
+        except KafkaException as error:
+            raise _refused(error) from error
+        with self._closing(producer):
+            try:
+                yield producer
+            except BaseException:
+                producer.purge()  # closing would wait for what the broker does not take
+                raise
+
+    @contextmanager
+    def _closing(self, opened: _Closable) -> Iterator[None]:
+        self._open.add(opened)
+        try:
+            yield
+        finally:
+            if opened in self._open:
+                self._open.discard(opened)
+                opened.close()
+
+
+def _refused(error: KafkaException) -> ClientError:
+    return ClientError(
+        f"the Kafka client refuses its options ({error.args[0].str()}): correct Client(options=...)"
+    )
