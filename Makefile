@@ -62,6 +62,7 @@ bench: $(READY) ## measure this machine: how many tokens a second the bundled mo
 
 docs: $(READY) ## write the tables of the guides from the code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/asyncapi.py
 	$(BIN)/python deploy/monitoring/dashboard.py
 
 kafka: $(READY) ## a real Kafka on this machine, to play with: needs Java and Maven, no Docker (PORT=9092)

@@ -12,7 +12,7 @@ import pytest
 from consumer.config.settings import ServiceSettings
 from consumer.errors import ExitCode
 from consumer.ops.log_events import EVENTS
-from schemas import SCHEMA_NAMES
+from schemas import SCHEMA_NAMES, Reason
 from schemas.contracts import contract
 from virnucpro_core.bundle.bundle import find_bundle, read_manifest
 
@@ -74,6 +74,17 @@ def test_every_setting_is_in_the_guide():
 @pytest.mark.parametrize("name", SCHEMA_NAMES)
 def test_the_fingerprint_of_every_schema_is_in_the_guide(name):
     assert contract(name).fingerprint.hex(" ") in (DOCS / "schemas.md").read_text(encoding="utf-8")
+
+
+def test_the_contract_says_what_to_do_about_every_reason():
+    rows = re.findall(r"^\| (`.+`) \|", (DOCS / "contract.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = {word for row in rows for word in re.findall(r"`([a-z_]+)`", row)}
+    assert set(Reason) - named == set()
+
+
+def test_the_contract_shows_the_header_of_the_current_record_schema():
+    header = "\\x".join(["", "c3", "01", *contract("sequence_record").fingerprint.hex(" ").split()])
+    assert header in (DOCS / "contract.md").read_text(encoding="utf-8")
 
 
 def test_every_log_event_is_in_the_catalogue_and_in_the_code(generate):
