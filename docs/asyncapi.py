@@ -22,7 +22,7 @@ _HEAD = "# Written by docs/asyncapi.py from schemas/avsc and the settings: run `
 def document() -> dict[str, Any]:
     """The document as plain values."""
     from consumer.config.settings import ServiceSettings
-    from consumer.delivery.answers import REASON_HEADER, SCHEMA_ID_HEADER, SOURCE_HEADER
+    from consumer.delivery.answers import REASON_HEADER, REPLAYS_HEADER, SCHEMA_ID_HEADER, SOURCE_HEADER
     from schemas import Reason, SchemaName, schema_json
     from virnucpro_core import __version__
 
@@ -38,6 +38,11 @@ def document() -> dict[str, Any]:
             "type": "string",
             "description": "The field `reason`, for routing without decoding.",
             "enum": [reason.value for reason in Reason if reason is not Reason.UNKNOWN],
+        },
+        REPLAYS_HEADER: {
+            "type": "string",
+            "pattern": "^[0-9]+$",
+            "description": "How often the record was replayed; not there if it never was.",
         },
         SCHEMA_ID_HEADER: {
             "type": "string",

@@ -112,6 +112,9 @@ class Client:
     def answers(self, run: Run, timeout_s: float) -> Generator[Answer, None, None]:
         """The answer of each record of a run, once, as they come; ends after the last.
 
+        Of a record that was replayed meanwhile, or answered again under at-least-once delivery, the answer that is read
+        first counts.
+
         Raises:
             Unanswered: `timeout_s` seconds have passed, and records are without an answer; it names them.
             BrokerUnavailable: a topic cannot be read.

@@ -58,14 +58,14 @@ class Connection:
         }
         return self._common | own | self._options
 
-    def partitions(self, consumer: Consumer, topic: str) -> range:
+    def partitions(self, consumer: Consumer, topic: str, timeout: float = ANSWER_S) -> range:
         """The partitions of a topic.
 
         Raises:
             BrokerUnavailable: no broker answers, or there is no such topic.
         """
         try:
-            found = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic]
+            found = consumer.list_topics(topic, timeout=timeout).topics[topic]
         except KafkaException as error:
             consumer.poll(0)  # calls `_on_error` with the cause, which the exception does not have
             raise self.unavailable(error) from error

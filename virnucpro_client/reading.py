@@ -16,6 +16,7 @@ from virnucpro_client.errors import BrokerUnavailable
 _POLL_S = 0.2
 _LOOK_S = 10.0
 """How often the topics are looked at for new partitions."""
+_LOOK_ANSWER_S = 1.0
 _ENDING = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -98,7 +99,7 @@ class AnswerReader:
             now = {
                 (topic, number)
                 for topic in {topic for topic, _ in self._known}
-                for number in self._connection.partitions(self._consumer, topic)
+                for number in self._connection.partitions(self._consumer, topic, _LOOK_ANSWER_S)
             }
             if new := sorted(now - self._known):
                 self._consumer.incremental_assign([TopicPartition(*place, OFFSET_BEGINNING) for place in new])

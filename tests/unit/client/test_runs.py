@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, Message, TopicPartition
 
 from schemas import SequenceRecord, decode_record, encode_dead_letter, encode_prediction
 from schemas.codecs import AvroCodec, EitherDecoder, JsonCodec
 from tests.support.messages import LETTER, PREDICTION
-from virnucpro_client import BrokerUnavailable, PublishFailed, Run, Unanswered
+from virnucpro_client import BrokerUnavailable, PublishFailed, Run, Unanswered, reading
 from virnucpro_client.answers import UnreadableAnswer, decoded
 from virnucpro_client.connection import Connection
 from virnucpro_client.publishing import RunPublisher
@@ -59,6 +60,12 @@ class Partitions:
 
     def assign(self, partitions):
         self.assigned = partitions
+
+    def incremental_assign(self, partitions):
+        self.assigned = self.assigned + partitions
+
+    def list_topics(self, topic, timeout):
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None, partitions={0: None, 1: None})})
 
     def poll(self, seconds):
         return self.messages.pop(0) if self.messages else time.sleep(seconds)
@@ -148,24 +155,31 @@ def test_a_message_that_is_not_an_answer_is_named(value):
 
 def test_a_reader_skips_what_it_cannot_read_and_gives_what_is_behind_it(caplog):
     good = Message("out", 0, 2, value=JsonCodec().encode_prediction(PREDICTION).value)
-    reading = reader(Message("out", 0, 1, value=b"junk"), good)
-    found = reading.next_within(5)
+    opened = reader(Message("out", 0, 1, value=b"junk"), good)
+    found = opened.next_within(5)
     assert found is not None
     assert found.content == PREDICTION
-    assert reading.skipped == 1
+    assert opened.skipped == 1
     assert "out/0/1 cannot be read" in caplog.text
 
 
 def test_a_transient_error_is_waited_out_and_a_topic_that_is_gone_is_not():
     away, gone = KafkaError(KafkaError._TRANSPORT, "away"), KafkaError(KafkaError._UNKNOWN_TOPIC, "gone")
-    reading = reader(
+    opened = reader(
         Message(error=away),
         Message("out", 0, 2, value=encode_prediction(PREDICTION)),
         Message("out", error=gone),
     )
-    assert reading.next_within(5) is not None
+    assert opened.next_within(5) is not None
     with pytest.raises(BrokerUnavailable, match=r"out cannot be read \(gone\)"):
-        reading.next_within(5)
+        opened.next_within(5)
+
+
+def test_partitions_that_are_added_are_read_from_their_beginning(monkeypatch):
+    monkeypatch.setattr(reading, "_LOOK_S", 0.0)
+    partitions = Partitions()
+    AnswerReader(partitions, CONNECTION, {("out", 0): 3}, "dlq", AvroCodec()).next_within(0.01)
+    assert [(each.partition, each.offset) for each in partitions.assigned] == [(0, 3), (1, OFFSET_BEGINNING)]
 
 
 def test_a_reader_waits_no_longer_than_it_was_told():
