@@ -81,7 +81,7 @@ class Connection:
         """What is raised for a call that failed."""
         said: KafkaError = error.args[0]
         return BrokerUnavailable(
-            f"{self._bootstrap} does not answer ({said.str()}){self.cause}: check the address, that the broker is up, "
+            f"{self._bootstrap} gives no answer ({said.str()}){self.cause}: check the address, that the broker is up, "
             "and the options for TLS and SASL"
         )
 

@@ -115,12 +115,21 @@ def ends(consumer: Consumer, connection: Connection, topics: tuple[str, ...]) ->
     Raises:
         BrokerUnavailable: no broker answers, or there is no such topic.
     """
-    found = {}
-    for topic in topics:
-        for number in connection.partitions(consumer, topic):
-            try:
-                _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ANSWER_S)
-            except KafkaException as error:
+    deadline = time.monotonic() + ANSWER_S
+    return {
+        (topic, number): _end(consumer, connection, TopicPartition(topic, number), deadline)
+        for topic in topics
+        for number in connection.partitions(consumer, topic)
+    }
+
+
+def _end(consumer: Consumer, connection: Connection, partition: TopicPartition, deadline: float) -> int:
+    """Asked again until the deadline: a partition that is new, or whose broker has gone, has no leader for a moment."""
+    while True:
+        left = max(_POLL_S, deadline - time.monotonic())
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=left)[1]
+        except KafkaException as error:
+            if time.monotonic() >= deadline:
                 raise connection.unavailable(error) from error
-            found[topic, number] = end
-    return found
+        consumer.poll(_POLL_S)

@@ -95,7 +95,7 @@ def test_a_broker_that_is_not_there_is_named_with_the_cure(tmp_path, capsys):
     path.write_text(f">one\n{UNIT}\n")
     assert main(NO_PORT, str(path)) == 1
     line = capsys.readouterr().err
-    assert line.startswith(f"{NO_PORT} does not answer")
+    assert line.startswith(f"{NO_PORT} gives no answer")
     assert "check the address" in line
 
 

@@ -26,7 +26,7 @@ func main() {
 	schema, err := avro.ParseFiles(schemaFile)
 	check(err)
 	// Avro single-object encoding: two bytes, the schema's fingerprint, the record.
-	header, err := soe.BuildHeaderForSchema(schema)
+	header, err := soe.BuildHeader(schema)
 	check(err)
 	// The client is idempotent by default: a retry neither repeats nor reorders.
 	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ProducerBatchMaxBytes(4_000_000))

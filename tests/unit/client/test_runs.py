@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas import SequenceRecord, decode_record, encode_dead_letter, encode_prediction
 from schemas.codecs import AvroCodec, EitherDecoder, JsonCodec
@@ -173,6 +173,21 @@ def test_a_transient_error_is_waited_out_and_a_topic_that_is_gone_is_not():
     assert opened.next_within(5) is not None
     with pytest.raises(BrokerUnavailable, match=r"out cannot be read \(gone\)"):
         opened.next_within(5)
+
+
+def test_a_partition_without_a_leader_for_a_moment_is_asked_again():
+    asked = []
+
+    def get_watermark_offsets(partition, timeout):
+        asked.append(partition.partition)
+        if asked == [0, 1]:
+            raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+        return 0, 7
+
+    partitions = Partitions()
+    partitions.get_watermark_offsets = get_watermark_offsets
+    assert reading.ends(partitions, CONNECTION, ("out",)) == {("out", 0): 7, ("out", 1): 7}
+    assert asked == [0, 1, 1]
 
 
 def test_partitions_that_are_added_are_read_from_their_beginning(monkeypatch):
