@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer
 
@@ -21,10 +21,6 @@ from virnucpro_client.reading import AnswerReader, ends
 from virnucpro_client.runs import RUN_HEADER, Run
 
 _CLOSE_S = 10.0
-
-
-class _Closable(Protocol):
-    def close(self) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +64,7 @@ class Client:
         self._connection = Connection(bootstrap_servers, options)
         self._encoder = encoder or AvroCodec()
         self._decoder = decoder or EitherDecoder(AvroCodec(), JsonCodec())
-        self._open: set[_Closable] = set()
+        self._open: set[Consumer] = set()
 
     def __enter__(self) -> Client:
         return self
@@ -79,7 +75,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close what is open, also under an iterator of answers that was left before its end."""
+        """Close the readers that are open, also under an iterator of answers that was left before its end."""
         with ExitStack() as stack:
             while self._open:
                 stack.callback(self._open.pop().close)
@@ -180,31 +176,28 @@ class Client:
             consumer = Consumer(self._connection.consumer_options())
         except KafkaException as error:
             raise _refused(error) from error
-        with self._closing(consumer):
+        self._open.add(consumer)
+        try:
             yield consumer
+        finally:
+            if consumer in self._open:
+                self._open.discard(consumer)
+                consumer.close()
 
     @contextmanager
     def _producer(self) -> Iterator[Producer]:
+        """A producer, without a message left in it at the end; it is closed when nothing refers to it any more."""
         try:
             producer = Producer(self._connection.producer_options())
         except KafkaException as error:
             raise _refused(error) from error
-        with self._closing(producer):
-            try:
-                yield producer
-            except BaseException:
-                producer.purge()  # closing would wait for what the broker does not take
-                raise
-
-    @contextmanager
-    def _closing(self, opened: _Closable) -> Iterator[None]:
-        self._open.add(opened)
         try:
-            yield
+            yield producer
+        except BaseException:
+            producer.purge()  # flush would wait for what the broker does not take
+            raise
         finally:
-            if opened in self._open:
-                self._open.discard(opened)
-                opened.close()
+            producer.flush(_CLOSE_S)
 
 
 def _refused(error: KafkaException) -> ClientError:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from schemas import SequenceRecord, decode_record, encode_dead_letter, encode_prediction
 from schemas.codecs import AvroCodec, EitherDecoder, JsonCodec
@@ -21,6 +21,17 @@ from virnucpro_client.runs import RUN_HEADER
 
 RUN = Run("abc", ids={0: "a", 1: "b"}, sources={"sequences/0/5": 1})
 CONNECTION = Connection("nowhere:1", {})
+
+
+class Message:
+    """What the Kafka client gives; older versions of it let no program make one."""
+
+    def __init__(self, topic=None, partition=0, offset=0, value=None, headers=None, error=None) -> None:
+        self._values = {"topic": topic, "partition": partition, "offset": offset, "value": value}
+        self._values |= {"headers": headers, "error": error}
+
+    def __getattr__(self, name):
+        return lambda: self._values[name]
 
 
 class Broker:
