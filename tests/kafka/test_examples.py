@@ -13,7 +13,6 @@ import pytest
 
 from schemas import SequenceRecord, decode_record
 from tests.support.harness import ROOT, NoopServe, serving
-from tests.support.kafka.choice import do_without
 from tests.support.kafka.job import UNIT, Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -90,7 +89,7 @@ def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     try:
         return language(tmp_path_factory.mktemp("build"))
     except NoToolchain as reason:
-        do_without(reason, what=f"toolchain for the examples in {language.__name__}")
+        pytest.skip(f"no toolchain for the examples in {language.__name__} here: {reason}")
 
 
 def test_records_of_the_producer_are_answered_and_the_consumer_reads_the_predictions(
