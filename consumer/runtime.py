@@ -62,6 +62,7 @@ from consumer.service import Service
 from consumer.types import Partition, Source
 from schemas import Provenance
 from schemas.codecs import Codec
+from virnucpro_core.scoring.frame_cache import with_cache
 
 log = structlog.get_logger(__name__)
 
@@ -270,7 +271,7 @@ def build_scoring(
     quarantine = Quarantine(Path(settings.state_dir), unambiguous_id(settings.group_id, settings.instance_id))
     stack.callback(quarantine.close)
     pipeline = Pipeline(
-        model.scorer,
+        with_cache(model.scorer, model.info, settings.frame_cache, listeners.frames_reused),
         Preparation(
             codec,
             model.prepare,

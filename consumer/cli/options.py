@@ -88,6 +88,17 @@ KeepU = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+FrameCache = Annotated[
+    int | None,
+    typer.Option(
+        "--frame-cache",
+        metavar="FRAMES",
+        min=0,
+        help="Frames whose scores are remembered for equal ones; 0 turns it off. [default: VIRNUCPRO_FRAME_CACHE, or "
+        "100000]",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of lines for people.")]
 
 Bootstrap = Annotated[
@@ -122,6 +133,7 @@ def model_settings(
     attention_backend: str | None = None,
     v1_attention: bool = False,
     keep_u: bool = False,
+    frame_cache: int | None = None,
 ) -> ModelSettings:
     """The settings of the environment that a command for files needs, the options winning over them.
 
@@ -137,5 +149,6 @@ def model_settings(
         attention_backend=attention_backend,
         v1_attention=v1_attention,
         keep_u=keep_u,
+        frame_cache=frame_cache,
     )
     return load_model_settings(os.environ, **overrides)

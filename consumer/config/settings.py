@@ -224,6 +224,10 @@ class ModelSettings(BaseModel):
     """
     token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
     """The most protein tokens, and the most nucleotide tokens, in one batch. Bounds the device's memory."""
+    frame_cache: int = Field(100_000, ge=0, description="a whole number of frames, 0 or more")
+    """Frames whose scores are remembered: an equal one, within a batch too, is not computed again. Each takes about 270
+    bytes of memory; 0 turns it off. The scores are the same; in fp32 on a GPU, where they depend on the size of the
+    batch, it is always off."""
     max_sequence_bases: int = Field(1_000_000, ge=1, description="a whole number of bases, 1 or more")
     """The service writes a longer sequence to the dead-letter topic. The commands that score files apply no limit
     unless this is set; they then skip a longer record and report it."""

@@ -46,6 +46,10 @@ class Listeners:
         for listener in self._listeners:
             listener.batch_failed(kind)
 
+    def frames_reused(self, frames: int) -> None:
+        for listener in self._listeners:
+            listener.frames_reused(frames)
+
     def record_delayed(self) -> None:
         for listener in self._listeners:
             listener.record_delayed()

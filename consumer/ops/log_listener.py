@@ -78,6 +78,9 @@ class LogListener:
     def batch_failed(self, kind: str) -> None:
         log.warning("batch_failed", kind=kind)
 
+    def frames_reused(self, frames: int) -> None:
+        """A metric counts them."""
+
     def record_delayed(self) -> None:
         """The pipeline logs when a dependency goes and comes back; its records are a gauge."""
 

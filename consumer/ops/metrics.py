@@ -158,6 +158,10 @@ class Metrics:
             _SHARES,
         )
         self.batch_seconds = self._histogram("batch_seconds", "Time a batch takes on the device.", _SECONDS)
+        self.cache_hits = self._counter(
+            "frame_cache_hits_total",
+            "Frames that were not computed, since an equal one had been (VIRNUCPRO_FRAME_CACHE).",
+        )
         self.batch_failures = self._counter("batch_failures_total", "Runs of the model that failed.", "kind")
         for encoder in ("protein", "nucleotide"):
             self.model_tokens.labels(encoder)
@@ -316,6 +320,9 @@ class Metrics:
 
     def batch_failed(self, kind: str) -> None:
         self.batch_failures.labels(kind).inc()
+
+    def frames_reused(self, frames: int) -> None:
+        self.cache_hits.inc(frames)
 
     def record_delayed(self) -> None:
         self.delayed.inc()

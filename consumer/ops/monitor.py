@@ -290,6 +290,9 @@ class Monitor:
             self._window.add(self.clock(), busy_s=seconds, batches=1, fill=fill)
             self._history.add_batch(self.clock(), seconds)
 
+    def frames_reused(self, frames: int) -> None:
+        """A metric counts them."""
+
     def record_delayed(self) -> None:
         """The pipeline logs when a dependency goes and comes back; its records are a gauge."""
 

@@ -68,6 +68,9 @@ class PipelineListener(Protocol):
     def batch_failed(self, kind: str) -> None:
         """One run of the model failed: "out_of_memory" or "error"."""
 
+    def frames_reused(self, frames: int) -> None:
+        """So many frames of a batch were not computed, since equal ones had been."""
+
     def record_delayed(self) -> None:
         """A record cannot be prepared now and will be tried again."""
 

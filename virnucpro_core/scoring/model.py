@@ -124,6 +124,11 @@ class EngineInfo:
     refusals: dict[str, str] = field(default_factory=dict)
     self_test: SelfTestResult | None = None
 
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether a frame's row is the same, bit for bit, in a batch of any size (docs/numerics.md)."""
+        return self.precision != "fp32" or self.device.startswith("cpu")
+
     def as_dict(self) -> dict[str, Any]:
         """What identifies the computation, by attribute: all but `refusals` and `self_test`."""
         return {

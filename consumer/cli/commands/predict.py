@@ -13,6 +13,7 @@ import typer
 from consumer.cli.options import (
     AttentionBackend,
     Device,
+    FrameCache,
     KeepU,
     Model,
     Precision,
@@ -109,6 +110,7 @@ def predict(
     attention_backend: AttentionBackend = None,
     v1_attention: V1Attention = False,
     keep_u: KeepU = False,
+    frame_cache: FrameCache = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -148,7 +150,7 @@ def predict(
         min_nonviral_proportion,
         min_chunks,
     )
-    settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
+    settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u, frame_cache)
     read = partial(read_any, max_bases=max_bases_of(settings))
     size = count_records([fasta], read)
     engine = load_engine(settings)

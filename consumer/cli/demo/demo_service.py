@@ -29,6 +29,7 @@ _INHERITED = (
     "V1_ATTENTION",
     "ATTENTION_BACKEND",
     "TOKEN_BUDGET",
+    "FRAME_CACHE",
     "SELF_TEST",
     "KEEP_U",
     "LOG_LEVEL",

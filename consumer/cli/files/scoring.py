@@ -37,13 +37,15 @@ class Run:
 
     Attributes:
         tally: what became of the records so far.
+        reused: frames that were not computed, since equal ones had been.
         token_budget: tokens of a batch.
     """
 
     def __init__(self, engine: Engine, settings: ModelSettings) -> None:
         self._engine, self._max_bases = engine, max_bases_of(settings)
         self.token_budget = settings.token_budget or engine.default_token_budget
-        self._keep_u = settings.keep_u
+        self._keep_u, self._frame_cache = settings.keep_u, settings.frame_cache
+        self.reused = 0
         self._began_at = time.monotonic()
         self.tally = Tally()
         _describe(engine.info, self.token_budget)
@@ -56,11 +58,13 @@ class Run:
     def outcomes(self, records: Iterable[Record], size: Size | None) -> Iterator[Outcome]:
         """What became of each record, in their order; `size` is the total for the progress bar, None if unknown."""
         from consumer.cli.progress import record_bar
+        from virnucpro_core.scoring.frame_cache import with_cache
         from virnucpro_core.scoring.stream import score_records
 
         engine = self._engine
+        scorer = with_cache(engine, engine.info, self._frame_cache, self._count_reused)
         with record_bar("scoring", size) as done:
-            score = reporting(engine.score, engine.expected_length, done)
+            score = reporting(scorer.score, engine.expected_length, done)
             for outcome in score_records(
                 self._counted(records),
                 _ReportingScorer(engine.expected_length, engine.tokenizer, score),
@@ -116,6 +120,9 @@ class Run:
         """The end of the summary line: the model, where it ran, and how long it took."""
         info = self._engine.info
         return f"with the model {info.model_id} on {info.device} ({info.precision}) in {self.seconds:.1f} s"
+
+    def _count_reused(self, frames: int) -> None:
+        self.reused += frames
 
     def _counted(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:

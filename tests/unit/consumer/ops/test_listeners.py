@@ -63,6 +63,9 @@ class Recorder:
     def batch_done(self, batch, seconds) -> None:
         self.heard.append(("batch_done", batch, seconds))
 
+    def frames_reused(self, frames) -> None:
+        self.heard.append(("frames_reused", frames))
+
     def record_delayed(self) -> None:
         self.heard.append(("record_delayed",))
 
@@ -83,6 +86,7 @@ def test_every_report_reaches_every_listener():
     listeners.happened(event)
     listeners.batch_done(batch, 0.5)
     listeners.batch_failed("error")
+    listeners.frames_reused(3)
     listeners.record_delayed()
     listeners.delivered(entry)
     listeners.committed("ok")
@@ -91,6 +95,7 @@ def test_every_report_reaches_every_listener():
         ("happened", event),
         ("batch_done", batch, 0.5),
         ("batch_failed", "error"),
+        ("frames_reused", 3),
         ("record_delayed",),
         ("delivered", entry),
         ("committed", "ok"),

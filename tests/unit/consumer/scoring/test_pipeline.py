@@ -61,6 +61,9 @@ class Listener:
     def batch_failed(self, kind):
         self.failures += 1
 
+    def frames_reused(self, frames):
+        pass
+
     def record_delayed(self):
         self.delays += 1
 
