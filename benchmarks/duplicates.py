@@ -10,6 +10,7 @@ turns, and medians are given. The results must be equal to the last bit. Loading
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from consumer.cli.demo.sample import sample_fasta
-from consumer.config.settings import ModelSettings
+from consumer.config.settings import load_model_settings
 from consumer.scoring.loading import load_engine
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.scoring.frame_cache import with_cache
@@ -78,7 +79,7 @@ def main() -> None:
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--entries", type=int, default=100_000)
     chosen = arguments.parse_args()
-    engine = load_engine(ModelSettings(model=chosen.model, device=chosen.device))
+    engine = load_engine(load_model_settings(os.environ, model=chosen.model, device=chosen.device))
     reads = different_reads(chosen.reads)
     orders = {
         "each read behind its twin": [read for read in reads for _ in range(2)],

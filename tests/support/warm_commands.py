@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from tests.support.harness import ROOT, environment
 
@@ -59,6 +60,17 @@ class WarmCommands:
             assert self._process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+    def start(self, arguments: list[str], folder: Path, **variables: str) -> tuple[int, TextIO]:
+        """A call with the streams of this process: its process id, and the stream that its exit code comes on."""
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(str(self._socket))
+        asked = json.dumps([["virnucpro", *arguments], str(folder), environment(**variables)]).encode()
+        socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
+        server.sendall(asked)
+        answers = server.makefile()
+        server.close()
+        return int(answers.readline()), answers
 
     def codes(self) -> list[int]:
         """The exit codes of the calls that have ended since the last call of this."""

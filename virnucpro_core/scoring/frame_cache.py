@@ -23,8 +23,8 @@ _KEY_BYTES = 16
 def frame_key(frame: PreparedFrame) -> bytes:
     """128 bits of BLAKE2b over both token sequences: equal for frames that the model cannot tell apart."""
     digest = blake2b(len(frame.protein_ids).to_bytes(8, "little"), digest_size=_KEY_BYTES)
-    digest.update(np.ascontiguousarray(frame.protein_ids, dtype=np.int32))
-    digest.update(np.ascontiguousarray(frame.dna_ids, dtype=np.int32))
+    digest.update(frame.protein_ids.astype(np.int32, copy=False).tobytes())
+    digest.update(frame.dna_ids.astype(np.int32, copy=False).tobytes())
     return digest.digest()
 
 

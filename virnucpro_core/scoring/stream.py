@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from virnucpro_core.scoring.model import Compute, Preparer, PreparingScorer, preparer
+from virnucpro_core.scoring.model import Compute, FloatArray, Preparer, PreparingScorer, preparer
 from virnucpro_core.scoring.outcomes import Computed, LeftOut, Outcome, Record, ScoredRecord
 from virnucpro_core.scoring.packing import Packer
 from virnucpro_core.scoring.pending import PendingRecord, Slot, slots_of
 from virnucpro_core.scoring.results import assemble
 from virnucpro_core.scoring.robust import Failure, score_robustly
+from virnucpro_core.scoring.row_journal import RowJournal
 from virnucpro_core.sequence.validation import InvalidSequence, validate
 
 _MOST_WAITING_RECORDS = 1024
@@ -22,26 +23,31 @@ _MOST_WAITING_RECORDS = 1024
 
 @dataclass(slots=True, eq=False)
 class _FileRecord(PendingRecord):
-    """A record on its way, with what was read of it; `left_out` once it was given up."""
+    """A record on its way, with what was read of it and its number in the file; `left_out` once it was given up."""
 
     source: Record
+    number: int
     left_out: LeftOut | None = field(init=False, default=None)
 
 
 class _Waiting:
     """Records on their way, in order, and those of their frames that have not been in a batch."""
 
-    def __init__(self, compute: Compute, token_budget: int) -> None:
-        self._compute = compute
+    def __init__(self, compute: Compute, token_budget: int, journal: RowJournal | None) -> None:
+        self._compute, self._journal = compute, journal
         self._line: deque[_FileRecord | LeftOut] = deque()
         self._packer = Packer[Slot[_FileRecord]](token_budget)
 
     def add(self, record: _FileRecord | LeftOut) -> None:
-        """Take a record, and compute the batches that its frames fill."""
+        """Take a record, and compute the batches that those of its frames fill that are not in the journal."""
         self._line.append(record)
         if isinstance(record, _FileRecord):
+            known = self._journal.rows_of(record.number) if self._journal is not None else {}
             for slot in slots_of(record):
-                self._score(self._packer.add(slot, slot.frame))
+                if slot.index in known:
+                    record.keep(slot.index, known[slot.index])
+                else:
+                    self._score(self._packer.add(slot, slot.frame))
         if len(self._line) > _MOST_WAITING_RECORDS:
             self.compute_rest()
 
@@ -72,7 +78,13 @@ class _Waiting:
         record.left_out = LeftOut.of(record.source, failure)
 
     def _score(self, batch: list[Slot[_FileRecord]]) -> None:
-        score_robustly(lambda slots: self._compute([slot.frame for slot in slots]), batch, self)
+        score_robustly(self._run, batch, self)
+
+    def _run(self, slots: Sequence[Slot[_FileRecord]]) -> FloatArray:
+        rows = self._compute([slot.frame for slot in slots])
+        if self._journal is not None:
+            self._journal.append([(slot.record.number, slot.index) for slot in slots], rows)
+        return rows
 
 
 def score_records(
@@ -81,13 +93,14 @@ def score_records(
     token_budget: int,
     max_bases: int,
     keep_u: bool = False,
+    journal: RowJournal | None = None,
 ) -> Iterator[Outcome]:
     """Score records in batches that several records share; arguments, memory and errors as of `rows_of_records`.
 
     Yields:
         what became of each record, in the order of `records`.
     """
-    for done in rows_of_records(records, engine, engine.score, token_budget, max_bases, keep_u):
+    for done in rows_of_records(records, engine, engine.score, token_budget, max_bases, keep_u, journal):
         if isinstance(done, LeftOut):
             yield done
         else:
@@ -102,6 +115,7 @@ def rows_of_records(
     token_budget: int,
     max_bases: int,
     keep_u: bool = False,
+    journal: RowJournal | None = None,
 ) -> Iterator[Computed | LeftOut]:
     """Put records through a model in batches that several records share.
 
@@ -114,6 +128,7 @@ def rows_of_records(
         token_budget: most tokens of a batch, for either model.
         max_bases: a longer sequence is invalid.
         keep_u: as of `virnucpro_core.sequence.prepare.prepare`.
+        journal: of scores, begun: what it holds is not computed again, and what is computed is kept there.
 
     Yields:
         what became of each record, in the order of `records`. Left out is what is invalid, and what the model cannot
@@ -122,17 +137,18 @@ def rows_of_records(
     Raises:
         ValueError: a single frame is over the token budget.
         DeviceLost: from the model. What `records` raises passes through.
+        OSError: from the journal.
     """
     prepare_sequence = preparer(engine, keep_u)
-    waiting = _Waiting(compute, token_budget)
-    for record in records:
+    waiting = _Waiting(compute, token_budget, journal)
+    for number, record in enumerate(records):
         record_id, _, sequence = record
         try:
             validate(record_id, sequence, max_bases)
         except InvalidSequence as error:
             waiting.add(LeftOut.of(record, error))
         else:
-            waiting.add(_FileRecord(prepare_sequence(record_id, sequence), record))
+            waiting.add(_FileRecord(prepare_sequence(record_id, sequence), record, number))
         yield from waiting.take_done()
     waiting.compute_rest()
     yield from waiting.take_done()

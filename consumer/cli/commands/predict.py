@@ -96,6 +96,13 @@ def predict(
     summary: Annotated[
         Path | None, _file("--summary", "Counts, model, settings and seconds, as JSON.")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run that was stopped, by the journal beside its --output; begin if there is none.",
+        ),
+    ] = False,
     min_weighted_delta: MinWeightedDelta = DEFAULT_RULE.min_weighted_delta,
     high_confidence_delta: HighConfidenceDelta = DEFAULT_RULE.high_confidence_delta,
     min_confident_score: MinConfidentScore = DEFAULT_RULE.min_confident_score,
@@ -117,13 +124,15 @@ def predict(
     """Score the sequences of a file as VirNucPro does, without a Kafka broker.
 
     A record that can't be scored is named on stderr, every other one is written, and the exit code is 1. If
-    anything else fails, no output file is left behind.
+    anything else fails, no output file is left behind. A run that was stopped goes on with --resume: the scores are
+    kept in a journal beside the file --output until it is written.
 
     Example: `virnucpro predict reads.fasta.gz -o reads.tsv --virus-fasta viruses.fasta.gz --bed viruses.bed`
     """
     from consumer.cli.error_messages import tell
     from consumer.cli.files.inputs import count_records, read_any
     from consumer.cli.files.outputs import checked_outputs
+    from consumer.cli.files.resuming import begin, journal_beside
     from consumer.cli.files.scoring import Run, max_bases_of
     from consumer.cli.files.summary import Summary
     from consumer.scoring.loading import load_engine
@@ -152,16 +161,18 @@ def predict(
     )
     settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u, frame_cache)
     read = partial(read_any, max_bases=max_bases_of(settings))
-    size = count_records([fasta], read)
-    engine = load_engine(settings)
+    with journal_beside(outputs, fasta, resume) as journal:
+        size = count_records([fasta], read)
+        engine = load_engine(settings)
+        begin(journal, fasta, settings, engine.info)
 
-    loading_s = time.monotonic() - began_at
-    run = Run(engine, settings)
-    details = Details(rule, asdict(provenance(engine.info)))
-    summed_up = Summary(fasta, settings, rule, engine.info, run, outputs, loading_s)
-    with outputs.open(details, summed_up) as write:
-        for outcome in run.outcomes(read(fasta), size):
-            write(outcome)
+        loading_s = time.monotonic() - began_at
+        run = Run(engine, settings)
+        details = Details(rule, asdict(provenance(engine.info)))
+        summed_up = Summary(fasta, settings, rule, engine.info, run, outputs, loading_s)
+        with outputs.open(details, summed_up) as write:
+            for outcome in run.outcomes(read(fasta), size, journal):
+                write(outcome)
     tally = run.tally
     tally.say_repeated_ids(form in TOLD_APART)
     where = f", written to {', '.join(map(str, outputs.paths))}" if outputs.paths else ""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from virnucpro_core.scoring.model import Compute, EngineInfo
     from virnucpro_core.scoring.outcomes import Computed, Outcome, Record
     from virnucpro_core.scoring.results import RecordResult
+    from virnucpro_core.scoring.row_journal import RowJournal
     from virnucpro_core.sequence.prepare import PreparedFrame
     from virnucpro_core.sequence.tokens import DnaTokenizer
 
@@ -55,8 +56,15 @@ class Run:
         """Since the run began; loading the model is not part of it."""
         return time.monotonic() - self._began_at
 
-    def outcomes(self, records: Iterable[Record], size: Size | None) -> Iterator[Outcome]:
-        """What became of each record, in their order; `size` is the total for the progress bar, None if unknown."""
+    def outcomes(
+        self, records: Iterable[Record], size: Size | None, journal: RowJournal | None = None
+    ) -> Iterator[Outcome]:
+        """What became of each record, in their order.
+
+        Args:
+            size: the total for the progress bar, None if unknown.
+            journal: as of `virnucpro_core.scoring.stream.rows_of_records`.
+        """
         from consumer.cli.progress import record_bar
         from virnucpro_core.scoring.frame_cache import with_cache
         from virnucpro_core.scoring.stream import score_records
@@ -71,6 +79,7 @@ class Run:
                 self.token_budget,
                 self._max_bases,
                 self._keep_u,
+                journal,
             ):
                 self.tally.add(outcome)
                 done.add(len(outcome.record[2]))
