@@ -59,7 +59,7 @@ class Summary:
                 "contig_rule": asdict(self.rule),
                 "keep_u": self.settings.keep_u,
                 "token_budget": run.token_budget,
-                "frame_cache": self.settings.frame_cache,
+                "frame_cache": self.settings.frame_cache if self.info.is_batch_invariant else 0,
                 "virus_by": self.outputs.virus_by,
                 "max_gap": self.outputs.max_gap,
             },

@@ -411,6 +411,7 @@ def test_a_command_for_files_reads_the_settings_of_the_model_as_the_service_does
         "VIRNUCPRO_SELF_TEST": "no",
         "VIRNUCPRO_KEEP_U": "yes",
         "VIRNUCPRO_TOKEN_BUDGET": "4096",
+        "VIRNUCPRO_FRAME_CACHE": "1000",
         "VIRNUCPRO_MAX_SEQUENCE_BASES": "5000",
         "VIRNUCPRO_LOG_LEVEL": "debug",
         "VIRNUCPRO_LOG_FORMAT": "json",
