@@ -41,6 +41,7 @@ def life(state_dir: str, begin: int) -> tuple[list[str], bool]:
     scorer = Greedy()
     model = ServedModel(scorer, lambda record_id, _: prepared_record(10, record_id=record_id), INFO, 20)
     options = {"max_inflight_records": 100, "max_wait_ms": 10, "commit_interval_ms": 0}
+    options["frame_cache"] = 0  # all of them are equal
     member = Member(kafka, 0, False, model=model, state_dir=state_dir, instance_id="n", **options)
     scorer.ledger = member.ledger
     end, died = time.monotonic() + 60, False
