@@ -96,7 +96,8 @@ def warm_commands(folder: Path) -> Iterator[WarmCommands]:
 def _serve(address: str) -> None:
     import torch  # noqa: F401 - what commands import later is there already
 
-    import virnucpro_core.evaluation.plots  # noqa: F401
+    import virnucpro_core.evaluation.plots
+    import virnucpro_core.models.engine  # noqa: F401
     from consumer.cli import app
 
     listener = socket.socket(socket.AF_UNIX)
