@@ -104,11 +104,6 @@ SETTINGS = {
     "VIRNUCPRO_TOKEN_BUDGET": BUDGET,
     "OMP_NUM_THREADS": "1",
 }
-    "VIRNUCPRO_DEVICE": "cpu",
-    "VIRNUCPRO_SELF_TEST": "no",
-    "VIRNUCPRO_TOKEN_BUDGET": BUDGET,
-    "OMP_NUM_THREADS": "1",
-}
 
 
 @pytest.fixture(scope="module")
