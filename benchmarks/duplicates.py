@@ -31,6 +31,8 @@ from virnucpro_core.sequence.fasta import read_sequences
 from virnucpro_core.sequence.tokens import DnaTokenizer
 
 BASES = 500
+SHIFT = 7
+"""More than a codon: windows that are shifted by one base have frames in common."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ class _Model:
 
 
 def different_reads(count: int) -> list[str]:
-    """Windows of the sample, none twice; ValueError if it has fewer."""
+    """Windows of the sample without a common frame; ValueError if it has fewer."""
     with sample_fasta() as path:
         sequences = [letters for _, _, letters in read_sequences(str(path))]
     windows = {
         sequence[start : start + BASES]: None
-        for shift in range(BASES)
+        for shift in range(0, BASES, SHIFT)
         for sequence in sequences
         for start in range(shift, len(sequence) - BASES + 1, BASES)
     }
