@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -165,6 +166,7 @@ def test_a_message_that_is_not_an_answer_is_named(value):
 
 
 def test_a_reader_skips_what_it_cannot_read_and_gives_what_is_behind_it(caplog):
+    caplog.set_level(logging.WARNING, "virnucpro_client")  # whatever level other tests have left at the root
     good = Message("out", 0, 2, value=JsonCodec().encode_prediction(PREDICTION).value)
     opened = reader(Message("out", 0, 1, value=b"junk"), good)
     found = opened.next_within(5)
