@@ -140,7 +140,9 @@ class Service:
             self._deliver()
             self._turned("open")
         self._collect(0.0)
-        flushed = self._flush(deadline) and self._intake.is_delivered
+        # A commit may fail for a moment, while the group's coordinator changes.
+        while not (flushed := self._flush(deadline) and self._intake.is_delivered) and not deadline.expired:
+            self._read(_IDLE_POLL_S)
         flushed = flushed and not self._pipeline.has_started(self._intake.assigned)
         self._observer.happened(Drained(flushed, self._in_flight))
         return flushed

@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.support.models_fixture import random_bundle, random_frames, relative_l2
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.manifest import BundleError
+from virnucpro_core.bundle.weights import WeightsError
 from virnucpro_core.errors import CoreError, DeviceLost, NotFinite, OutOfMemory
 from virnucpro_core.models.attention import Attention, BackendUnavailable, Choice, Sdpa
 from virnucpro_core.models.device import EngineError, device_errors
@@ -145,7 +146,7 @@ def test_weights_of_another_shape_are_refused(bundle: Bundle) -> None:
 
 
 class TestDamage:
-    def test_not_a_number_in_the_weights_fails_the_self_test(self, tmp_path: Path) -> None:
+    def test_not_a_number_in_the_weights_is_refused(self, tmp_path: Path) -> None:
         bundle = random_bundle(tmp_path / "bad")
         weights = load_file(bundle.file("esm2"))
         weights["layers.1.fc1.weight"][3, 3] = torch.nan
@@ -155,11 +156,19 @@ class TestDamage:
                 return weights if role == "esm2" else super().tensors(role, device)
 
         damaged = Damaged(bundle.path, bundle.manifest, bundle.sha256)
+        with pytest.raises(WeightsError, match=r"NaN or infinite in float32: layers\.1\.fc1\.weight"):
+            Engine(damaged, device="cpu", self_test=False)
+
+    def test_not_a_number_that_comes_up_later_fails_the_self_test_and_is_no_score(
+        self, bundle: Bundle
+    ) -> None:
+        engine = Engine(bundle, device="cpu", self_test=False)
+        with torch.no_grad():
+            engine.esm2.model.layers[1].fc1.weight[3, 3] = torch.nan
         with pytest.raises(
             SelfTestFailed, match=r"off fair-esm's own forward by nan per token and nan pooled"
         ):
-            Engine(damaged, device="cpu")
-        engine = Engine(damaged, device="cpu", self_test=False)
+            run_self_test(engine.esm2, FP32)
         with pytest.raises(NotFinite, match="scores of 4 of 4 frames are not finite, the first is frame 0"):
             engine.score(random_frames(4))
         with pytest.raises(NotFinite, match="features of 4 of 4"):

@@ -191,6 +191,7 @@ class Shell:
             produce(
                 self._bootstrap, [{"value": b"not a record"}]
             )  # a dead letter, for who watches from now on
+        time.sleep(0.5)  # a client that is being made has no clean end
         return self._end(process, signal.SIGINT, 130)
 
     def _end(self, process: subprocess.Popen[str], number: int, code: int) -> str:
