@@ -142,7 +142,7 @@ def _decode(
 
 
 def _identified(name: SchemaName, writer_schema: WriterSchema | None, schema_id: SchemaId) -> _Writer:
-    """The writer of that id; of the current schema where there is no registry to ask."""
+    """The writer of that id; of the current schema if no registry is configured."""
     if writer_schema is None:
         return _writer(name, contract(name).fingerprint)
     return _registered(name, writer_schema, schema_id)

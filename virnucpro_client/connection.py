@@ -62,7 +62,7 @@ class Connection:
         """The partitions of a topic.
 
         Raises:
-            BrokerUnavailable: no broker answers, or there is no such topic.
+            BrokerUnavailable: no broker answers, or the topic does not exist.
         """
         try:
             found = consumer.list_topics(topic, timeout=timeout).topics[topic]

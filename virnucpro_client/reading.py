@@ -113,7 +113,7 @@ def ends(consumer: Consumer, connection: Connection, topics: tuple[str, ...]) ->
     """Where the next message of each partition will be.
 
     Raises:
-        BrokerUnavailable: no broker answers, or there is no such topic.
+        BrokerUnavailable: no broker answers, or the topic does not exist.
     """
     deadline = time.monotonic() + ANSWER_S
     return {

@@ -23,7 +23,7 @@ def check_regular(path: Path) -> None:
 
     Raises:
         UnusableFile: it is something else; the message says what.
-        OSError: there is no such file, or it cannot be looked at.
+        OSError: the file does not exist, or its type cannot be read.
     """
     mode = path.stat().st_mode
     for is_kind, kind in _KINDS:

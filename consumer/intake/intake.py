@@ -28,12 +28,8 @@ log = structlog.get_logger(__name__)
 class QueuedTokens(Protocol):
     """What waits for a batch."""
 
-    @property
-    def queued_tokens(self) -> int:
-        """Protein tokens of all partitions."""
-
     def tokens_by_partition(self) -> Mapping[Partition, int]:
-        """The same, of each partition that has any."""
+        """Protein tokens of each partition that has any."""
 
 
 class Intake:
@@ -57,7 +53,6 @@ class Intake:
         self._ledger, self._start_offsets = ledger, start_offsets
         self._backpressure, self._breaker, self._apart = backpressure, breaker, apart
         self._dropped, self._clock = dropped, clock
-        # Paused, since a trial of the breaker has read its share of them.
 
     @property
     def records(self) -> int:
@@ -89,9 +84,9 @@ class Intake:
         """Whether more may be read now, of partitions that are not `blocked`; `queued` waits for a batch."""
         if self._breaker.room() == 0 or not self._apart.is_empty:
             return "pause"
-        if self._backpressure.is_clear(InFlight(self.records, self.bytes, queued.queued_tokens)):
-            return "open"
         tokens = queued.tokens_by_partition()
+        if self._backpressure.is_clear(InFlight(self.records, self.bytes, sum(tokens.values()))):
+            return "open"
         return self._backpressure.level(
             {
                 partition: InFlight(records, size, tokens.get(partition, 0))

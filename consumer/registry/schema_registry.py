@@ -41,7 +41,7 @@ class SchemaRegistry(Protocol):
         """
 
     def versions(self, subject: str) -> list[Registered]:
-        """All versions of a subject, the oldest first; none where there is no such subject."""
+        """All versions of a subject, the oldest first; none if the subject does not exist."""
 
     def compatibility(self, subject: str) -> str | None:
         """The level that is set for the subject itself; None where the registry's own level holds."""

@@ -464,7 +464,7 @@ def dashboard() -> dict[str, Any]:
                     "regex": "",
                     "hide": 0,
                 },
-                # There is no namespace outside Kubernetes, which this pattern matches too.
+                # Outside Kubernetes the label namespace is missing; this pattern matches that too.
                 _variable("namespace", "label_values(vnp_build_info, namespace)", ".*"),
                 _variable("job", 'label_values(vnp_build_info{namespace=~"$namespace"}, job)'),
                 # One that is down has no vnp_build_info.

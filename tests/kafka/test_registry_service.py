@@ -125,7 +125,7 @@ def test_records_wait_while_the_registry_is_down_and_none_is_dead_lettered(contr
         produce(job.bootstrap, ({"value": value, "partition": 0} for value in values), f"{job.name}.in")
         wait_until(lambda: serve.metric("vnp_delayed_records") == len(values), "all of them wait")
         assert job.committed() == 0
-        assert serve.is_ready(), "an outage of the registry is no reason to restart the service"
+        assert serve.is_ready(), "an outage of the registry must not restart the service"
         contract.proxy.answer = None
         job.finish(len(values))
     assert [each["id"] for each in contract.deserialized("out")] == [f"r{number}" for number in range(20)]

@@ -71,7 +71,7 @@ def journal_beside(outputs: Outputs, fasta: str, resume: bool) -> Iterator[RowJo
 
 
 def begin(journal: RowJournal | None, fasta: str, settings: ModelSettings, info: EngineInfo) -> None:
-    """Begin the run of this input, model and settings, or go on with it; nothing where there is no journal.
+    """Begin the run of this input, model and settings, or go on with it; does nothing without a journal.
 
     Raises:
         UserError: the journal is of another run, or cannot be written.
