@@ -31,6 +31,7 @@ from consumer.cli.commands.train_head import train_head
 from consumer.cli.commands.version import one_line, version
 from consumer.cli.commands.watch import watch
 from consumer.cli.error_messages import exit_code_of, known_errors, print_error, show_warning
+from consumer.cli.options import HELP_NAMES
 from consumer.cli.verbosity import Verbosity, set_verbosity
 from consumer.errors import ExitCode
 from virnucpro_core.errors import SequenceFileWarning
@@ -39,7 +40,7 @@ app = typer.Typer(
     name="virnucpro",
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_NAMES,
     pretty_exceptions_enable=False,
     epilog="Guide to every command: docs/cli.md. Settings are environment variables VIRNUCPRO_*; "
     "`virnucpro serve --print-config` shows them.",

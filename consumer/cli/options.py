@@ -20,6 +20,8 @@ from virnucpro_core.options import (
 if TYPE_CHECKING:
     from consumer.config.settings import ModelSettings
 
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
 MODEL_PANEL = "Model"
 """Heading of these options in a command's help."""
 
@@ -152,3 +154,14 @@ def model_settings(
         frame_cache=frame_cache,
     )
     return load_model_settings(os.environ, **overrides)
+
+
+def command_group(text: str) -> typer.Typer:
+    """Commands under one name, such as `virnucpro models`; without one of them the help is shown.
+
+    Args:
+        text: what the help says of the group.
+    """
+    return typer.Typer(
+        no_args_is_help=True, rich_markup_mode="markdown", context_settings=HELP_NAMES, help=text
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.options import AsJson, Bootstrap, FirstAnswer
+from consumer.cli.options import AsJson, Bootstrap, FirstAnswer, command_group
 from consumer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ if TYPE_CHECKING:
     from consumer.kafka.offset_map import OffsetMap
     from schemas.codecs import AnswerDecoder, RecordDecoder
 
-dlq = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Dead letters: look at them, export them, replay them once the cause is mended.",
-)
+dlq = command_group("Dead letters: look at them, export them, replay them once the cause is mended.")
 
 BATCH_PATIENCE_S = 120.0
 

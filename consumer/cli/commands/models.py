@@ -10,16 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from consumer.cli.invocation import typed
-from consumer.cli.options import AsJson, ChunkSize, Device, NewId, Precision, model_settings
+from consumer.cli.options import AsJson, ChunkSize, Device, NewId, Precision, command_group, model_settings
 from consumer.cli.output.validation_figures import validation_rows
 from consumer.cli.verbosity import Quiet
 from consumer.escaping import escaped
 
-models = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Model bundles: make one from published weights, look at it, check it. Guide: docs/models.md.",
+models = command_group(
+    "Model bundles: make one from published weights, look at it, check it. Guide: docs/models.md."
 )
 
 Named = Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli.options import AsJson
+from consumer.cli.options import AsJson, command_group
 
 if TYPE_CHECKING:
     from consumer.config.settings import ServiceSettings
@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from consumer.registry.subjects import SubjectState
     from schemas import SchemaName
 
-schemas = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Schemas of the messages: look at them, check them, register them. Guide: docs/schemas.md.",
+schemas = command_group(
+    "Schemas of the messages: look at them, check them, register them. Guide: docs/schemas.md."
 )
 
 _CURE = "virnucpro schemas register --apply"

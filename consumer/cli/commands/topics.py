@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from consumer.cli.invocation import typed
-from consumer.cli.options import AsJson, Bootstrap, FirstAnswer, given
+from consumer.cli.options import AsJson, Bootstrap, FirstAnswer, command_group, given
 from consumer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from consumer.config.settings import ServiceSettings
     from consumer.kafka.topic_plan import Difference, FoundTopic, WantedTopic
 
-topics = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="The three topics of the service: look at them, compare them with the settings, create and alter them.",
+topics = command_group(
+    "The three topics of the service: look at them, compare them with the settings, create and alter them."
 )
 
 Partitions = Annotated[
