@@ -20,6 +20,7 @@ from consumer.config.settings import ServiceSettings
 from consumer.delivery.answers import Answer
 from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.delivery_listener import CommitOutcome
+from consumer.delivery.transactions import MAX_HANGS
 from consumer.errors import KafkaFatal
 from consumer.kafka.cluster import BrokerWatch
 from consumer.kafka.topic_ids import TopicIds
@@ -149,6 +150,8 @@ class EpochCheck:
     def __init__(self, pipeline: StepPipeline) -> None:
         self._pipeline = pipeline
         self.skips: list[RecordsSkipped] = []
+        self.hangs = 0
+        """Calls in a row that hung."""
 
     def delivered(self, answer: Answer) -> None:
         assert answer.message.source in self._pipeline.handed_over, "an answer of an old epoch"
@@ -165,7 +168,9 @@ class EpochCheck:
 
     def record_delayed(self) -> None: ...
 
-    def committed(self, outcome: CommitOutcome) -> None: ...
+    def committed(self, outcome: CommitOutcome) -> None:
+        if outcome in ("ok", "hung"):
+            self.hangs = self.hangs + 1 if outcome == "hung" else 0
 
 
 def settings(transactional: bool, **changes: Any) -> ServiceSettings:
@@ -286,7 +291,8 @@ class Member:
         except Crashed:
             self.alive = False
         except KafkaFatal:
-            assert any(producer.is_fenced for producer in self.producers), "fatal without a cause"
+            hangs = self.check.hangs >= MAX_HANGS
+            assert hangs or any(producer.is_fenced for producer in self.producers), "fatal without a cause"
             self.alive = False
             with suppress(KafkaFatal, Crashed):
                 self.take_down()

@@ -61,6 +61,8 @@ class Link:
         self._clock = clock
         self.faults: list[Fault] = []
         self.calls: list[str] = []
+        self.caller: object = None
+        """Which of the clients on this link called last."""
         self.cut_off_until = 0.0
         self.late_polls = 0  # polls without reports still to come
 
@@ -97,6 +99,7 @@ class _Client:
 
     def _call(self, name: str, effect: Callable[[], T]) -> T:
         self.clock.advance(_CALL_S)
+        self.link.caller = self
         fault = self.link.take(name)
         if fault is not None and not fault.after:
             fault.strike()

@@ -353,6 +353,12 @@ class Loop(RuleBasedStateMachine):
         for link in (member.reading, member.writing):
             link.faults += [Fault(call, strike, after)] * times
 
+    def calling(self, member: Member) -> MemoryProducer:
+        """Whose call this is: not always the producer in use, the call of one that was replaced may still go on."""
+        caller = member.writing.caller
+        assert isinstance(caller, MemoryProducer)
+        return caller
+
     def take_turn(self, member: Member, pace: Pace) -> None:
         self.busy(member, lambda: member.turn(pace))
 
@@ -498,7 +504,8 @@ class ExactlyOnceLoop(Loop):
     )
     def transaction_fails(self, who: int, call: str, pace: Pace, turns: int, moved: bool) -> None:
         member = self.member(who)
-        self.put(member, call, lambda: member.producer.fail_transaction(KafkaError.ILLEGAL_GENERATION))
+        code = KafkaError.ILLEGAL_GENERATION
+        self.put(member, call, lambda: self.calling(member).fail_transaction(code))
         self.work(pace, turns, moved)
 
     @rule(who=WHO, seconds=SECONDS, is_sent=st.booleans(), pace=PACE, turns=TURNS, moved=st.booleans())
@@ -508,7 +515,7 @@ class ExactlyOnceLoop(Loop):
         member = self.member(who)
 
         def hang() -> None:
-            raise Hang(member.producer, seconds, is_sent)
+            raise Hang(self.calling(member), seconds, is_sent)
 
         self.put(member, "send_offsets_to_transaction", hang, is_sent)
         self.work(pace, turns, moved)
