@@ -32,6 +32,7 @@ from consumer.scoring.delayed import DelayedMessages
 from consumer.scoring.inbox import Inbox, Waiting
 from consumer.scoring.inference import Inference, Suspects, finished
 from consumer.scoring.preparation import Preparation
+from consumer.scoring.staging import Staging
 from consumer.stage_times import StageTimes
 from consumer.types import Finished, NotNow, Partition, RawMessage, Refused, Source
 from virnucpro_core.scoring.model import Scorer
@@ -105,7 +106,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._preparing = 0
         self._device_idle = False
-        self._may_stage = threading.Semaphore(1)
+        self._staging = Staging()
         self._started: set[Source] = set()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -270,7 +271,7 @@ class Pipeline:
     def _stage_loop(self, times: StageTimes) -> None:
         """Take the next batch and write down its suspects while the device computes the batch before it."""
         while not self._stopping.is_set():
-            if not self._may_stage.acquire(timeout=_LOOK_UP_S):
+            if not self._staging.wait(_LOOK_UP_S):
                 continue
             batch = None
             while batch is None and not self._stopping.is_set():
@@ -293,12 +294,15 @@ class Pipeline:
             times.enter("infer")
             self._device_idle = False
             self._suspects.begins()
-            self._may_stage.release()
             slots = self._start(batch)
+            tokens = sum(slot.frame.tokens for slot in slots)
+            self._staging.begins(tokens)
             begun = monotonic()
             self._inference.run(slots)
+            seconds = monotonic() - begun
+            self._staging.ended(tokens, seconds)
             if slots:
-                self._listener.batch_done(batch, monotonic() - begun)
+                self._listener.batch_done(batch, seconds)
                 if self._after_batch is not None:
                     times.enter("compare")
                     self._after_batch([slot.frame for slot in slots])

@@ -446,6 +446,14 @@ MUTANTS = (
         ("tests/unit/consumer/scoring/test_quarantine.py",),
     ),
     Mutant(
+        "the next batch is taken late",
+        "the next batch is taken late in the one that runs (when that begins)",
+        "consumer/scoring/staging.py",
+        "            self._due = self._clock() + expected - max(_LEAD * expected, _LEAD_S)\n",
+        "            self._due = self._clock()\n",
+        ("tests/unit/consumer/scoring/test_pipeline.py",),
+    ),
+    Mutant(
         "staged records dropped",
         "records of a batch taken early are dropped when their partition goes away (they run all the same)",
         "consumer/scoring/pipeline.py",

@@ -14,6 +14,7 @@ from consumer.scoring import inbox, inference
 from consumer.scoring.delayed import DelayedMessages
 from consumer.scoring.pipeline import Pipeline, PipelineLimits
 from consumer.scoring.preparation import Preparation
+from consumer.scoring.staging import Staging
 from consumer.types import Refused, Scored
 from schemas.codecs import AvroCodec, DependencyUnavailable
 from tests.support.factories import (
@@ -100,7 +101,8 @@ def wanted() -> list:
 
 
 @pytest.fixture
-def make(wanted, codec, listener):
+def make(wanted, codec, listener, monkeypatch):
+    monkeypatch.setattr("consumer.scoring.pipeline._LOOK_UP_S", 0.02)  # threads that wait end as soon
     made = []
 
     def build(scorer, suspects=None, prepare=prepare) -> Pipeline:
@@ -342,6 +344,37 @@ class TestTheNextBatchIsStaged:
         assert scorer.batches == []
         scorer.open.set()
         assert len(collect(pipeline, 1)) == 1
+
+    def test_it_is_taken_late_so_that_a_record_of_another_partition_is_still_in_it(self, make, monkeypatch):
+        clock = FakeClock()
+        monkeypatch.setattr("consumer.scoring.pipeline.Staging", lambda: Staging(clock))
+        announced = []
+
+        class Noting(NoSuspects):
+            def announced(self, jobs):
+                announced.append({job.source.partition.number for job in jobs})
+
+        scorer = Gate()
+        pipeline = make(scorer, Noting())
+        pipeline.submit(record_message(0, "C" * 10))
+        assert scorer.entered.wait(10)
+        time.sleep(0.1)  # a batch takes so long, as far as is known from now on
+        scorer.entered.clear()
+        scorer.open.set()
+        assert len(collect(pipeline, 1)) == 1
+        scorer.open.clear()
+        pipeline.submit(record_message(1, "C" * 40))
+        assert scorer.entered.wait(10)
+        until(lambda: pipeline.queued_tokens == 300)
+        time.sleep(0.05)  # what was due early would be taken now
+        pipeline.submit(record_message(0, "C", number=1))
+        until(lambda: pipeline.queued_tokens == 310)
+        assert announced == [{0}, {0}]
+        clock.advance(1.0)
+        until(lambda: len(announced) == 3)
+        assert announced[2] == {0, 1}
+        scorer.open.set()
+        assert len(collect(pipeline, 2)) == 2
 
     def test_every_batch_is_announced_before_it_begins_and_begins_before_it_enters(self, make):
         events = []
