@@ -10,7 +10,8 @@ environment, one for each so many bases begun), and its id may say more:
     ...!fails     the model raises for any batch that holds it (the record ends in the dead-letter topic)
     ...!kills     the process dies at once, as by SIGKILL, while it is on the device
 
-NOOP_TOKENS_PER_S in the environment makes the model as slow as that.
+In the environment: NOOP_TOKENS_PER_S makes the model as slow as that; NOOP_SHA256 makes it another model; NOOP_VIRUS_SCORE is the
+score that each record gets (0.75).
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ _PLAIN, _FAILING, _KILLING = 5, 6, 7  # the first token of a frame tells what to
 class NoopScorer:
     """Scores by the clock alone."""
 
-    def __init__(self, tokens_per_s: float) -> None:
+    def __init__(self, tokens_per_s: float, virus_score: float = 0.75) -> None:
         self._tokens_per_s = tokens_per_s
+        self._scores = np.array([1 - virus_score, virus_score], dtype=np.float32)
 
     def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
         kinds = {int(frame.protein_ids[0]) for frame in frames}
@@ -52,7 +54,7 @@ class NoopScorer:
             os.kill(os.getpid(), signal.SIGKILL)
         if _FAILING in kinds:
             raise RuntimeError("the model cannot take this record")
-        return np.tile(np.array([0.25, 0.75], dtype=np.float32), (len(frames), 1))
+        return np.tile(self._scores, (len(frames), 1))
 
 
 def prepare(record_id: str, sequence: str) -> PreparedRecord:
@@ -65,11 +67,14 @@ def prepare(record_id: str, sequence: str) -> PreparedRecord:
     return PreparedRecord(record_id, bases, chunks, frames)
 
 
-def load_noop(_: ServiceSettings, _diverged: Callable[[Divergence | None], None]) -> ServedModel:
+def load_noop(settings: ServiceSettings, _diverged: Callable[[Divergence | None], None]) -> ServedModel:
+    speed = float(os.environ.get("NOOP_TOKENS_PER_S", "inf"))
+    sha256 = os.environ.get("NOOP_SHA256", "00" * 32)
+    attention = "v1" if settings.v1_attention else "packed"
     return ServedModel(
-        scorer=NoopScorer(float(os.environ.get("NOOP_TOKENS_PER_S", "inf"))),
+        scorer=NoopScorer(speed, float(os.environ.get("NOOP_VIRUS_SCORE", "0.75"))),
         prepare=prepare,
-        info=EngineInfo("noop", "00" * 32, 500, "packed", "noop", "noop", "fp32", "none"),
+        info=EngineInfo("noop", sha256, 500, attention, "noop", "noop", "fp32", "none"),
         default_token_budget=16_384,
     )
 
