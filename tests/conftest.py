@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from tests.support.checkpoints import Published
     from tests.support.kafka.broker import Broker
+    from tests.support.kafka.kraft import KraftBroker
     from tests.support.registry import ApicurioRegistry
 
 
@@ -91,6 +92,25 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         do_without(reason)
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KraftBroker]:
+    """A broker that the tests of a module may stop and kill."""
+    from tests.support.kafka.broker import NoBroker
+    from tests.support.kafka.choice import do_without
+    from tests.support.kafka.kraft import KraftBroker, class_path
+
+    folder = tmp_path_factory.mktemp("own-kafka")
+    try:
+        jars = class_path(folder)
+    except NoBroker as reason:
+        do_without(reason)
+    running = KraftBroker(folder, jars)
+    try:
+        yield running.start()
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")

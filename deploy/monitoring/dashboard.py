@@ -318,7 +318,7 @@ ROWS = (
 
 def _targets(panel: Panel) -> list[dict[str, Any]]:
     queries = {"{{instance}}": panel.queries} if isinstance(panel.queries, str) else panel.queries
-    form = {
+    form: dict[str, dict[str, Any]] = {
         "table": {"format": "table", "instant": True},
         "heatmap": {"format": "heatmap"},
         "stat": {"instant": True},

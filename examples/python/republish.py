@@ -2,8 +2,9 @@
 
 python republish.py localhost:9092 < places.txt
 
-A line of the input is a place, `topic/partition/offset`, the form of the header `vnp-source`. What the broker has confirmed is
-printed. Places that hold no message any more are named on stderr, and the exit code is 1. The timestamp is new.
+A line of the input is a place, `topic/partition/offset`, the form of the header `vnp-source`. What the broker has
+confirmed is printed. Places that hold no message any more are named on stderr, and the exit code is 1. The timestamp is
+new.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Prometheus:
 
     Args:
         folder: for its data and log.
-        targets: instance -> host:port.
+        targets: job -> host:port of its one process.
         rules: the text of the rules.
     """
 
@@ -50,14 +50,15 @@ class Prometheus:
         self._folder = folder
         folder.mkdir()
         (folder / "rules.yaml").write_text(rules)
-        static = [
-            {"targets": [target], "labels": {"instance": name, "namespace": "test"}}
-            for name, target in targets.items()
+        labels = {"instance": "worker-0", "namespace": "test"}
+        jobs = [
+            {"job_name": job, "static_configs": [{"targets": [target], "labels": labels}]}
+            for job, target in targets.items()
         ]
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": ["rules.yaml"],
-            "scrape_configs": [{"job_name": "virnucpro-stream", "static_configs": static}],
+            "scrape_configs": jobs,
         }
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
 
@@ -85,16 +86,21 @@ class Prometheus:
         shutil.rmtree(self._folder / "data", ignore_errors=True)
 
     def query(self, promql: str) -> dict[str, float]:
-        """The value by instance; what has none is under an empty name."""
-        answer = self._get("query?query=" + urllib.parse.quote(promql))
-        return {
-            series["metric"].get("instance", ""): float(series["value"][1]) for series in answer["result"]
-        }
+        """The value by job; what has none is under an empty name."""
+        return {series["metric"].get("job", ""): float(series["value"][1]) for series in self._query(promql)}
 
-    def firing(self) -> set[str]:
-        """The names of the alerts that fire."""
-        alerts = self._get("alerts")["alerts"]
-        return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"}
+    def values(self, promql: str) -> list[float]:
+        """The value of each series."""
+        return [float(series["value"][1]) for series in self._query(promql)]
+
+    def firing(self) -> set[tuple[str, str]]:
+        """Job and name of the alerts that fire; one of no job is under an empty name."""
+        labels = [each["labels"] for each in self._get("alerts")["alerts"] if each["state"] == "firing"]
+        return {(each.get("job", ""), each["alertname"]) for each in labels}
+
+    def _query(self, promql: str) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = self._get("query?query=" + urllib.parse.quote(promql))["result"]
+        return result
 
     def _is_up(self) -> bool:
         assert self._process.poll() is None, (self._folder / "log").read_text()

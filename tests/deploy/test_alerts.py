@@ -1,159 +1,117 @@
-"""A real Prometheus on the running service: a fault raises the alert that is meant for it, and no other."""
+"""A real Prometheus on running services, each with a fault: it raises the alert that is meant for it, and no other."""
 
 from __future__ import annotations
 
 import re
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import pytest
 
-from tests.deploy.prometheus import Prometheus, faster
-from tests.deploy.tools import ROOT, needed
-from tests.support.harness import NoopServe, produce, serving, wait_until
-from tests.support.kafka.broker import NoBroker
-from tests.support.kafka.choice import do_without
-from tests.support.kafka.job import Job, record
-from tests.support.kafka.kraft import KraftBroker, class_path
+from tests.deploy.faults import (
+    BEGIN,
+    FAULTS,
+    GOOD,
+    GUIDE,
+    Scene,
+    query_of,
+    table,
+    with_expected_model,
+    written,
+)
+from tests.deploy.prometheus import FASTER, Prometheus, faster
+from tests.deploy.tools import ROOT, found
+from tests.support.harness import NoopServe, serving, wait_until
+from tests.support.kafka.job import Job
 
 RULES = (ROOT / "deploy/monitoring/rules.yaml").read_text()
-WATCHED_S = 45.0
+WATCHED_S = 50.0
 """Longer than any rule takes to fire that does not look at half an hour or more, at the speed of `faster`."""
-GOOD = record(0)
-OF_NO_KNOWN_SCHEMA = b"\xc3\x01" + bytes(8) + GOOD[10:]
+_RATE = f"{5 * 60 // FASTER}s"
+
+
+@dataclass
+class Seen:
+    """What was seen of each fault while it was watched; all by its job."""
+
+    alerts: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    panels: set[str] = field(default_factory=set)
+    pages: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+def job_of(name: str) -> str:
+    """Prometheus' name for the job of a fault."""
+    return "virnucpro-" + re.sub(r"\W+", "-", name)
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory) -> Iterator[KraftBroker]:
-    """A broker that a test may stop, and starts again."""
-    needed("prometheus")
-    folder = tmp_path_factory.mktemp("kafka")
-    try:
-        jars = class_path(folder)
-    except NoBroker as reason:
-        do_without(reason)
-    running = KraftBroker(folder, jars)
-    try:
-        yield running.start()
-    finally:
-        running.stop()
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A service that has answered some records, a broker, and Prometheus."""
-
-    broker: KraftBroker
-    job: Job
-    serve: NoopServe
-    prometheus: Prometheus
-
-    def publish(self, value: bytes, count: int) -> None:
-        produce(self.job.bootstrap, ({"value": value} for _ in range(count)), f"{self.job.name}.in")
-
-    def seen(self, promql: str) -> float:
-        return self.prometheus.query(promql).get("worker-0", 0.0)
-
-
-@contextmanager
-def scene(broker: KraftBroker, folder: Path, rules: str, **variables: str) -> Iterator[Scene]:
-    job = Job.create(broker)
-    with serving(folder / "serve.log", kind=NoopServe, **job.worker(0), **variables) as serve:
-        targets = {"worker-0": serve.http.removeprefix("http://")}
-        with Prometheus(folder / "prometheus", targets, faster(rules)) as prometheus:
-            found = Scene(broker, job, serve, prometheus)
-            found.publish(GOOD, 100)
-            predicted = 'vnp_records_total{outcome="predicted"}'
-            wait_until(lambda: found.seen(predicted) == 100, "Prometheus sees its work")
-            yield found
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is done to the service, and the alerts that fire then.
-
-    Attributes:
-        strike: does it.
-        mend: takes it back, so that the next test finds the broker.
-        settings: of the service.
-        rules: changes the rules, as the chart does.
-        lasting: whether it strikes again and again.
-    """
-
-    alerts: frozenset[str]
-    strike: Callable[[Scene], object]
-    mend: Callable[[Scene], object]
-    settings: Mapping[str, str]
-    rules: Callable[[str], str]
-    lasting: bool
-
-
-def fault(
-    alert: str | None,
-    strike: Callable[[Scene], object],
-    mend: Callable[[Scene], object] = lambda _: None,
-    rules: Callable[[str], str] = str,
-    lasting: bool = False,
-    **settings: str,
-) -> Fault:
-    return Fault(frozenset([alert] if alert else []), strike, mend, settings, rules, lasting)
-
-
-def expect_another_model(rules: str) -> str:
-    return rules.replace('sha256!~".+"', f'sha256!="{"1" * 64}"')
-
-
-FAULTS = {
-    "none: it works, and is idle": fault(None, lambda scene: scene.publish(GOOD, 100)),
-    "the broker is stopped": fault(
-        "VirnucproBrokerUnreachable", lambda scene: scene.broker.stop(), lambda scene: scene.broker.start()
-    ),
-    "the process is killed": fault("VirnucproDown", lambda scene: scene.serve.process.kill()),
-    "the process is frozen": fault(
-        "VirnucproDown", lambda scene: scene.serve.process.send_signal(signal.SIGSTOP)
-    ),
-    "every record is junk": fault(
-        "VirnucproDeadLetters", lambda scene: scene.publish(b"junk", 20), lasting=True
-    ),
-    "every record has an unknown schema": fault(
-        "VirnucproBreakerOpen",
-        lambda scene: scene.publish(OF_NO_KNOWN_SCHEMA, 20),
-        VIRNUCPRO_BREAKER_RECORDS="10",
-    ),
-    "another model than the expected one is deployed": fault(
-        "VirnucproModelUnexpected", lambda scene: scene.publish(GOOD, 10), rules=expect_another_model
-    ),
-}
+def seen(broker, own_broker, tmp_path_factory) -> Seen:
+    """All faults at once, each with a service of its own."""
+    if found("prometheus") is None:
+        pytest.skip("prometheus not found: `make check-deploy` gets it")
+    folder = tmp_path_factory.mktemp("faults")
+    result = Seen()
+    with ExitStack() as stack:
+        scenes = {}
+        for number, (name, fault) in enumerate(FAULTS.items()):
+            at = own_broker if fault.own_broker else broker
+            job = Job.create(at)
+            (folder / str(number)).mkdir()
+            log = folder / str(number) / "serve.log"
+            serve = serving(log, kind=NoopServe, **job.worker(0), **fault.settings)
+            scenes[name] = Scene(at, job, stack.enter_context(serve))
+            scenes[name].publish(GOOD, 100)
+        targets = {job_of(name): each.serve.http.removeprefix("http://") for name, each in scenes.items()}
+        rules = faster(with_expected_model(RULES))
+        prometheus = stack.enter_context(Prometheus(folder / "prometheus", targets, rules))
+        predicted = 'sum by (job) (vnp_records_total{outcome="predicted"})'
+        wait_until(
+            lambda: prometheus.query(predicted) == dict.fromkeys(targets, 100.0), "Prometheus sees their work"
+        )
+        for name, fault in FAULTS.items():
+            fault.strike(scenes[name])
+        until = time.monotonic() + WATCHED_S
+        while time.monotonic() < until:
+            for job, alert in prometheus.firing():
+                result.alerts[job].add(alert)
+            for name, fault in FAULTS.items():
+                if fault.lasting:
+                    fault.strike(scenes[name])
+            time.sleep(0.25)
+        for name, fault in FAULTS.items():
+            if fault.panel:
+                values = prometheus.values(query_of(fault.panel, job_of(name), _RATE))
+                result.panels |= {name} if max(values, default=0) > 0 else set()
+            if fault.panel != "Processes down":
+                result.pages[name] = scenes[name].serve.get("/readyz")
+    return result
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_raises_its_alert_and_no_other(name, broker, tmp_path):
-    case = FAULTS[name]
-    fired: set[str] = set()
-    with scene(broker, tmp_path, case.rules(RULES), **case.settings) as watched:
-        try:
-            case.strike(watched)
-            until = time.monotonic() + WATCHED_S
-            while time.monotonic() < until:
-                fired |= watched.prometheus.firing()
-                time.sleep(0.25)
-                if case.lasting:
-                    case.strike(watched)
-        finally:
-            case.mend(watched)
-    assert fired == case.alerts
+def test_a_fault_raises_its_alert_and_no_other(name, seen):
+    assert seen.alerts[job_of(name)] == {FAULTS[name].alert} - {""}
+    assert seen.alerts[""] == set(), "of no job"
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.panel])
+def test_the_dashboard_shows_it(name, seen):
+    assert name in seen.panels
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.panel != "Processes down"])
+def test_the_probe_says_so(name, seen):
+    code, text = seen.pages[name]
+    reason = FAULTS[name].not_ready
+    assert (code, reason in text) == (503 if reason else 200, True)
 
 
 def test_the_runbook_has_the_table():
-    rows = [
-        f"| {name} | " + (", ".join(f"[{alert}](#{alert.lower()})" for alert in case.alerts) or "none") + " |"
-        for name, case in FAULTS.items()
-    ]
-    assert "\n".join(rows) in (ROOT / "docs/runbook.md").read_text()
+    text = GUIDE.read_text()
+    assert BEGIN + table() in text
+    assert written(text) == text
+    assert written(text.replace("| none |", "| some |")) == text
 
 
 def test_a_minute_of_the_rules_is_two_seconds_of_the_test():

@@ -19,13 +19,18 @@ FOLDER = Path(
 _PLACES = (FOLDER / "bin", FOLDER / "venv/bin")
 
 
+def found(tool: str) -> str | None:
+    """The path of a tool, if it is here."""
+    own = next((str(place / tool) for place in _PLACES if (place / tool).exists()), None)
+    return own or shutil.which(tool)
+
+
 def needed(tool: str) -> str:
     """The path of a tool; without it the test is skipped."""
-    found = next((str(place / tool) for place in _PLACES if (place / tool).exists()), None)
-    found = found or shutil.which(tool)
-    if found is None:
+    path = found(tool)
+    if path is None:
         pytest.skip(f"{tool} not found: `make check-deploy` gets it")
-    return found
+    return path
 
 
 def run(tool: str, *arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

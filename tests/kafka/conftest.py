@@ -9,7 +9,6 @@ import pytest
 from tests.support.kafka.broker import Broker, NoBroker
 from tests.support.kafka.choice import do_without
 from tests.support.kafka.job import Job
-from tests.support.kafka.kraft import KraftBroker, class_path
 from tests.support.kafka.security import SecureBroker, start_secure_broker
 
 
@@ -17,21 +16,6 @@ from tests.support.kafka.security import SecureBroker, start_secure_broker
 def job(broker: Broker) -> Job:
     """Topics and a group of one test's own, on the session's broker."""
     return Job.create(broker)
-
-
-@pytest.fixture(scope="module")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KraftBroker]:
-    """A broker that the tests of a module may stop and kill, each leaving it running."""
-    folder = tmp_path_factory.mktemp("own-kafka")
-    try:
-        jars = class_path(folder)
-    except NoBroker as reason:
-        do_without(reason)
-    running = KraftBroker(folder, jars)
-    try:
-        yield running.start()
-    finally:
-        running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ environment, one for each so many bases begun), and its id may say more:
     ...!fails     the model raises for any batch that holds it (the record ends in the dead-letter topic)
     ...!kills     the process dies at once, as by SIGKILL, while it is on the device
 
-In the environment: NOOP_TOKENS_PER_S makes the model as slow as that; NOOP_SHA256 makes it another model; NOOP_VIRUS_SCORE is the
-score that each record gets (0.75).
+In the environment: NOOP_TOKENS_PER_S makes the model as slow as that; NOOP_SHA256 makes it another model;
+NOOP_VIRUS_SCORE is the score that each record gets (0.75).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def prepare(record_id: str, sequence: str) -> PreparedRecord:
 def load_noop(settings: ServiceSettings, _diverged: Callable[[Divergence | None], None]) -> ServedModel:
     speed = float(os.environ.get("NOOP_TOKENS_PER_S", "inf"))
     sha256 = os.environ.get("NOOP_SHA256", "00" * 32)
-    attention = "v1" if settings.v1_attention else "packed"
+    attention: Literal["packed", "v1"] = "v1" if settings.v1_attention else "packed"
     return ServedModel(
         scorer=NoopScorer(speed, float(os.environ.get("NOOP_VIRUS_SCORE", "0.75"))),
         prepare=prepare,
