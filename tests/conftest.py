@@ -39,6 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker for each core, and one more for the tests with a real broker, which mostly wait."""
+    has_broker = any(folder.startswith(str(argument)) for folder in _WITH_BROKER for argument in config.args)
+    return (os.cpu_count() or 1) + has_broker
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     """Side by side (`-n`): all tests with a real broker on one worker, since they share it; others by file."""
     from xdist.scheduler import LoadFileScheduling
