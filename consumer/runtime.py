@@ -28,11 +28,11 @@ from consumer.delivery.at_least_once import CommitReports
 from consumer.delivery.contract import Delivery
 from consumer.delivery.guarantee import DeliveryParts, guarantee_for
 from consumer.errors import ExitCode, ServiceError
-from consumer.intake.apart import Apart
 from consumer.intake.backpressure import HOLD_S, Backpressure
 from consumer.intake.breaker import Breaker
 from consumer.intake.gaps import Gaps
 from consumer.intake.intake import Intake
+from consumer.intake.isolation import Isolation
 from consumer.intake.start_offsets import Ask, StartOffsets
 from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch, await_topics, is_embedded, log_starts
 from consumer.kafka.compaction import refuse_compacted
@@ -358,7 +358,7 @@ def build_service(
             settings.max_inflight_records, settings.max_inflight_bytes, scoring.max_tokens, HOLD_S, clock
         ),
         Breaker(settings.breaker_records, settings.breaker_share, settings.breaker_pause_s, clock),
-        Apart(scoring.runs_alone),
+        Isolation(scoring.runs_alone),
         dropped,
         clock,
     )

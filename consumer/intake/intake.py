@@ -14,9 +14,9 @@ import structlog
 from confluent_kafka import Message
 
 from consumer.clock import Clock, monotonic
-from consumer.intake.apart import Apart
 from consumer.intake.backpressure import Backpressure
 from consumer.intake.breaker import Breaker
+from consumer.intake.isolation import Isolation
 from consumer.intake.start_offsets import StartOffsets
 from consumer.kafka.headers import headers_of
 from consumer.ledger import Ledger
@@ -46,12 +46,12 @@ class Intake:
         start_offsets: StartOffsets,
         backpressure: Backpressure,
         breaker: Breaker,
-        apart: Apart,
+        isolation: Isolation,
         dropped: Callable[[Sequence[Partition]], None],
         clock: Clock = monotonic,
     ) -> None:
         self._ledger, self._start_offsets = ledger, start_offsets
-        self._backpressure, self._breaker, self._apart = backpressure, breaker, apart
+        self._backpressure, self._breaker, self._isolation = backpressure, breaker, isolation
         self._dropped, self._clock = dropped, clock
 
     @property
@@ -82,7 +82,7 @@ class Intake:
 
     def level(self, queued: QueuedTokens) -> Level:
         """Whether more may be read now, of partitions that are not `blocked`; `queued` waits for a batch."""
-        if self._breaker.room() == 0 or not self._apart.is_empty:
+        if self._breaker.room() == 0 or not self._isolation.is_empty:
             return "pause"
         tokens = queued.tokens_by_partition()
         if self._backpressure.is_clear(InFlight(self.records, self.bytes, sum(tokens.values()))):
@@ -108,7 +108,7 @@ class Intake:
         """What keeps the service from reading, None while it may."""
         if self._breaker.is_open:
             return "breaker"
-        return self._backpressure.limit if self._apart.is_empty else "suspect"
+        return self._backpressure.limit if self._isolation.is_empty else "suspect"
 
     def accept(self, message: Message) -> RawMessage | None:
         """Take a message that was read; None if it is not to be processed now: it, or one before it, comes again."""
@@ -139,11 +139,11 @@ class Intake:
 
     def sets_apart(self, message: RawMessage) -> bool:
         """True if a message that was accepted is a suspect, and is kept until `next_suspect` gives it out."""
-        return self._apart.takes(message)
+        return self._isolation.takes(message)
 
     def next_suspect(self) -> RawMessage | None:
         """The suspect to start now, when nothing else is in flight; each is given once."""
-        return self._apart.next(self._ledger)
+        return self._isolation.next(self._ledger)
 
     def turn(self) -> frozenset[Partition]:
         """Once a turn of the loop; returns partitions that were paused for their start offset and may be read now."""

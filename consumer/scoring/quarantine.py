@@ -10,8 +10,8 @@ removed when it has run. What the next process finds there was running when the 
 * a record that was alone at the third is not run again: it becomes a dead letter (`quarantined`).
 
 *Alone* is alone in the process, not only on the device: nothing else is in flight, and nothing is read meanwhile
-(`consumer/intake/apart.py`). A process that dies for lack of memory mostly dies of its backlog, whatever record is on
-the device at that moment; such deaths make suspects, however many, and each suspect clears itself as it runs alone.
+(`consumer/intake/isolation.py`). A process that dies for lack of memory mostly dies of its backlog, whatever record is
+on the device at that moment; such deaths make suspects, however many, and each suspect clears itself as it runs alone.
 
 What runs to its end is cleared. A second SIGTERM, or a node that goes down, counts as a death too: it takes three of
 them in the same record's moments, the last with it alone, to set a good record aside.

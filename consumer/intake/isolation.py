@@ -15,7 +15,7 @@ from consumer.ledger import Ledger
 from consumer.types import RawMessage, Source
 
 
-class Apart:
+class Isolation:
     """Holds the suspects that were read, one as a rule. All methods run on the thread of the loop.
 
     Args:
