@@ -13,7 +13,7 @@ from confluent_kafka.admin import OffsetSpec
 
 from consumer.clock import Clock, Deadline, monotonic
 from consumer.errors import ServiceError
-from consumer.kafka.error_table import Caller, Kind, classify, no_broker, no_topic
+from consumer.kafka.error_table import Caller, connection_cure, no_broker, no_topic
 from consumer.kafka.topic_ids import NoTopicIds, TopicIds
 from consumer.kafka.wording import without_guesses
 from consumer.throttle import Throttle
@@ -26,8 +26,6 @@ _PROBE_EVERY_S = 5.0
 _TOPICS_EVERY_S = 30.0
 _MISSES = 3
 _MOCK_CLUSTER = "mockCluster"
-_CAUSES = frozenset({Kind.AUTHENTICATION, Kind.TLS})
-"""Kinds that say why a connection fails; other errors only follow from that."""
 
 
 class BrokerWatch:
@@ -56,7 +54,7 @@ class BrokerWatch:
                 self._changed(False)
             return
         self._last = error
-        if classify(error).kind in _CAUSES:
+        if connection_cure(error) is not None:
             self._cause = error
 
     def why(self) -> str:
@@ -71,7 +69,7 @@ class BrokerWatch:
 
     def cure(self) -> str | None:
         """What to do about it, where that is known."""
-        return None if self._cause is None else classify(self._cause).cure
+        return None if self._cause is None else connection_cure(self._cause)
 
     def probe(self, client: Any) -> None:
         """While brokers are down, ask now and then (at most a quarter of a second) whether one is back."""

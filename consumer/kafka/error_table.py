@@ -7,6 +7,7 @@ answer again or aborts, the loop logs or ends the service.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -127,7 +128,9 @@ ROWS = (
     Row(
         KafkaError._AUTHENTICATION,
         Kind.AUTHENTICATION,
-        "check VIRNUCPRO_KAFKA_SASL_USERNAME, ..._SASL_PASSWORD and ..._SASL_MECHANISM",
+        "check VIRNUCPRO_KAFKA_SASL_MECHANISM and its credentials: VIRNUCPRO_KAFKA_SASL_USERNAME and "
+        "..._SASL_PASSWORD, or with OAUTHBEARER VIRNUCPRO_KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL, ..._CLIENT_ID and "
+        "..._CLIENT_SECRET",
     ),
     Row(
         KafkaError._SSL,
@@ -144,6 +147,14 @@ ROWS = (
     Row(KafkaError._FATAL, Kind.FATAL, RESTART),
 )
 _BY_CODE: Mapping[int, Row] = {row.code: row for row in ROWS}
+
+# An alert comes from the other side: the broker refuses the certificate of this client, or misses one. With TLS 1.3 it
+# arrives on a connection that is established for the client, which then says only that the transport failed.
+_ALERT = re.compile(r"SSL.* alert [a-z ]*(certificate|unknown ca)")
+_CERTIFICATE = (
+    "the broker asks for a certificate that it trusts: check VIRNUCPRO_KAFKA_SSL_CERTIFICATE_LOCATION and "
+    "VIRNUCPRO_KAFKA_SSL_KEY_LOCATION"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +184,14 @@ def classify(error: KafkaError) -> Classified:
         retriable=error.retriable(),
         requires_abort=error.txn_requires_abort(),
     )
+
+
+def connection_cure(error: KafkaError) -> str | None:
+    """What to do where the error says why no connection is made; other errors only follow from such a one."""
+    if _ALERT.search(error.str()):
+        return _CERTIFICATE
+    problem = classify(error)
+    return problem.cure if problem.kind in (Kind.AUTHENTICATION, Kind.TLS) else None
 
 
 def _kind_by_flags(error: KafkaError) -> Kind:

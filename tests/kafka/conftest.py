@@ -26,4 +26,4 @@ def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBr
     except NoBroker as reason:
         do_without(reason)
     yield running
-    running.broker.stop()
+    running.stop()

@@ -11,10 +11,10 @@ from confluent_kafka.admin import AclOperation, ResourceType
 
 from consumer.errors import ExitCode
 from schemas import decode_prediction
-from tests.support.harness import NoopServe, serving, virnucpro
+from tests.support.harness import NoopServe, serving, virnucpro, wait_until
 from tests.support.kafka.ending import error_line, last_words
 from tests.support.kafka.job import Job
-from tests.support.kafka.security import PASSWORDS, SecureBroker, service_rights
+from tests.support.kafka.security import MUTUAL, PASSWORDS, TOKENS, SecureBroker, service_rights
 
 RECORDS = 40
 WRONG = "hush-this-is-wrong"
@@ -22,6 +22,7 @@ SECRETS = (*PASSWORDS.values(), WRONG)
 IMPATIENT = {"VIRNUCPRO_STARTUP_TIMEOUT_S": "5"}
 BROKERS = "VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS"
 CA = "VIRNUCPRO_KAFKA_SSL_CA_LOCATION"
+ENDPOINT = "VIRNUCPRO_KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL"
 NO_CA = {CA: "/nowhere/ca.pem"}
 SECURITY = "VIRNUCPRO_KAFKA_SECURITY_PROTOCOL"
 
@@ -47,16 +48,16 @@ def refusal(serve: NoopServe) -> str:
     return last_words(serve, SECRETS)
 
 
-@pytest.mark.parametrize("protocol", ["SASL_SSL", "SASL_PLAINTEXT", "SSL"])
+@pytest.mark.parametrize("listener", ["SASL_SSL", "SASL_PLAINTEXT", MUTUAL, TOKENS])
 def test_published_served_and_watched_with_no_more_rights_than_needed(
-    secure_broker, job, fasta, tmp_path, protocol
+    secure_broker, job, fasta, tmp_path, listener
 ):
     secure_broker.grant("service", *service_rights(job).values())
     secure_broker.grant("person", (ResourceType.TOPIC, f"{job.name}.in", AclOperation.WRITE))
     secure_broker.grant("person", (ResourceType.TOPIC, f"{job.name}.out", AclOperation.READ))
-    person = secure_broker.client("person", protocol)
+    person = secure_broker.client("person", listener)
     log = tmp_path / "serve.log"
-    variables = job.worker(0) | secure_broker.client("service", protocol)
+    variables = job.worker(0) | secure_broker.client("service", listener)
     with serving(log, kind=NoopServe, **variables, VIRNUCPRO_LOG_LEVEL="debug") as serve:
         published = virnucpro("publish", fasta, "--topic", f"{job.name}.in", **person)
         assert published.returncode == 0, published.stderr
@@ -72,11 +73,29 @@ def test_published_served_and_watched_with_no_more_rights_than_needed(
     assert not any(secret in said for secret in SECRETS), "a secret in the log"
 
 
+def test_a_service_outlives_its_tokens(secure_broker, job, tmp_path):
+    secure_broker.grant("service", *service_rights(job).values())
+    issued = secure_broker.tokens.issued
+    log = tmp_path / "serve.log"
+    variables = job.worker(0) | secure_broker.client(listener=TOKENS)
+    with serving(log, kind=NoopServe, **variables) as serve:
+        job.publish(0, RECORDS)
+        job.finish(RECORDS)
+        seen = len(issued)
+        # The consumer, the producer and the client that asks, twice each.
+        wait_until(lambda: len(issued) >= seen + 6, "new tokens", 30)
+        job.publish(RECORDS, 2 * RECORDS)
+        job.finish(2 * RECORDS)
+        assert serve.stop() == 0
+    job.check(2 * RECORDS)
+    assert not any(secret in log.read_text() for secret in SECRETS), "a secret in the log"
+
+
 @pytest.fixture(scope="module")
 def unconnected(secure_broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The last words of services that get no connection; at the same time, since each takes its whole patience."""
     trusted = secure_broker.client()
-    plain = secure_broker.broker.bootstrap_servers
+    plain, mutual = secure_broker.broker.bootstrap_servers, secure_broker.address(MUTUAL)
     chatty = {"VIRNUCPRO_LOG_LEVEL": "debug", "VIRNUCPRO_KAFKA_DEBUG": "security,conf"}
     cases = {
         "wrong password": secure_broker.client(password=WRONG) | chatty,
@@ -85,6 +104,10 @@ def unconnected(secure_broker: SecureBroker, tmp_path_factory: pytest.TempPathFa
         "plaintext to SASL": {BROKERS: secure_broker.address("SASL_PLAINTEXT")},
         "TLS to plaintext": trusted | {BROKERS: plain},
         "nothing listens": trusted | {BROKERS: "127.0.0.1:1"},
+        "no certificate": secure_broker.client(listener="SSL") | {BROKERS: mutual},
+        "wrong client secret": secure_broker.client(listener=TOKENS, password=WRONG) | chatty,
+        "no token endpoint": secure_broker.client(listener=TOKENS) | {ENDPOINT: "http://127.0.0.1:1/token"},
+        "password to tokens": secure_broker.client() | {BROKERS: secure_broker.address(TOKENS)},
     }
     folder = tmp_path_factory.mktemp("unconnected")
     services = {name: start(folder / f"{name}.log", variables) for name, variables in cases.items()}
@@ -104,6 +127,10 @@ def unconnected(secure_broker: SecureBroker, tmp_path_factory: pytest.TempPathFa
         ("plaintext to SASL", "no Kafka broker answers", SECURITY),
         ("TLS to plaintext", "SSL_HANDSHAKE", SECURITY),
         ("nothing listens", "Connection refused", BROKERS),
+        ("no certificate", "alert bad certificate", "VIRNUCPRO_KAFKA_SSL_CERTIFICATE_LOCATION"),
+        ("wrong client secret", "invalid_client", "..._CLIENT_SECRET"),
+        ("no token endpoint", "Failed to connect to 127.0.0.1:1", ENDPOINT),
+        ("password to tokens", "OAUTHBEARER", "VIRNUCPRO_KAFKA_SASL_MECHANISM"),
     ],
 )
 def test_no_connection(unconnected, case, cause, setting):

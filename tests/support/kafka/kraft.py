@@ -45,11 +45,16 @@ _PREPARE_S, _START_S, _STOP_S = 600.0, 60.0, 20.0
 
 @dataclass(frozen=True)
 class Listeners:
-    """Ways into a broker beside the plain one: their ports by security protocol, and what the broker needs for them."""
+    """Ways into a broker beside the plain one: their ports by name, and what the broker needs for them.
+
+    `protocols` has the security protocol of each whose name is not that of one.
+    """
 
     ports: Mapping[str, int] = field(default_factory=dict)
+    protocols: Mapping[str, str] = field(default_factory=dict)
     properties: Mapping[str, object] = field(default_factory=dict)
     format_arguments: tuple[str, ...] = ()
+    jvm_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -261,11 +266,11 @@ class KraftBroker:
             raise RuntimeError(f"the broker's storage cannot be formatted: {done.stderr.decode()[-2000:]}")
 
     def _java(self, main: str, *arguments: str) -> list[str]:
-        return ["java", *_JVM, "-cp", self._jars, main, *arguments]
+        return ["java", *_JVM, *self._listeners.jvm_arguments, "-cp", self._jars, main, *arguments]
 
     def _properties(self) -> dict[str, object]:
         ports = {"PLAINTEXT": self._port, **self._listeners.ports}
-        addresses = [f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items()]
+        addresses = [f"{name}://127.0.0.1:{port}" for name, port in ports.items()]
         controllers = {
             number: f"127.0.0.1:{controller}" for number, (_, controller) in self._node.ports.items()
         }
@@ -278,7 +283,10 @@ class KraftBroker:
             "advertised.listeners": ",".join(addresses),
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": ",".join(
-                ["CONTROLLER:PLAINTEXT", *(f"{p}:{p}" for p in ports)]
+                [
+                    "CONTROLLER:PLAINTEXT",
+                    *(f"{name}:{self._listeners.protocols.get(name, name)}" for name in ports),
+                ]
             ),
             **PROPERTIES,
             **(REPLICATED if len(self._node.ports) > 1 else {}),

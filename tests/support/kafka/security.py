@@ -1,4 +1,4 @@
-"""A broker with encrypted and authenticated listeners: certificates made by openssl, SCRAM users, and rights."""
+"""A broker with encrypted and authenticated listeners: openssl's certificates, SCRAM users, tokens, and rights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from tests.support.kafka import admin
 from tests.support.kafka.broker import NoBroker
 from tests.support.kafka.job import Job
 from tests.support.kafka.kraft import KraftBroker, Listeners, class_path, free_port
+from tests.support.kafka.tokens import AUDIENCE, ISSUER, TokenEndpoint
 
 MECHANISM = "SCRAM-SHA-512"
 PASSWORDS = {"service": "hush-of-the-service", "person": "hush-of-the-person"}
 """Users without any right until a test grants one."""
-_PROTOCOLS = ("SASL_PLAINTEXT", "SSL", "SASL_SSL")
+MUTUAL, TOKENS = "MUTUAL", "TOKENS"
+"""Listeners that are named by what they ask for: a client's certificate, and a token (SASL OAUTHBEARER)."""
+_PROTOCOLS = {
+    "SASL_PLAINTEXT": "SASL_PLAINTEXT",
+    "SSL": "SSL",
+    "SASL_SSL": "SASL_SSL",
+    MUTUAL: "SSL",
+    TOKENS: "SASL_SSL",
+}
+_OAUTH = "org.apache.kafka.common.security.oauthbearer"
 _LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 _OPENSSL_S = 60
@@ -33,26 +43,42 @@ class SecureBroker:
     ports: dict[str, int]
     ca: Path
     wrong_ca: Path
+    identities: Path
+    tokens: TokenEndpoint
 
-    def address(self, protocol: str) -> str:
-        return f"127.0.0.1:{self.ports[protocol]}"
+    def address(self, listener: str) -> str:
+        return f"127.0.0.1:{self.ports[listener]}"
 
     def client(
-        self, user: str = "service", protocol: str = "SASL_SSL", password: str | None = None
+        self, user: str = "service", listener: str = "SASL_SSL", password: str | None = None
     ) -> dict[str, str]:
         """The settings that make our programs a client of one listener."""
         options = {
-            "bootstrap_servers": self.address(protocol),
-            "security_protocol": protocol,
+            "bootstrap_servers": self.address(listener),
+            "security_protocol": _PROTOCOLS[listener],
             "ssl_ca_location": str(self.ca),
         }
-        if protocol.startswith("SASL"):
+        if listener == MUTUAL:
+            options |= _identity(self.identities, user, self.ca)
+        elif listener == TOKENS:
+            options |= {
+                "sasl_mechanism": "OAUTHBEARER",
+                "sasl_oauthbearer_method": "oidc",
+                "sasl_oauthbearer_token_endpoint_url": self.tokens.url,
+                "sasl_oauthbearer_client_id": user,
+                "sasl_oauthbearer_client_secret": password or PASSWORDS[user],
+            }
+        elif listener.startswith("SASL"):
             options |= {
                 "sasl_mechanism": MECHANISM,
                 "sasl_username": user,
                 "sasl_password": password or PASSWORDS[user],
             }
-        return {f"VIRNUCPRO_KAFKA_{option.upper()}": value for option, value in options.items()}
+        return _settings(options)
+
+    def stop(self) -> None:
+        self.broker.stop()
+        self.tokens.close()
 
     def grant(self, user: str, *rights: Right) -> None:
         admin.grant(self.broker.bootstrap_servers, user, rights)
@@ -71,8 +97,8 @@ class Certificates:
 def make_certificates(folder: Path) -> Certificates:
     """New ones, by openssl."""
     ca, wrong_ca = _authority(folder, "ca"), _authority(folder, "wrong-ca")
-    _keystore(folder, ca)
-    return Certificates(ca, wrong_ca, folder / "broker.crt", folder / "broker.key")
+    key, certificate = _signed(folder, "broker", ca)
+    return Certificates(ca, wrong_ca, certificate, key)
 
 
 def start_secure_broker(folder: Path) -> SecureBroker:
@@ -84,12 +110,14 @@ def start_secure_broker(folder: Path) -> SecureBroker:
     if shutil.which("openssl") is None:
         raise NoBroker("openssl not found")
     ca, wrong_ca = _authority(folder, "ca"), _authority(folder, "wrong-ca")
-    ports = {protocol: free_port() for protocol in _PROTOCOLS}
+    tokens = TokenEndpoint(folder, PASSWORDS)
+    ports = {listener: free_port() for listener in _PROTOCOLS}
     logins = {
-        f"listener.name.{protocol.lower()}.{MECHANISM.lower()}.sasl.jaas.config": _LOGIN
-        for protocol in _PROTOCOLS
-        if protocol.startswith("SASL")
+        f"listener.name.{listener.lower()}.{MECHANISM.lower()}.sasl.jaas.config": _LOGIN
+        for listener, protocol in _PROTOCOLS.items()
+        if protocol.startswith("SASL") and listener != TOKENS
     }
+    keys = tokens.keys.as_uri()
     properties = {
         "sasl.enabled.mechanisms": MECHANISM,
         "ssl.keystore.type": "PEM",
@@ -97,9 +125,38 @@ def start_secure_broker(folder: Path) -> SecureBroker:
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
     }
+    mutual = {
+        "ssl.client.auth": "required",
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": ca,
+        "ssl.principal.mapping.rules": "RULE:^CN=(.*)$/$1/",
+    }
+    by_token = {
+        "sasl.enabled.mechanisms": "OAUTHBEARER",
+        "oauthbearer.sasl.jaas.config": f"{_OAUTH}.OAuthBearerLoginModule required;",
+        "oauthbearer.sasl.server.callback.handler.class": f"{_OAUTH}.OAuthBearerValidatorCallbackHandler",
+        "oauthbearer.connections.max.reauth.ms": 60_000,
+        "sasl.oauthbearer.jwks.endpoint.url": keys,
+        "sasl.oauthbearer.expected.audience": AUDIENCE,
+        "sasl.oauthbearer.expected.issuer": ISSUER,
+    }
+    for listener, special in ((MUTUAL, mutual), (TOKENS, by_token)):
+        properties |= {f"listener.name.{listener.lower()}.{name}": value for name, value in special.items()}
     users = [f"-S{MECHANISM}=[name={user},password={password}]" for user, password in PASSWORDS.items()]
-    listeners = Listeners(ports, properties | logins, tuple(users))
-    return SecureBroker(KraftBroker(folder, class_path(folder), listeners).start(), ports, ca, wrong_ca)
+    listeners = Listeners(
+        ports,
+        _PROTOCOLS,
+        properties | logins,
+        tuple(users),
+        # A broker takes keys only from the places that it is told to trust.
+        (f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}",),
+    )
+    try:
+        running = KraftBroker(folder, class_path(folder), listeners).start()
+    except BaseException:
+        tokens.close()
+        raise
+    return SecureBroker(running, ports, ca, wrong_ca, folder, tokens)
 
 
 def service_rights(job: Job) -> dict[str, Right]:
@@ -123,17 +180,33 @@ def _authority(folder: Path, name: str) -> Path:
 
 def _keystore(folder: Path, ca: Path) -> Path:
     """The broker's key and its certificate, signed by an authority, in one file."""
-    key, request, certificate = (folder / f"broker.{kind}" for kind in ("key", "csr", "crt"))
-    names = folder / "broker.ext"
+    key, certificate = _signed(folder, "broker", ca)
+    keystore = folder / "broker.pem"
+    keystore.write_text(key.read_text() + certificate.read_text())
+    return keystore
+
+
+def _identity(folder: Path, user: str, ca: Path) -> dict[str, str]:
+    """The options of a client that shows a certificate."""
+    key, certificate = _signed(folder, user, ca)
+    return {"ssl_key_location": str(key), "ssl_certificate_location": str(certificate)}
+
+
+def _signed(folder: Path, name: str, ca: Path) -> tuple[Path, Path]:
+    """A key, and a certificate for it with this common name, signed by an authority."""
+    key, request, certificate = (folder / f"{name}-of-{ca.stem}.{kind}" for kind in ("key", "csr", "crt"))
+    names = folder / f"{name}.ext"
     names.write_text("subjectAltName=IP:127.0.0.1\n")
-    _openssl(*("req", "-new", *_NEW_KEY), *("-keyout", key, "-out", request, "-subj", "/CN=broker"))
+    _openssl(*("req", "-new", *_NEW_KEY), *("-keyout", key, "-out", request, "-subj", f"/CN={name}"))
     _openssl(
         *("x509", "-req", "-in", request, "-out", certificate, "-extfile", names),
         *("-CA", ca, "-CAkey", ca.with_suffix(".key"), "-CAcreateserial"),
     )
-    keystore = folder / "broker.pem"
-    keystore.write_text(key.read_text() + certificate.read_text())
-    return keystore
+    return key, certificate
+
+
+def _settings(options: dict[str, str]) -> dict[str, str]:
+    return {f"VIRNUCPRO_KAFKA_{option.upper()}": value for option, value in options.items()}
 
 
 def _openssl(*arguments: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from consumer.errors import ExitCode, KafkaFatal, ServiceError
-from consumer.kafka.error_table import ROWS, Kind, Row, classify, consumer_error
+from consumer.kafka.error_table import ROWS, Kind, Row, classify, connection_cure, consumer_error
 
 NO_ROW = KafkaError.POLICY_VIOLATION
 READING: dict[Kind, tuple[type[ServiceError], str] | None] = {
@@ -87,3 +87,23 @@ def test_a_code_without_a_row_is_classified_by_its_flags(flags, kind):
 
 def test_an_unclassified_error_of_the_consumer_is_logged_and_not_an_end():
     assert consumer_error(KafkaError(NO_ROW)) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Receive failed: error:0A000412:SSL routines::ssl/tls alert bad certificate: SSL alert number 42",
+        "Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert number 116",
+        "SSL handshake failed: error:0A000418:SSL routines::tlsv1 alert unknown ca: SSL alert number 48",
+    ],
+)
+@pytest.mark.parametrize("code", [KafkaError._TRANSPORT, KafkaError._SSL])
+def test_a_broker_that_refuses_this_clients_certificate(code, words):
+    assert "VIRNUCPRO_KAFKA_SSL_CERTIFICATE_LOCATION" in (connection_cure(KafkaError(code, words)) or "")
+
+
+def test_a_connection_that_only_breaks_has_no_cure():
+    assert connection_cure(KafkaError(KafkaError._TRANSPORT, "Receive failed: Disconnected")) is None
+    assert "CA_LOCATION" in (
+        connection_cure(KafkaError(KafkaError._SSL, "SSL routines::certificate verify failed")) or ""
+    )
