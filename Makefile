@@ -9,6 +9,7 @@ WORKERS ?= auto
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTHONS ?= 3.12 3.13
 PORT ?= 9092
+SBOM ?= dist/virnucpro-stream.cdx.json
 # Where `make check-deploy` keeps its tools, and the tests of tests/deploy look for them.
 DEPLOY_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virnucpro-stream/deploy-tools
 CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
@@ -17,7 +18,7 @@ CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy bench kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom bench kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +57,12 @@ check-pythons: $(READY) ## unit tests with other Pythons: PYTHONS=3.12 for one
 check-deploy: $(READY) ## check deploy/ with helm, a kube-apiserver, promtool, linters (the first time: ten minutes of Go builds)
 	@deploy/tools.sh "$(DEPLOY_TOOLS)"
 	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest tests/deploy
+
+audit: $(READY) ## look the locked versions up in a vulnerability database (AUDIT_SERVICE=pypi or OSV_URL= for another)
+	@requirements/supply-chain.sh .scratch/supply-chain $(BIN) audit
+
+sbom: $(READY) ## write what the service consists of as CycloneDX (SBOM= for another file)
+	@requirements/supply-chain.sh .scratch/supply-chain $(BIN) sbom $(SBOM)
 
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
 	$(BIN)/python -m benchmarks.forward
