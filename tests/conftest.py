@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 
 _WITH_BROKER = ("tests/kafka/", "tests/chaos/", "tests/simulation/test_conformance.py")
+_OWN_BROKERS = ("tests/chaos/",) + tuple(
+    f"tests/kafka/test_{name}.py"
+    for name in ("make_kafka", "outage", "publish_wait", "secrets", "security", "slow_broker")
+)
+"""Those of them that stop their broker, or need one that is set up differently."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -40,14 +45,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A worker for each core, and one more for the tests with a real broker, which mostly wait."""
+    """A worker for each core, and one more when there are tests with a real broker, which mostly wait."""
     has_broker = any(folder.startswith(str(argument)) for folder in _WITH_BROKER for argument in config.args)
     return (os.cpu_count() or 1) + has_broker
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """Side by side (`-n`): all tests with a real broker on one worker, since they share it; others by file."""
+    """Side by side (`-n`): all tests that share the real broker on one worker, those that do not on another; the rest by
+    file."""
     from xdist.scheduler import LoadFileScheduling
 
     scheduler = LoadFileScheduling(config, log)
@@ -56,7 +62,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 
 def _scope(nodeid: str) -> str:
-    return "broker" if nodeid.startswith(_WITH_BROKER) else nodeid.partition("::")[0]
+    if nodeid.startswith(_OWN_BROKERS):
+        return "own brokers"
+    return "shared broker" if nodeid.startswith(_WITH_BROKER) else nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session", autouse=True)
