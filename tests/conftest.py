@@ -30,9 +30,14 @@ if TYPE_CHECKING:
 
 
 _WITH_BROKER = ("tests/kafka/", "tests/chaos/", "tests/simulation/test_conformance.py")
-_OWN_BROKERS = ("tests/chaos/",) + tuple(
-    f"tests/kafka/test_{name}.py"
-    for name in ("make_kafka", "outage", "publish_wait", "secrets", "security", "slow_broker")
+_OWN_BROKERS = (
+    "tests/chaos/",
+    "tests/kafka/test_make_kafka.py",
+    "tests/kafka/test_outage.py",
+    "tests/kafka/test_publish_wait.py",
+    "tests/kafka/test_secrets.py",
+    "tests/kafka/test_security.py",
+    "tests/kafka/test_slow_broker.py",
 )
 """Those of them that stop their broker, or need one that is set up differently."""
 
@@ -52,7 +57,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """Side by side (`-n`): all tests that share the real broker on one worker, those that do not on another; the rest by
+    """Side by side (`-n`): tests that share the real broker on one worker, those that do not on another, others by
     file."""
     from xdist.scheduler import LoadFileScheduling
 
