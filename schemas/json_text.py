@@ -195,7 +195,7 @@ class _Writing:
     def number(self, value: Any, at: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _unfit(at, "a number", value)
-        return _shortest(_float32(value, at))
+        return shortest_float32(_float32(value, at))
 
     def symbol(self, value: Any, at: str, symbols: list[str], default: str | None) -> str:
         if value not in symbols:
@@ -336,7 +336,7 @@ def _float32(value: float, at: str) -> float:
     return held
 
 
-def _shortest(value: float) -> float:
+def shortest_float32(value: float) -> float:
     """The float64 with the fewest decimal digits that reads back as this float32."""
     for digits in range(1, 9):
         short = float(f"{value:.{digits}g}")
