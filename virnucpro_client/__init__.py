@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from virnucpro_client.answers import Answer
-from virnucpro_client.client import Client, Topics
+from virnucpro_client.client import Client, Limits, Topics
 from virnucpro_client.errors import BrokerUnavailable, ClientError, PublishFailed, Unanswered
 from virnucpro_client.runs import Run
 
@@ -12,6 +12,7 @@ __all__ = [
     "BrokerUnavailable",
     "Client",
     "ClientError",
+    "Limits",
     "PublishFailed",
     "Run",
     "Topics",

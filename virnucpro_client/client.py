@@ -12,15 +12,19 @@ from typing import Any, Literal
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer
 
+from schemas import DeadLetter
 from schemas.codecs import AnswerDecoder, AvroCodec, EitherDecoder, JsonCodec, RecordEncoder
 from virnucpro_client.answers import Answer
 from virnucpro_client.connection import Connection
 from virnucpro_client.errors import ClientError, Unanswered
+from virnucpro_client.joining import Joiner
+from virnucpro_client.parts import CHUNK_SIZES, Packer, part_of
 from virnucpro_client.publishing import Record, RunPublisher
 from virnucpro_client.reading import AnswerReader, ends
 from virnucpro_client.runs import RUN_HEADER, Run
 
 _CLOSE_S = 10.0
+_BATCH_BYTES = 1_000_000  # librdkafka's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,23 @@ class Topics:
         return self.predictions, self.dead_letters
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the service takes. A larger record is published in parts, and `answers` joins their predictions.
+
+    The topic's own limit on messages is asked of the broker, and counts too.
+
+    Attributes:
+        message_bytes: its VIRNUCPRO_MAX_MESSAGE_BYTES.
+        sequence_bases: its VIRNUCPRO_MAX_SEQUENCE_BASES.
+        chunk_size: of its model, in bases: 500 or 300. Records are cut between chunks.
+    """
+
+    message_bytes: int = 5_000_000
+    sequence_bases: int = 1_000_000
+    chunk_size: int = CHUNK_SIZES[0]
+
+
 class Client:
     """Publishes records and reads their answers; used as a context manager, which closes every Kafka client.
 
@@ -50,6 +71,7 @@ class Client:
         options: of librdkafka, for example {"security.protocol": "SSL", "ssl.ca.location": "ca.pem"}.
         encoder: the format of published records; Avro single-object encoding by default.
         decoder: reads answers.
+        limits: of the service.
     """
 
     def __init__(
@@ -59,11 +81,13 @@ class Client:
         options: Mapping[str, Any] = MappingProxyType({}),
         encoder: RecordEncoder | None = None,
         decoder: AnswerDecoder | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.topics = topics or Topics()
         self._connection = Connection(bootstrap_servers, options)
         self._encoder = encoder or AvroCodec()
         self._decoder = decoder or EitherDecoder(AvroCodec(), JsonCodec())
+        self._limits = limits or Limits()
         self._open: set[Consumer] = set()
 
     def __enter__(self) -> Client:
@@ -98,18 +122,20 @@ class Client:
         with self._consumer() as consumer:
             self._connection.partitions(consumer, self.topics.input)
             starts = ends(consumer, self._connection, self.topics.answers)
+            told = self._connection.largest_message(consumer, self.topics.input)
         run = Run(uuid.uuid4().hex, starts=starts)
-        with self._producer() as producer:
-            RunPublisher(producer, self._connection, self.topics.input, self._encoder, stall_s).publish(
-                records, run
-            )
+        limits = self._limits
+        most = limits.message_bytes if told is None else min(told, limits.message_bytes)
+        packer = Packer(self._encoder, most, limits.sequence_bases, limits.chunk_size)
+        with self._producer(most) as producer:
+            RunPublisher(producer, self._connection, self.topics.input, packer, stall_s).publish(records, run)
         return run
 
     def answers(self, run: Run, timeout_s: float) -> Generator[Answer, None, None]:
         """The answer of each record of a run, once, as they come; ends after the last.
 
         Of a record that was replayed meanwhile, or answered again under at-least-once delivery, the answer that is read
-        first counts.
+        first counts. A record that was published in parts has the prediction of the whole, or the dead letter of one.
 
         Raises:
             Unanswered: `timeout_s` seconds have passed, and records are without an answer; it names them.
@@ -136,22 +162,36 @@ class Client:
 
     def _numbered(self, run: Run, timeout_s: float) -> Iterator[tuple[int, Answer]]:
         missing, deadline = dict(run.ids), time.monotonic() + timeout_s
+        joiner, groups = Joiner(), dict[int, str]()  # of the records in parts: the group of each
+        given_up = list[str]()
         with self._reader(run.starts) as reader:
             for answer in reader.until(deadline) if missing else ():
                 header = next((value for name, value in answer.headers if name == RUN_HEADER), None)
                 number = run.number_of(header, answer.source)
                 if number is None or number not in missing:
                     continue  # another run's, or one that at-least-once delivery repeats
+                part = part_of(answer.headers)
+                if part is not None and not isinstance(answer.content, DeadLetter):
+                    groups[number] = part.group
+                    whole = joiner.add(part, answer.content)
+                    given_up += [f"{each.record_id!r}: {each.why}" for each in joiner.given_up()]
+                    if whole is None:
+                        continue
+                    answer = replace(answer, content=whole)
                 yield number, replace(answer, id=missing.pop(number))
                 if not missing:
                     return
             if missing:
+                parts = [
+                    (missing[number], joiner.why(groups[number])) for number in missing if number in groups
+                ]
+                given_up += [f"{record_id!r}: {why}" for record_id, why in parts if why is not None]
                 hint = f"; {reader.skipped} messages could not be read" if reader.skipped else ""
                 raise Unanswered(
                     [missing[number] for number in sorted(missing)],
                     len(run) - len(missing),
                     timeout_s,
-                    hint + self._connection.cause,
+                    "".join(f"; {each}" for each in given_up) + hint + self._connection.cause,
                 )
 
     def _messages(
@@ -185,10 +225,14 @@ class Client:
                 consumer.close()
 
     @contextmanager
-    def _producer(self) -> Iterator[Producer]:
-        """A producer, without a message left in it at the end; it is closed when nothing refers to it any more."""
+    def _producer(self, most: int) -> Iterator[Producer]:
+        """A producer, without a message left in it at the end; it is closed when nothing refers to it any more.
+
+        Args:
+            most: bytes of a message, and of a batch, which the broker refuses as a whole.
+        """
         try:
-            producer = Producer(self._connection.producer_options())
+            producer = Producer({"batch.size": min(most, _BATCH_BYTES)} | self._connection.producer_options())
         except KafkaException as error:
             raise _refused(error) from error
         try:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from virnucpro_client.errors import BrokerUnavailable
 
 ANSWER_S = 15.0
 """How long a broker may take to answer a question about a topic."""
+_MOCK_CLUSTER = "mockCluster"
+"""How the id of librdkafka's mock cluster begins, the service's embedded broker: it does not tell topics' settings."""
 
 Options = Mapping[str, Any]
 
@@ -76,6 +79,26 @@ class Connection:
                 "Topics(...), or ask for the right"
             )
         return range(len(found.partitions))
+
+    def largest_message(self, consumer: Consumer, topic: str) -> int | None:
+        """Bytes of the largest message that a topic takes; None where the broker does not tell (DESCRIBE_CONFIGS).
+
+        Raises:
+            BrokerUnavailable: no broker answers.
+        """
+        try:
+            if str(consumer.list_topics("", timeout=ANSWER_S).cluster_id).startswith(_MOCK_CLUSTER):
+                return None
+        except KafkaException as error:
+            raise self.unavailable(error) from error
+        options: dict[str, Any] = self._common | self._options
+        asked = [ConfigResource(ResourceType.TOPIC, topic)]
+        (answer,) = AdminClient(options).describe_configs(asked, request_timeout=ANSWER_S).values()
+        try:
+            told = answer.result(2 * ANSWER_S)["max.message.bytes"].value or ""
+        except (KafkaException, KeyError):
+            return None
+        return int(told) if told.isdecimal() else None
 
     def unavailable(self, error: KafkaException) -> BrokerUnavailable:
         """What is raised for a call that failed."""

@@ -11,11 +11,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 from schemas import ChunkPrediction, Prediction, Verdict
 from schemas.json_text import shortest_float32
 from virnucpro_client.parts import Part, follow_each_other
-from virnucpro_core.scoring.contig_rule import ContigRule
+from virnucpro_core.scoring.contig_rule import CALL_FIELDS, ContigRule
 
 MAX_WAITING_CHUNKS = 500_000
 """Chunks of predictions that wait for other parts: 250 million bases, some 300 MB."""
@@ -84,7 +85,9 @@ class Joiner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._within_s, self._max_chunks, self._clock = within_s, max_chunks, clock
-        self._groups: OrderedDict[str, _Group] = OrderedDict()  # the one that was touched last is the last one
+        self._groups: OrderedDict[str, _Group] = (
+            OrderedDict()
+        )  # the one that was touched last is the last one
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._waiting = 0
         self._given_up: list[Incomplete] = []
@@ -164,7 +167,9 @@ class Joiner:
 
     def _keep_the_bound(self) -> None:
         while self._waiting > self._max_chunks:
-            self._give_up(next(iter(self._groups)), f", and more than {self._max_chunks:,} chunks wait for others")
+            self._give_up(
+                next(iter(self._groups)), f", and more than {self._max_chunks:,} chunks wait for others"
+            )
 
     def _give_up(self, name: str, when: str) -> None:
         group = self._groups[name]
@@ -215,7 +220,7 @@ def joined(parts: Mapping[int, tuple[Part, Prediction]]) -> Prediction:
         for chunk in chunks
         if chunk.frames
     ]
-    call = _RULE.call(scores).as_dict() if scores else {}
+    call: dict[str, Any] = dict.fromkeys(CALL_FIELDS) | (_RULE.call(scores).as_dict() if scores else {})
     return replace(
         stamp,
         length=first.length,
@@ -223,11 +228,8 @@ def joined(parts: Mapping[int, tuple[Part, Prediction]]) -> Prediction:
         virus_score=virus,
         others_score=others,
         chunks=tuple(chunks),
-        **(dict.fromkeys(_CALL_FIELDS) | call),
+        **call,
     )
-
-
-_CALL_FIELDS = tuple(_RULE.call([(0.0, 1.0)]).as_dict())
 
 
 def _without_source(prediction: Prediction) -> object:

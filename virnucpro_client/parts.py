@@ -22,12 +22,15 @@ PART_HEADER = "virnucpro-part"
 """Header of a published part, with the fields of `Part`. The service copies it to the answer."""
 CHUNK_SIZES = (500, 300)
 """Of the published models, in bases; 500 is the default."""
+ANY_SIZE = 1 << 62
+"""A limit that no record is over."""
 _OVERHEAD_BYTES = 2048
 """Of a message beside its encoded record and its key: headers, and what Kafka puts around it."""
 _MOST_BYTES_A_LETTER = 12  # of JSON, as two escapes
 _NUMBER = r"(\d{1,18})"
 _VALUE = re.compile(
-    rf"group=([0-9a-f]{{32}});part={_NUMBER}/{_NUMBER};start={_NUMBER};length={_NUMBER};chunk={_NUMBER}", re.ASCII
+    rf"group=([0-9a-f]{{32}});part={_NUMBER}/{_NUMBER};start={_NUMBER};length={_NUMBER};chunk={_NUMBER}",
+    re.ASCII,
 )
 
 

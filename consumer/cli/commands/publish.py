@@ -13,18 +13,21 @@ from consumer.cli.verbosity import Quiet
 
 if TYPE_CHECKING:
     from confluent_kafka import Message, Producer
+    from confluent_kafka.admin import AdminClient
 
     from consumer.cli.files.inputs import Reader, Size
     from consumer.cli.topics.awaited import Awaited
     from consumer.cli.topics.embedded_room import EmbeddedRoom
     from consumer.cli.topics.journal import Journal
     from consumer.cli.topics.keys import KeyOf
-    from consumer.cli.topics.publisher import Outcome, Publisher
+    from consumer.cli.topics.publisher import Delivery, Outcome, Publisher
     from consumer.config.settings import ServiceSettings
     from schemas import SequenceRecord
     from schemas.codecs import AnswerDecoder
+    from virnucpro_client.parts import Part
 
 STALL_FACTOR = 3
+BATCH_BYTES = 1_000_000  # librdkafka's own
 READER_STALL_S = 60.0  # a long record takes the service longer than any broker takes to answer
 WAITING_PANEL = "To wait for the answers"
 AnswerFormat = Literal["tsv", "jsonl", "contigs", "virnucpro", "virnucpro-v1"]
@@ -68,6 +71,14 @@ def publish(
         bool,
         typer.Option("--no-check", help="Send records whatever letters they hold, such as proteins."),
     ] = False,
+    chunk_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Chunk size of the service's model: a record that is too large is cut there. 500, or 300.",
+        ),
+    ] = 500,
     wait: Annotated[
         bool,
         typer.Option(
@@ -106,13 +117,15 @@ def publish(
     not nucleotide codes, sends nothing (standard input and pipes are sent as they come). Client options such as
     VIRNUCPRO_KAFKA_SECURITY_PROTOCOL are honoured. Records are written as a service with the same settings reads them:
     in Avro, or in JSON with VIRNUCPRO_INPUT_FORMAT=json; with VIRNUCPRO_SCHEMA_REGISTRY_URL in Confluent framing. The
-    embedded broker holds little: what goes to it waits for the service to read it.
+    embedded broker holds little: what goes to it waits for the service to read it. A record that is larger than the
+    broker or the service takes is sent in parts; --wait joins their predictions, and so does `watch --join`.
     The exit code is 0 when the broker has confirmed every record and, with --wait, every record has its prediction. A
     record that has none is named with the reason: not delivered, a dead letter, or no answer before --deadline.
 
     Example: `virnucpro publish reads.fasta.gz --bootstrap 127.0.0.1:40001 --wait -o reads.tsv`
     """
     from confluent_kafka import Producer
+    from confluent_kafka.admin import AdminClient
 
     from consumer.cli.error_messages import UserError
     from consumer.cli.files.inputs import count_records, read_nucleotides
@@ -120,10 +133,11 @@ def publish(
     from consumer.cli.topics.journal import Journal
     from consumer.cli.topics.keys import key_of
     from consumer.cli.topics.publisher import Publisher
-    from consumer.config.clients import new_client, publisher_config
+    from consumer.config.clients import asking_config, new_client, publisher_config
     from consumer.errors import ExitCode
     from consumer.kafka.cluster import BrokerWatch, await_topics, is_embedded
     from consumer.registry.service_codec import any_decoder, open_registry, publisher_codec
+    from virnucpro_client.parts import Packer
     from virnucpro_core.sequence.fasta import read_sequences
 
     if wait and resume is not None:
@@ -140,24 +154,39 @@ def publish(
     watch = BrokerWatch()
     read = read_sequences if no_check else read_nucleotides
     size = count_records(fasta, read)
+    admin = new_client(AdminClient, asking_config(settings) | {"error_cb": watch.on_error})
+    counts = await_topics(admin, [topic], address, watch, timeout, "command")
+    embedded = is_embedded(admin, address)
+    most = settings.max_message_bytes if embedded else min(settings.max_message_bytes, _takes(admin, topic))
+    # A batch is refused as a whole: it must not be larger than the topic takes.
+    batches = {"batch.size": min(most, BATCH_BYTES)}
     config = publisher_config(address, settings.kafka) | {"error_cb": watch.on_error}
-    producer = new_client(Producer, config)
-    counts = await_topics(producer, [topic], address, watch, timeout, "command")
+    producer = new_client(Producer, batches | config)
     with ExitStack() as stack:
         registry = open_registry(settings, stack)
         codec = publisher_codec(settings, registry, topic, timeout)
-        room = None
-        if is_embedded(producer, address):
-            room = _room(settings, topic, counts[topic], producer, stack)
-        publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why, room, codec)
+        room = _room(settings, topic, counts[topic], producer, stack) if embedded else None
+        packer = Packer(codec, most, settings.max_sequence_bases, chunk_size)
+        publisher = Publisher(producer, topic, STALL_FACTOR * timeout, rate, watch.why, room, packer)
         awaited = None
         if answers is not None:
             awaited = _awaited(settings, topic, form, answers, timeout, any_decoder(registry), stack)
-        run = _Run(publisher, key_for, journal, awaited)
+        run = _Run(publisher, key_for, counts[topic], journal, awaited)
         run.send(fasta, read, size, target)
         if awaited is not None:
             run.wait(awaited, deadline, answers)
     run.complain()
+
+
+def _takes(admin: AdminClient, topic: str) -> int:
+    """The bytes of the largest message that the topic takes; any number where the broker does not tell."""
+    from consumer.kafka.topic_admin import find_topics
+    from consumer.kafka.topic_plan import MAX_MESSAGE
+    from virnucpro_client.parts import ANY_SIZE
+
+    found = find_topics(admin, [topic]).get(topic)
+    told = (found.config or {}).get(MAX_MESSAGE, "") if found is not None else ""
+    return int(told) if told.isdecimal() else ANY_SIZE
 
 
 def _room(
@@ -221,9 +250,15 @@ class _Run:
     """One run: what is sent, and what becomes of it."""
 
     def __init__(
-        self, publisher: Publisher, key_of: KeyOf, journal: Journal | None, awaited: Awaited | None
+        self,
+        publisher: Publisher,
+        key_of: KeyOf,
+        partitions: int,
+        journal: Journal | None,
+        awaited: Awaited | None,
     ) -> None:
-        self._publisher, self._key_of, self._journal, self._awaited = publisher, key_of, journal, awaited
+        self._publisher, self._key_of, self._partitions = publisher, key_of, partitions
+        self._journal, self._awaited = journal, awaited
         self._without_answer = 0
 
     def send(self, paths: list[str], read: Reader, size: Size | None, target: str) -> None:
@@ -264,8 +299,10 @@ class _Run:
             warn(repeated.warning)
         seconds = time.monotonic() - began_at
         before = f" ({journal.skipped:,} were sent before)" if journal is not None and journal.skipped else ""
+        parts = f" ({publisher.in_parts:,} in parts)" if publisher.in_parts else ""
         tell(
-            f"published {publisher.delivered:,} records{before}, {done.bases:,} bases, to {target} in {seconds:.1f} s",
+            f"published {publisher.delivered:,} records{before}{parts}, {done.bases:,} bases, to {target} "
+            f"in {seconds:.1f} s"
         )
 
     def wait(self, awaited: Awaited, seconds: float, target: Path | TextIO | None) -> None:
@@ -299,17 +336,21 @@ class _Run:
             self._journal.sending(number)
         if self._awaited is not None:
             self._awaited.expect(number, record.id)
-        self._publisher.publish(record, self._key_of, self._outcome(number))
+        self._publisher.publish(record, self._key_of, self._outcome(number), self._partitions)
         if self._awaited is not None:
             self._awaited.take()
 
     def _outcome(self, number: int) -> Outcome:
-        def outcome(message: Message | None, why: str) -> None:
-            if self._journal is not None and message is not None:
+        def outcome(part: Part | None, message: Message | None, why: str, delivery: Delivery) -> None:
+            if self._journal is not None and not delivery.waiting and not delivery.refused:
                 self._journal.confirmed(number)
-            if self._awaited is not None and message is not None:
-                self._awaited.confirmed(number, message)
-            elif self._awaited is not None:
-                self._awaited.not_delivered(number, why)
+            if self._awaited is None:
+                return
+            if message is not None:
+                self._awaited.confirmed(number, part, message)
+            else:
+                self._awaited.not_delivered(number, part, why)
+            if not delivery.waiting:
+                self._awaited.settled()
 
         return outcome

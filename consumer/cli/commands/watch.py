@@ -99,6 +99,23 @@ def watch(
             min=1, metavar="N", help="Stop after N messages. [default: go on]", rich_help_panel=END_PANEL
         ),
     ] = None,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join",
+            help="Show records that were published in parts as one prediction each.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
+    join_within: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="S",
+            help="With --join: give a record up when no part of it has come for S seconds.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = 600.0,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -127,7 +144,8 @@ def watch(
 
     Every format and framing that the service can write is read, Confluent's by VIRNUCPRO_SCHEMA_REGISTRY_URL if that
     is set. Ends by itself with --until-end, --count or --until-idle, otherwise with Ctrl-C; a line at the end counts
-    what was shown. The exit code is 0, but 1 when --count was not reached.
+    what was shown. The exit code is 0, but 1 when --count was not reached, and when a part of a record was missing with
+    --join: the record is named.
 
     Example: `virnucpro watch --bootstrap 127.0.0.1:40001 --verdict virus --min-score 0.9 --since 2h --until-end -o
     viral.tsv`
@@ -136,7 +154,7 @@ def watch(
 
     from consumer.cli.error_messages import UserError
     from consumer.cli.topics.client_settings import client_settings
-    from consumer.cli.topics.reading import Reader, Stop, follow, offsets_since, reader_config
+    from consumer.cli.topics.reading import Joining, Reader, Stop, follow, offsets_since, reader_config
     from consumer.cli.topics.times import point_in_time
     from consumer.config.clients import new_client
     from consumer.errors import ExitCode
@@ -162,12 +180,17 @@ def watch(
             begin = offsets_since(consumer, partitions, since_ms, is_embedded(consumer, address))
         reader = Reader(consumer, partitions, begin, watched.why)
         wanted = _wanted(verdict, min_score, record_id, since_ms)
-        seen = follow(reader, settings.dlq_topic, show, stop, decoder, wanted)
+        joining = Joining(join_within) if join else None
+        if joining is not None:
+            stack.callback(joining.name_given_up, at_the_end=True)
+        seen = follow(reader, settings.dlq_topic, show, stop, decoder, wanted, joining)
     if count is not None and seen < count:
         when = "the topic ended" if until_idle is None else f"nothing more came for {until_idle:g} s"
         raise UserError(
             f"{seen} of {count} messages had come when {when}: is the service running, and is this its topic?"
         )
+    if joining is not None and joining.incomplete:
+        raise UserError(f"{joining.incomplete} records in parts are incomplete: they are named above")
 
 
 def _show(

@@ -1,7 +1,8 @@
 """The answers to the records of one `publish --wait`: a prediction or a dead letter for each.
 
 An answer names its message (`vnp-source`), and the broker's confirmation says where each record went. So answers of
-other publishers, and a second answer after a crash at least once, are told apart from those that are awaited.
+other publishers, and a second answer after a crash at least once, are told apart from those that are awaited. The
+predictions of a record that was sent in parts are joined.
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ from consumer.delivery.answers import SOURCE_HEADER
 from consumer.kafka.headers import headers_of
 from schemas import DeadLetter, MalformedMessage, Prediction
 from schemas.codecs import AnswerDecoder, DependencyUnavailable, Headers
+from virnucpro_client.joining import Joiner
+from virnucpro_client.parts import Part
 
 _POLL_S = 0.2
 
 Place = tuple[int, int]
 """Partition and offset in the input topic."""
+
+
+def _of(part: Part | None) -> str:
+    return "" if part is None else f"part {part.number} of {part.count}: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,8 @@ class Awaited:
         self._reader, self._topic, self._dlq_topic, self._write = reader, topic, dlq_topic, write
         self._decoder = decoder
         self._ids: dict[int, str] = {}  # of records that have no answer yet
-        self._sent: dict[Place, int] = {}
+        self._sent: dict[Place, tuple[int, Part | None]] = {}
+        self._joiner, self._groups = Joiner(), dict[str, int]()  # of records in parts: the number of each
         # Of messages that the broker has not confirmed yet, or of other publishers.
         self._early: dict[Place, Prediction | DeadLetter] = {}
         self._ready: dict[int, Prediction | None] = {}
@@ -73,20 +81,24 @@ class Awaited:
         self._ids[number] = record_id
         self._unconfirmed += 1
 
-    def confirmed(self, number: int, message: Message) -> None:
-        """The broker has it."""
-        self._unconfirmed -= 1
+    def confirmed(self, number: int, part: Part | None, message: Message) -> None:
+        """The broker has the record, or a part of it."""
+        if part is not None and number in self._ids:
+            self._groups[part.group] = number
         place = int(message.partition() or 0), int(message.offset() or 0)
         early = self._early.pop(place, None)
         if early is None:
-            self._sent[place] = number
+            self._sent[place] = number, part
         else:
-            self._answered(number, early)
+            self._answered(number, part, early)
 
-    def not_delivered(self, number: int, why: str) -> None:
-        """The broker refuses it."""
+    def not_delivered(self, number: int, part: Part | None, why: str) -> None:
+        """The broker refuses it, or a part of it."""
+        self._close(number, None, "not_delivered", _of(part) + why)
+
+    def settled(self) -> None:
+        """The broker has answered for all messages of a record."""
         self._unconfirmed -= 1
-        self._close(number, None, "not_delivered", why)
 
     def take(self) -> None:
         """Take the answers that have come; does not wait.
@@ -109,14 +121,13 @@ class Awaited:
             UserError: a topic cannot be read.
         """
         self._early.clear()
-        places = {number: place for place, number in self._sent.items()}
         while self._ids and not deadline.expired:
             message = self._reader.read(min(_POLL_S, deadline.remaining()))
             if message is not None:
                 self._message(message)
-        for number in sorted(self._ids):
-            partition, offset = places[number]
-            self._close(number, None, "no_answer", f"{self._topic}/{partition}/{offset} has no answer yet")
+        for (partition, offset), (number, part) in sorted(self._sent.items()):
+            where = f"{_of(part)}{self._topic}/{partition}/{offset} has no answer yet"
+            self._close(number, None, "no_answer", where)
         return sorted(self._missing, key=lambda each: each.number)
 
     def _message(self, message: Message) -> None:
@@ -124,7 +135,9 @@ class Awaited:
         place = self._place(headers)
         if place is None:
             return
-        number = self._sent.pop(place, None)
+        number, part = self._sent.pop(place, (None, None))
+        if number is None and not self._unconfirmed:
+            return  # of another publisher, or an answer that comes again
         answer: Prediction | DeadLetter
         try:
             if message.topic() == self._dlq_topic:
@@ -135,12 +148,14 @@ class Awaited:
             raise UserError(f"{error}: check VIRNUCPRO_SCHEMA_REGISTRY_URL, or unset it") from error
         except MalformedMessage as error:
             if number is not None:
-                self._close(number, None, "no_answer", f"its answer cannot be read: {error.detail}")
+                self._close(
+                    number, None, "no_answer", f"{_of(part)}its answer cannot be read: {error.detail}"
+                )
             return
         if number is None:
             self._early[place] = answer
         else:
-            self._answered(number, answer)
+            self._answered(number, part, answer)
 
     def _place(self, headers: Headers) -> Place | None:
         """The input message that a message with these headers answers, if it is of our topic."""
@@ -152,15 +167,26 @@ class Awaited:
                     return int(partition), int(offset)
         return None
 
-    def _answered(self, number: int, answer: Prediction | DeadLetter) -> None:
-        if isinstance(answer, Prediction):
+    def _answered(self, number: int, part: Part | None, answer: Prediction | DeadLetter) -> None:
+        if number not in self._ids:
+            return  # another part of the record has none
+        if isinstance(answer, DeadLetter):
+            self._close(number, None, "dead_letter", f"{_of(part)}{answer.reason.value}: {answer.detail}")
+            if part is not None:
+                self._joiner.forget(part.group)
+            return
+        whole = answer if part is None else self._joiner.add(part, answer)
+        if whole is not None:
             self.predicted += 1
-            self._close(number, answer, "", "")
-        else:
-            self._close(number, None, "dead_letter", f"{answer.reason.value}: {answer.detail}")
+            self._close(number, whole, "", "")
+        for each in self._joiner.given_up():
+            self._close(self._groups[each.group], None, "no_answer", each.why)
 
     def _close(self, number: int, prediction: Prediction | None, kind: str, why: str) -> None:
-        record_id = self._ids.pop(number)
+        """The fate of a record is known; of several parts without a prediction the first one counts."""
+        record_id = self._ids.pop(number, None)
+        if record_id is None:
+            return
         if prediction is None:
             self._missing.append(Missing(number, record_id, kind, why))
         self._ready[number] = prediction

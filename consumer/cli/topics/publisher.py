@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -12,16 +14,37 @@ from consumer.cli.topics.embedded_room import EmbeddedRoom
 from consumer.clock import Deadline, monotonic
 from consumer.kafka.error_table import Kind, classify, fatal_sentence
 from schemas import SequenceRecord
-from schemas.codecs import AvroCodec, RecordEncoder
+from schemas.codecs import AvroCodec
+from virnucpro_client.parts import ANY_SIZE, Packer, Part, Piece
 
 _POLL_S = 0.1
+_ANY_PARTITION = -1
 
-Outcome = Callable[[Message | None, str], None]
-"""Called once for a record: with the message that the broker has confirmed, or with None and why it has not."""
+
+@dataclass(slots=True)
+class Delivery:
+    """What became of the messages of one record so far.
+
+    Attributes:
+        record_id: the record's.
+        waiting: messages that the broker has not answered for; known when the first is sent.
+        refused: whether the broker has refused one.
+    """
+
+    record_id: str
+    waiting: int
+    refused: bool = False
+
+
+Outcome = Callable[[Part | None, Message | None, str, Delivery], None]
+"""Hears what became of each message of a record: which part it is (None: the whole), the message that the broker has
+confirmed, or None and why it has not, and the record's delivery, in which that is counted already."""
 
 
 class Publisher:
     """One topic's publisher. A record that is not delivered is named on stderr, in a line with the reason.
+
+    `sent`, `delivered` and `failed` count records; one in parts is delivered when all of them are.
 
     Args:
         producer: a client that is used by this object alone.
@@ -29,7 +52,7 @@ class Publisher:
         rate: records a second, or None for as fast as it goes.
         why: what the client knows about a failed connection, as " (cause: cure)" or "".
         room: what an embedded broker has room for; None for a real one.
-        codec: the wire format.
+        packer: makes the messages of a record.
     """
 
     def __init__(
@@ -40,39 +63,57 @@ class Publisher:
         rate: float | None = None,
         why: Callable[[], str] = str,
         room: EmbeddedRoom | None = None,
-        codec: RecordEncoder | None = None,
+        packer: Packer | None = None,
     ) -> None:
-        self._producer, self._topic, self._codec = producer, topic, codec or AvroCodec()
+        self._producer, self._topic = producer, topic
+        self._packer = packer or Packer(AvroCodec(), ANY_SIZE, ANY_SIZE)
         self._stall_s, self._rate, self._why = stall_s, rate, why
         self._room = room
         self._began_at = self._progress_at = monotonic()
-        self.sent = self.delivered = self.failed = 0
-
-    @property
-    def waiting(self) -> int:
-        """Records that were sent and that the broker has not answered for."""
-        return self.sent - self.delivered - self.failed
+        self.sent = self.delivered = self.failed = self.in_parts = 0
+        self.waiting = 0  # messages that the broker has not answered for
 
     def publish(
         self,
         record: SequenceRecord,
         key: Callable[[SequenceRecord], bytes | None] = lambda record: record.id.encode(),
-        outcome: Outcome = lambda _message, _why: None,
+        outcome: Outcome = lambda *_: None,
+        partitions: int = 1,
     ) -> None:
         """Send one record, at the rate, waiting while the client's queue is full.
 
         Args:
             key: gives the key of its message.
             outcome: hears what became of it, within a later call.
+            partitions: of the topic: parts without a key go to one of these, as those with a key do.
 
         Raises:
             UserError: the broker takes no records any more, or has no room for them.
         """
         if self._rate is not None:
             self._pace(Deadline(self._began_at + self.sent / self._rate))
-        (value, headers), message_key = self._codec.encode_record(record), key(record)
-        report = partial(self._on_delivery, record.id, outcome)
-        while self._room is not None and not self._room.takes(len(value) + len(message_key or b"")):
+        message_key = key(record)
+        self.sent += 1
+        delivery: Delivery | None = None
+        for piece in self._packer.pieces(record, message_key):
+            if delivery is None:
+                delivery = Delivery(record.id, 1 if piece.part is None else piece.part.count)
+                self.in_parts += piece.part is not None
+            partition = _ANY_PARTITION
+            if piece.part is not None and message_key is None:
+                partition = int(piece.part.group, 16) % partitions
+            report = partial(self._on_delivery, delivery, piece.part, outcome)
+            self._send(piece, message_key, partition, report)
+
+    def _send(
+        self,
+        piece: Piece,
+        key: bytes | None,
+        partition: int,
+        report: Callable[[KafkaError | None, Message | None], None],
+    ) -> None:
+        headers: list[Any] = list(piece.headers)
+        while self._room is not None and not self._room.takes(len(piece.value) + len(key or b"")):
             self._acknowledged()
             self._room.wait()
         if not self.waiting:
@@ -80,16 +121,22 @@ class Publisher:
         while True:
             try:
                 self._producer.produce(
-                    self._topic, value=value, key=message_key, headers=list(headers), on_delivery=report
+                    self._topic,
+                    value=piece.value,
+                    key=key,
+                    partition=partition,
+                    headers=headers,
+                    on_delivery=report,
                 )
                 break
             except BufferError:
                 self._wait(_POLL_S)
             except KafkaException as error:
                 self._poll(0)
-                self._refused(record.id, outcome, error.args[0])
-                break
-        self.sent += 1
+                self.waiting += 1
+                report(error.args[0], None)
+                return
+        self.waiting += 1
         self._poll(0)
 
     def finish(self) -> None:
@@ -114,7 +161,7 @@ class Publisher:
         self._poll(seconds)
         if not self.waiting or monotonic() - self._progress_at < self._stall_s:
             return
-        waiting = self.waiting
+        waiting = self.sent - self.delivered - self.failed
         self._producer.purge()
         raise UserError(
             f"the broker took no record for {self._stall_s:.0f} s{self._why()}: {self.delivered} records "
@@ -129,21 +176,30 @@ class Publisher:
             raise UserError(fatal_sentence("producer", classify(error.args[0]), "publish again")) from error
 
     def _on_delivery(
-        self, record_id: str, outcome: Outcome, error: KafkaError | None, message: Message
+        self,
+        delivery: Delivery,
+        part: Part | None,
+        outcome: Outcome,
+        error: KafkaError | None,
+        message: Message | None,
     ) -> None:
         self._progress_at = monotonic()
-        if error is None:
-            self.delivered += 1
-            outcome(message, "")
-        else:
-            self._refused(record_id, outcome, error)
+        why = "" if error is None else self._reason(delivery.record_id, part, error)
+        self.waiting -= 1
+        delivery.waiting -= 1
+        delivery.refused = delivery.refused or error is not None
+        if not delivery.waiting:
+            self.delivered += not delivery.refused
+            self.failed += delivery.refused
+        outcome(part, None if why else message, why, delivery)
 
-    def _refused(self, record_id: str, outcome: Outcome, error: KafkaError) -> None:
+    def _reason(self, record_id: str, part: Part | None, error: KafkaError) -> str:
+        """Why a message was not delivered; said on stderr."""
         problem = classify(error)
         if problem.fatal:
             raise UserError(fatal_sentence("producer", problem, f"publish again from {record_id!r} on"))
-        self.failed += 1
         too_large = f"is larger than the broker takes: {problem.cure}, or leave the record out"
         why = too_large if problem.kind is Kind.TOO_LARGE else f"({problem.text})"
-        warn(f"record {record_id!r} was not delivered: {why}")
-        outcome(None, why)
+        which = "" if part is None else f", part {part.number} of {part.count},"
+        warn(f"record {record_id!r}{which} was not delivered: {why}")
+        return why

@@ -25,6 +25,8 @@ from consumer.kafka.error_table import Kind, classify
 from consumer.kafka.headers import headers_of
 from schemas import DeadLetter, MalformedMessage, Prediction
 from schemas.codecs import AnswerDecoder, AvroCodec, DependencyUnavailable, Headers
+from virnucpro_client.joining import Joiner
+from virnucpro_client.parts import part_of
 
 _POLL_S = 0.2
 _ASK_S = 10.0
@@ -179,11 +181,15 @@ def follow(
     stop: Stop,
     decoder: AnswerDecoder | None = None,
     wanted: Wanted = lambda _message, _answer: True,
+    joining: Joining | None = None,
 ) -> int:
     """Show messages until it is time to stop; returns how many.
 
     What comes from `dlq_topic` is read as dead letters, all else as predictions; a message that is neither is
     reported on stderr and skipped.
+
+    Args:
+        joining: the predictions of parts are shown joined, with the message of the last one; None: each as it is.
 
     Raises:
         UserError: the topic cannot be read, or a schema registry does not answer.
@@ -197,6 +203,8 @@ def follow(
         if stop.at_the_end and caught_up:
             break
         message = reader.read(_POLL_S if until_idle is None else min(_POLL_S, until_idle))
+        if joining is not None:
+            joining.name_given_up()
         if message is None:
             show.idle()
             if reader.caught_up and not caught_up:
@@ -207,8 +215,9 @@ def follow(
             continue
         silent_since = monotonic()
         data, headers = message.value(), headers_of(message)
+        letter: DeadLetter | None = None
+        prediction: Prediction | None = None
         try:
-            letter = prediction = None
             if message.topic() == dlq_topic:
                 letter = decoder.decode_dead_letter(data, headers or ())
             else:
@@ -219,6 +228,8 @@ def follow(
             place = f"{message.topic()}/{message.partition()}/{message.offset()}"
             warn(f"{place} is skipped, it cannot be read: {error.detail}")
             continue
+        if joining is not None:
+            prediction = joining.whole(prediction, letter, headers or ())
         if letter is not None and wanted(message, letter):
             show.dead_letter(message, letter, headers)
         elif prediction is not None and wanted(message, prediction):
@@ -227,3 +238,33 @@ def follow(
             continue
         seen += 1
     return seen
+
+
+class Joining:
+    """Joins the predictions of records that were published in parts, and names those that stay incomplete on stderr.
+
+    Args:
+        within_s: a record is given up when no part of it has come for so long, in seconds.
+    """
+
+    def __init__(self, within_s: float) -> None:
+        self._joiner = Joiner(within_s)
+        self.incomplete = 0
+
+    def whole(
+        self, prediction: Prediction | None, letter: DeadLetter | None, headers: Headers
+    ) -> Prediction | None:
+        """The prediction to show for what has come: its own, that of the whole record, or None."""
+        part = part_of(headers)
+        if part is None:
+            return prediction
+        if letter is not None:
+            name = (letter.key or b"").decode(errors="replace")
+            self._joiner.dead_letter(part, name, f"dead letter, {letter.reason.value}")
+        return None if prediction is None else self._joiner.add(part, prediction)
+
+    def name_given_up(self, at_the_end: bool = False) -> None:
+        """Name the records that are incomplete: those that were given up, at the end all."""
+        for each in self._joiner.given_up(at_the_end):
+            self.incomplete += 1
+            warn(f"record {each.record_id!r} has no prediction: {each.why}")

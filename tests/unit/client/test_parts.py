@@ -30,7 +30,11 @@ Parts = dict[int, tuple[Part, Prediction]]
 
 
 def sequence_of(length: int, seed: int) -> str:
-    return "".join(np.random.default_rng(seed).choice(list("ACGTacgtN"), length, p=[0.23, 0.23, 0.23, 0.23, *[0.016] * 5]))
+    return "".join(
+        np.random.default_rng(seed).choice(
+            list("ACGTacgtN"), length, p=[0.23, 0.23, 0.23, 0.23, *[0.016] * 5]
+        )
+    )
 
 
 def predicted(record_id: str, sequence: str, chunk_size: int) -> Prediction:
@@ -38,7 +42,10 @@ def predicted(record_id: str, sequence: str, chunk_size: int) -> Prediction:
     spans = chunk_spans(len(sequence), chunk_size)
     empty = np.zeros(1, dtype=np.int32)
     found = [
-        (PreparedFrame(chunk, frame.label, empty, empty), crc32(f"{frame.label}{frame.protein}{frame.nucleotides}".encode()))
+        (
+            PreparedFrame(chunk, frame.label, empty, empty),
+            crc32(f"{frame.label}{frame.protein}{frame.nucleotides}".encode()),
+        )
         for chunk, frames in enumerate(open_frames_by_span(sequence, spans))
         for frame in frames
     ]
@@ -109,7 +116,10 @@ def test_what_is_small_enough_is_one_message_without_a_header(encoder):
 
 def test_a_header_says_which_part_of_which_record_it_is():
     part = Part("0123456789abcdef" * 2, 2, 3, 1_000_000, 2_500_000, 500)
-    assert part.header == b"group=0123456789abcdef0123456789abcdef;part=2/3;start=1000000;length=2500000;chunk=500"
+    assert (
+        part.header
+        == b"group=0123456789abcdef0123456789abcdef;part=2/3;start=1000000;length=2500000;chunk=500"
+    )
     assert part_of((("x", None), (PART_HEADER, part.header))) == part
     good = part.header.decode()
     for text in ("", "part=2/3", good + ";", good.replace("2/3", "4/3"), good.replace("2/3", "0/3"), "\xff"):
@@ -151,7 +161,9 @@ def test_what_is_missing_is_named_after_the_deadline_and_at_the_end(parts):
     assert list(joiner.given_up(everything=True)) == []
     late = Joiner()
     late.add(*parts[2])
-    assert [each.why for each in late.given_up(everything=True)] == ["of its 3 parts no prediction of 1, 3 has come"]
+    assert [each.why for each in late.given_up(everything=True)] == [
+        "of its 3 parts no prediction of 1, 3 has come"
+    ]
 
 
 def test_a_dead_letter_that_was_replayed_does_no_harm(parts):
@@ -172,7 +184,9 @@ def test_memory_is_bounded_and_who_waits_longest_is_given_up(parts):
         joiner.dead_letter(Part(f"{number + 9:032x}", 1, 10**17, 0, 1, 500), "", "dead letter, malformed")
     given_up = list(joiner.given_up())
     assert len(given_up) > 900
-    assert given_up[-1].why.startswith(f"of its {10**17} parts no prediction of 1 (dead letter, malformed), 2, 3")
+    assert given_up[-1].why.startswith(
+        f"of its {10**17} parts no prediction of 1 (dead letter, malformed), 2, 3"
+    )
 
 
 def test_parts_that_do_not_fit_are_refused_and_not_joined(parts):
@@ -192,7 +206,9 @@ def test_parts_that_do_not_fit_are_refused_and_not_joined(parts):
     refused("different models or settings", 2, model_sha256="cd" * 32)
     refused("do not make a whole record", 2, start=2001)
     refused("do not make a whole record", 3, length=6001)
-    with pytest.raises(PartsDiffer, match=r"for chunks of 50 bases, and the model's have 300: .* --chunk-size 300"):
+    with pytest.raises(
+        PartsDiffer, match=r"for chunks of 50 bases, and the model's have 300: .* --chunk-size 300"
+    ):
         joined(
             {
                 number: (part, replace(found, provenance=replace(found.provenance, expected_length=300)))
@@ -203,5 +219,7 @@ def test_parts_that_do_not_fit_are_refused_and_not_joined(parts):
 
 def test_the_labels_of_frames_are_all_met():
     """The records above have frames of each kind, so that nothing is left untested."""
-    labels = {frame.frame for chunk in predicted("x", sequence_of(6000, 1), 50).chunks for frame in chunk.frames}
+    labels = {
+        frame.frame for chunk in predicted("x", sequence_of(6000, 1), 50).chunks for frame in chunk.frames
+    }
     assert labels == set(FRAME_LABELS)

@@ -16,6 +16,7 @@ from tests.support.messages import LETTER, PREDICTION
 from virnucpro_client import BrokerUnavailable, PublishFailed, Run, Unanswered, reading
 from virnucpro_client.answers import UnreadableAnswer, decoded
 from virnucpro_client.connection import Connection
+from virnucpro_client.parts import Packer, part_of
 from virnucpro_client.publishing import RunPublisher
 from virnucpro_client.reading import AnswerReader
 from virnucpro_client.runs import RUN_HEADER
@@ -92,7 +93,9 @@ def reader(*messages: Message) -> AnswerReader:
 
 def publish(broker: Broker, records, stall_s: float = 5.0) -> Run:
     run = Run("abc")
-    RunPublisher(broker, CONNECTION, "sequences", AvroCodec(), stall_s).publish(records, run)
+    RunPublisher(broker, CONNECTION, "sequences", Packer(AvroCodec(), 4000, 1000), stall_s).publish(
+        records, run
+    )
     return run
 
 
@@ -125,6 +128,16 @@ def test_every_record_is_sent_with_its_id_as_key_and_a_header_that_names_it():
         b"abc/2",
     ]
     assert decode_record(broker.messages[1]["value"]) == SequenceRecord("b", "TTT", "two")
+
+
+def test_a_record_in_parts_is_one_record_of_the_run():
+    broker = Broker()
+    run = publish(broker, [("a", "ACGT"), ("big", "ACGT" * 600)])
+    assert run.ids == {0: "a", 1: "big"}
+    assert run.sources == {"sequences/0/0": 0, **{f"sequences/0/{offset}": 1 for offset in range(1, 6)}}
+    parts = [part_of(tuple(message["headers"])) for message in broker.messages[1:]]
+    assert [(part.number, part.count) for part in parts if part] == [(n, 5) for n in range(1, 6)]
+    assert {dict(message["headers"])[RUN_HEADER] for message in broker.messages[1:]} == {b"abc/1"}
 
 
 def test_a_record_that_the_schema_cannot_carry_stops_no_other():

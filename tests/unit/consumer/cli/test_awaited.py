@@ -57,7 +57,8 @@ def test_answers_come_in_order_and_what_has_none_is_named(fates, seed):
         del coming[:2]
         awaited.take()  # before the broker's confirmation comes
         place = SimpleNamespace(partition=lambda: 0, offset=lambda number=number: 100 + number)
-        awaited.confirmed(number, place)  # type: ignore[arg-type]
+        awaited.confirmed(number, None, place)  # type: ignore[arg-type]
+        awaited.settled()
     messages.waiting += coming
     missing = awaited.wait(Deadline.after(0.01))
     assert [each.id for each in written] == [f"r{n}" for n in numbers if fates[n] == "predicted"]
