@@ -24,9 +24,18 @@ def document() -> dict[str, Any]:
     from consumer.config.settings import ServiceSettings
     from consumer.delivery.answers import REASON_HEADER, REPLAYS_HEADER, SCHEMA_ID_HEADER, SOURCE_HEADER
     from schemas import Reason, SchemaName, schema_json
+    from virnucpro_client.parts import PART_HEADER, Part
     from virnucpro_core import __version__
 
-    source = {
+    part = {
+        PART_HEADER: {
+            "type": "string",
+            "description": 'Which part of which record: see "A sequence over the size of a message" in '
+            "docs/contract.md. Not there on whole records.",
+            "examples": [Part("0123456789abcdef" * 2, 2, 3, 1_000_000, 2_500_000, 500).header.decode()],
+        }
+    }
+    source = part | {
         SOURCE_HEADER: {
             "type": "string",
             "description": "topic/partition/offset of the record that is answered.",
@@ -51,7 +60,7 @@ def document() -> dict[str, Any]:
         },
     }
     answers: dict[SchemaName, dict[str, Any]] = {
-        "sequence_record": {},
+        "sequence_record": {"headers": {"type": "object", "properties": part}},
         "prediction": {"headers": {"type": "object", "required": [SOURCE_HEADER], "properties": source}},
         "dead_letter": {
             "headers": {"type": "object", "required": [SOURCE_HEADER, REASON_HEADER], "properties": dead}

@@ -93,7 +93,8 @@ class Connection:
             raise self.unavailable(error) from error
         options: dict[str, Any] = self._common | self._options
         asked = [ConfigResource(ResourceType.TOPIC, topic)]
-        (answer,) = AdminClient(options).describe_configs(asked, request_timeout=ANSWER_S).values()
+        admin = AdminClient(options)  # without a reference it is closed before it has the answer
+        (answer,) = admin.describe_configs(asked, request_timeout=ANSWER_S).values()
         try:
             told = answer.result(2 * ANSWER_S)["max.message.bytes"].value or ""
         except (KafkaException, KeyError):

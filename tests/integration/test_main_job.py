@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -117,6 +118,33 @@ def test_predict_gives_the_same_scores_bit_for_bit(predictions, tmp_path):
         # JSON has the shortest digits that name the float32, Avro its bytes.
         for score in ("others", "virus"):
             assert [np.float32(getattr(f, score)) for f in ours] == [np.float32(f[score]) for f in theirs]
+
+
+def test_genomes_in_parts_come_back_as_predict_writes_them(serve_after_sample, tmp_path):
+    """One that has no overlapping chunks (over 250,000 bases), and one that has."""
+    path, out, own = (tmp_path / name for name in ("in.fasta", "out.jsonl", "own.jsonl"))
+    bases = np.random.default_rng(1)
+    with path.open("w") as file:
+        for length in (262_345, 70_111):
+            # Few stop codons at the beginning and the end, so that frames are open, and no open frame between.
+            ends = "".join(bases.choice(list("ACGT"), 6000, p=[0.06, 0.44, 0.44, 0.06]))
+            letters = ends[:3000] + "TAAATTAATTTA" * (length // 12) + ends[3000:]
+            file.write(f">genome of a test\n{letters[: length - 3000]}{ends[3000:]}\n")
+    done = virnucpro(
+        *("publish", str(path), "--bootstrap", serve_after_sample.bootstrap),
+        *("--wait", "--format", "jsonl", "-o", str(out)),
+        VIRNUCPRO_MAX_SEQUENCE_BASES="60000",
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"published 2 records (2 in parts)" in done.stderr
+    done = virnucpro("predict", str(path), "--format", "jsonl", "-o", str(own))
+    assert done.returncode == 0, done.stderr
+    assert without_provenance(out.read_text()) == without_provenance(own.read_text())
+    assert out.read_text().count('"frame": "F1"') > 5
+
+
+def without_provenance(text: str) -> str:
+    return re.sub(r', "provenance": \{[^}]*\}', "", text)
 
 
 def test_the_probes_answer(serve: Serve):

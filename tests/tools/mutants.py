@@ -605,6 +605,22 @@ MUTANTS = (
         "            pass\n",
         ("tests/unit/consumer/cli/test_awaited.py",),
     ),
+    Mutant(
+        "cuts",
+        "a part is cut as in the whole (where chunks overlap it is not)",
+        "virnucpro_client/parts.py",
+        "            behind = first + 1\n",
+        "            pass\n",
+        ("tests/unit/client/test_parts.py",),
+    ),
+    Mutant(
+        "parts of one model",
+        "parts that different models have scored are not joined (they are)",
+        "virnucpro_client/joining.py",
+        "    if len(made_by) > 1:\n",
+        "    if len(made_by) > len(parts):\n",
+        ("tests/unit/client/test_parts.py",),
+    ),
 )
 _FUTURE = "from __future__ import annotations\n"
 _IMPORTS = {
