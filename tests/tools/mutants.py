@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_COPIED = ("consumer", "schemas", "virnucpro_core", "tests", "docs", "pyproject.toml")
+_COPIED = ("consumer", "schemas", "virnucpro_client", "virnucpro_core", "tests", "docs", "pyproject.toml")
 _TEST_S = 900
 _OPTIONS = ("-p", "no:cacheprovider", "-p", "no:randomly")
 _GUIDE = ROOT / "docs" / "reliability.md"
