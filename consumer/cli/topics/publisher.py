@@ -198,6 +198,11 @@ class Publisher:
         problem = classify(error)
         if problem.fatal:
             raise UserError(fatal_sentence("producer", problem, f"publish again from {record_id!r} on"))
+        if problem.kind is Kind.UNAUTHORIZED:  # which concerns every record
+            raise UserError(
+                f"the broker refuses record {record_id!r} ({problem.text}): grant this client WRITE on {self._topic}, "
+                "then publish again from that record on"
+            )
         too_large = f"is larger than the broker takes: {problem.cure}, or leave the record out"
         why = too_large if problem.kind is Kind.TOO_LARGE else f"({problem.text})"
         which = "" if part is None else f", part {part.number} of {part.count},"
