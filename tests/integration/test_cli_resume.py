@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from consumer.cli.app import run
 from tests.support.models_fixture import random_bundle
-from tests.support.warm_commands import WarmCommands, warm_commands
+from tests.support.warm_commands import WarmCommands
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.scoring.row_journal import RowJournal
 from virnucpro_core.sequence.prepare import PreparedFrame
@@ -77,12 +77,6 @@ def outputs(folder: Path) -> dict[str, object]:
         del summary["seconds"], summary["counts"]["frame_cache_hits"]
         found["summary.json"] = summary
     return found
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommands]:
-    with warm_commands(tmp_path_factory.mktemp("warm")) as commands:
-        yield commands
 
 
 class Undisturbed:

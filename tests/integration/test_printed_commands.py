@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from select import select
@@ -20,7 +19,7 @@ import pytest
 from consumer.cli.demo.sample import sample_truth
 from tests.support.checkpoints import save_classifier, trained_classifier
 from tests.support.harness import ROOT, environment, produce, virnucpro
-from tests.support.warm_commands import WarmCommands, warm_commands
+from tests.support.warm_commands import WarmCommands
 from virnucpro_core.bundle.bundle import find_bundle
 from virnucpro_core.sequence.fasta import read_sequences
 
@@ -88,12 +87,6 @@ def blocks(page: str) -> list[Block]:
             found.append([])
         before = line
     return [Block(lines) for lines in found if any(lines)]
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommands]:
-    with warm_commands(tmp_path_factory.mktemp("warm")) as commands:
-        yield commands
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ def _serve(address: str) -> None:
     listener.listen(16)
     Path(address + ".new").rename(address)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, also by children
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
