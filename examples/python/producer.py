@@ -1,6 +1,8 @@
 """Publishes the records of a FASTA file, with confluent-kafka and fastavro alone.
 
-python producer.py localhost:9092 sequences ../../schemas/avsc/sequence_record.avsc reads.fasta
+python producer.py localhost:9092 sequences ../../schemas/avsc/sequence_record.avsc reads.fasta [REGISTRY_URL]
+
+With a schema registry it writes Confluent framing with the registered schema, as Confluent's serializers do.
 """
 
 from __future__ import annotations
@@ -9,16 +11,23 @@ import json
 import sys
 from io import BytesIO
 from pathlib import Path
+from urllib.request import urlopen
 
 from confluent_kafka import KafkaError, Message, Producer
 from fastavro import parse_schema, schemaless_writer
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-bootstrap, topic, schema_file, fasta = sys.argv[1:]
-text = json.loads(Path(schema_file).read_text(encoding="utf-8"))
+bootstrap, topic, schema_file, fasta, *registry = sys.argv[1:]
+if registry:
+    with urlopen(f"{registry[0]}/subjects/{topic}-value/versions/latest", timeout=10) as answer:
+        registered = json.load(answer)
+    text = json.loads(registered["schema"])
+    HEADER = b"\x00" + registered["id"].to_bytes(4, "big")
+else:
+    text = json.loads(Path(schema_file).read_text(encoding="utf-8"))
+    # Avro single-object encoding: two bytes, the schema's fingerprint, the record.
+    HEADER = b"\xc3\x01" + bytes.fromhex(fingerprint(to_parsing_canonical_form(text), "CRC-64-AVRO"))
 schema = parse_schema(text)
-# Avro single-object encoding: two bytes, the schema's fingerprint, the record.
-HEADER = b"\xc3\x01" + bytes.fromhex(fingerprint(to_parsing_canonical_form(text), "CRC-64-AVRO"))
 failed: list[str] = []
 
 

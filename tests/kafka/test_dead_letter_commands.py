@@ -11,17 +11,20 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
 from consumer.cli.app import run
 from consumer.errors import ExitCode
-from schemas import SequenceRecord, decode_prediction, encode_record
+from schemas import Reason, SequenceRecord, decode_prediction, encode_record, schema_json
 from tests.support.harness import ROOT, NoopServe, environment, produce, serving, wait_until
 from tests.support.kafka import admin
 from tests.support.kafka.job import Job
-from tests.support.noop_service import FAILS
+from tests.support.noop_service import FAILS, KILLS
+from tests.support.registry import ApicurioRegistry
 
 LONG = 30
 SHORT_LIMIT = {"VIRNUCPRO_MAX_SEQUENCE_BASES": "100"}
@@ -37,6 +40,59 @@ LONG_IDS = {f"long{n}" for n in range(LONG)}
 def sequence(number: int) -> str:
     """Over the limit, and it does not compress to little."""
     return "".join(random.Random(number).choices("ACGT", k=2000))
+
+
+UNMENDABLE = dict.fromkeys(
+    ("malformed", "empty_id", "empty_sequence", "id_too_long", "invalid_nucleotides", "null_value"), 1
+)
+MENDABLE_IDS = {"large", "wide", "newer", f"q{KILLS}"}
+
+
+class Newer:
+    """A schema that a registry does not have yet, and a record that was written with it all the same."""
+
+    def __init__(self, registry: ApicurioRegistry, name: str) -> None:
+        self._url, self._subject = registry.url, f"{name}-value"
+        fields = json.loads(schema_json("sequence_record"))
+        extra = {"name": f"extra_{name.replace('-', '_')}", "type": ["null", "long"], "default": None}
+        self._schema = json.dumps(fields | {"fields": [*fields["fields"], extra]})
+        placeholder = json.dumps({"type": "fixed", "size": 1, "name": f"before_{name.replace('-', '_')}"})
+        self._id = self._registered(f"{name}-before", placeholder) + 1
+        body = encode_record(SequenceRecord("newer", "ACGT"))[10:] + b"\x00"
+        self.value = b"\x00" + self._id.to_bytes(4, "big") + body
+
+    def register(self) -> None:
+        assert self._registered(self._subject, self._schema) == self._id
+
+    def _registered(self, subject: str, schema: str) -> int:
+        with SchemaRegistryClient({"url": self._url}) as client:
+            return client.register_schema(subject, Schema(schema, "AVRO"))
+
+
+def add_every_other_reason(job: Job, newer: Newer, folder: Path, **variables: str) -> None:
+    """Dead letters of the reasons that `letters` has not: of limits, of a schema, of a record that kills."""
+    limits = {"VIRNUCPRO_MAX_MESSAGE_BYTES": "25000", "NOOP_BASES_PER_FRAME": "10"}
+    records = [
+        SequenceRecord("", "ACGT"),
+        SequenceRecord("i" * 1001, "ACGT"),
+        SequenceRecord("large", "ACGT" * 7000),
+        SequenceRecord("wide", "ACGT" * 5000),
+        SequenceRecord(f"q{KILLS}", "ACGT"),
+    ]
+    admin.configure_topic(job.bootstrap, f"{job.name}.out", "max.message.bytes", "3000")
+    done = job.committed()
+    values = [*map(encode_record, records), newer.value]
+    produce(job.bootstrap, ({"value": v, "key": b"k", "partition": 0} for v in values), f"{job.name}.in")
+    for number in range(4):
+        log = folder / f"reasons{number}.log"
+        with serving(log, kind=NoopServe, **job.worker(0), **limits, **variables) as serve:
+            wait_until(
+                lambda: serve.process.poll() is not None or job.committed() == done + len(values), "an end"
+            )
+            if serve.process.poll() is None:
+                assert serve.stop() == 0
+                break
+    assert number == 3, "it has died three times"
 
 
 @pytest.fixture
@@ -88,27 +144,38 @@ def answered(job: Job) -> tuple[int, int]:
     return len(job.read_all("out")), len(job.read_all("dlq"))
 
 
-def test_bad_records_are_inspected_mended_and_replayed_once_with_a_kill_in_between(letters, tmp_path, capsys):
+def test_bad_records_of_every_reason_are_inspected_mended_and_replayed_once_with_a_kill_in_between(
+    letters, registry, tmp_path, capsys, monkeypatch
+):
+    newer, known = Newer(registry, letters.name), {"VIRNUCPRO_SCHEMA_REGISTRY_URL": registry.url}
+    known |= {"VIRNUCPRO_OUTPUT_FRAMING": "single_object"}
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    add_every_other_reason(letters, newer, tmp_path, **known)
     assert run(["dlq", "inspect", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert Counter(line["reason"] for line in lines) == Counter(
-        sequence_too_long=LONG,
-        malformed=1,
-        empty_sequence=1,
-        invalid_nucleotides=1,
-        null_value=1,
-        inference_failed=1,
+    mendable = (
+        "unknown_schema",
+        "message_too_large",
+        "prediction_too_large",
+        "inference_failed",
+        "quarantined",
     )
+    reasons = Counter(sequence_too_long=LONG) + Counter(UNMENDABLE) + Counter(mendable)
+    assert Counter(line["reason"] for line in lines) == reasons
+    assert reasons.keys() == {reason.value for reason in Reason if reason is not Reason.UNKNOWN}
     decoded = {line["record"]["id"]: line["record"] for line in lines if line["record"]}
-    assert decoded.keys() == LONG_IDS | {f"x{FAILS}"}
+    assert decoded.keys() == LONG_IDS | MENDABLE_IDS - {"newer"} | {f"x{FAILS}"}
     assert decoded["long3"]["sequence"] == sequence(3)
     assert not any(line["replayed"] for line in lines)
 
+    newer.register()
+    admin.configure_topic(letters.bootstrap, f"{letters.name}.out", "max.message.bytes", "100000")
     dry = replayed(capsys, "--dry-run")
-    assert (dry["replayed"], sum(dry["skipped"].values())) == (LONG + 1, 4)
+    assert (dry["replayed"], dry["skipped"]) == (LONG + len(mendable), UNMENDABLE)
     assert sent(letters) == Counter(), "a dry run sends nothing"
 
-    process = start_replay(letters, "--rate", "8", "--reason", "sequence_too_long")
+    process = start_replay(letters, "--rate", "8", "--reason", "sequence_too_long", **known)
     try:
         wait_until(lambda: len(sent(letters)) > 4, "a part is replayed")
     finally:
@@ -117,35 +184,42 @@ def test_bad_records_are_inspected_mended_and_replayed_once_with_a_kill_in_betwe
     part = len(sent(letters))
     assert 4 < part < LONG
 
-    with serving(tmp_path / "second.log", kind=NoopServe, **letters.worker(0)) as serve:
+    with serving(tmp_path / "second.log", kind=NoopServe, **letters.worker(0), **known) as serve:
         assert replayed(capsys, "--reason", "sequence_too_long", "--max", "3")["replayed"] == 3
-        counts = replayed(capsys)
-        assert counts["replayed"] == LONG + 1 - part - 3
-        assert counts["skipped"] == {
-            "malformed": 1,
-            "empty_sequence": 1,
-            "invalid_nucleotides": 1,
-            "null_value": 1,
-        }
+        model_aside = [
+            f"--reason={reason}" for reason in reasons if reason not in {"inference_failed", "quarantined"}
+        ]
+        counts = replayed(capsys, *model_aside)
+        assert counts["replayed"] == LONG + 3 - part - 3
+        assert counts["skipped"] == UNMENDABLE
         assert set(sent(letters).values()) == {1}
-        wait_until(lambda: answered(letters) == (LONG, LONG + 6), "the replayed records are answered")
+        letters_before = LONG + 11
+        wait_until(
+            lambda: answered(letters) == (LONG + 3, letters_before), "the replayed records are answered"
+        )
         # The record that the model cannot take comes back, each time with its count.
-        letters_back = replayed(capsys, "--max-replays", "2")
-        assert (letters_back["replayed"], letters_back["exhausted"]) == (1, 0)
-        wait_until(lambda: answered(letters) == (LONG, LONG + 7), "and that one again")
-        letters_back = replayed(capsys, "--max-replays", "2")
-        assert (letters_back["replayed"], letters_back["exhausted"]) == (0, 1)
+        for number in (1, 2):
+            back = replayed(capsys, "--reason", "inference_failed", "--max-replays", "2")
+            assert (back["replayed"], back["exhausted"]) == (1, 0)
+            wait_until(lambda n=number: answered(letters) == (LONG + 3, letters_before + n), "it comes back")
+        back = replayed(capsys, "--reason", "inference_failed", "--max-replays", "2")
+        assert (back["replayed"], back["exhausted"]) == (0, 1)
         assert serve.stop() == 0
-    assert predictions(letters) == Counter(LONG_IDS)
+    with serving(
+        tmp_path / "third.log", kind=NoopServe, **letters.worker(0), **known, NOOP_MENDED="1"
+    ) as serve:
+        counts = replayed(capsys)
+        assert (counts["replayed"], counts["skipped"], counts["exhausted"]) == (2, UNMENDABLE, 0)
+        wait_until(lambda: answered(letters) == (LONG + 5, letters_before + 2), "the model takes them now")
+        assert serve.stop() == 0
+    assert predictions(letters) == Counter(LONG_IDS | MENDABLE_IDS | {f"x{FAILS}"})
     again = [m for m in letters.read_all("in") if "vnp-dlq-replays" in dict(m.headers() or ())]
-    assert all(m.headers()[:2] == [("trace", b"1"), ("trace", None)] and m.key() == b"k" for m in again)
+    assert all(m.key() == b"k" for m in again)
+    assert sum(m.headers()[:2] == [("trace", b"1"), ("trace", None)] for m in again) == LONG + 3
 
     assert run(["dlq", "inspect", "--open", "--json"]) == 0
     still = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert Counter(line["reason"] for line in still) == Counter(
-        malformed=1, empty_sequence=1, invalid_nucleotides=1, null_value=1, inference_failed=1
-    )
-    assert [line["replays"] for line in still if line["reason"] == "inference_failed"] == [2]
+    assert Counter(line["reason"] for line in still) == Counter(UNMENDABLE)
 
 
 def test_a_second_replay_ends_the_first_and_nothing_is_sent_twice(letters, capsys):

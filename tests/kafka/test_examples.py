@@ -1,4 +1,7 @@
-"""The examples in Python, Java and Go are built and run against the running service on a real broker."""
+"""The examples in Python, Java and Go are built and run against the running service on a real broker.
+
+With a real schema registry and without one.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from schemas import SequenceRecord, decode_record
-from tests.support.harness import ROOT, NoopServe, serving
+from tests.support.harness import ROOT, NoopServe, serving, virnucpro
 from tests.support.kafka.job import UNIT, Job
+from tests.support.registry import ApicurioRegistry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -92,23 +96,40 @@ def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         pytest.skip(f"no toolchain for the examples in {language.__name__} here: {reason}")
 
 
-def test_records_of_the_producer_are_answered_and_the_consumer_reads_the_predictions(
-    programs: Programs, job: Job, tmp_path: Path
-):
-    fasta = tmp_path / "reads.fasta"
+def answered(programs: Programs, job: Job, folder: Path, *registry: str, **variables: str) -> None:
+    """Publish by one program and read the answers by the other, with the service between."""
+    fasta = folder / "reads.fasta"
     headers = [f"{record.id} {record.description}" if record.description else record.id for record in RECORDS]
     fasta.write_text(
         "".join(f">{header}\n{record.sequence}\n" for header, record in zip(headers, RECORDS, strict=True))
     )
-    with serving(tmp_path / "serve.log", kind=NoopServe, **job.worker(0)):
-        run(programs.publish, job.bootstrap, f"{job.name}.in", AVSC / "sequence_record.avsc", fasta)
-        printed = run(
-            programs.read, job.bootstrap, f"{job.name}.out", AVSC / "prediction.avsc", str(len(RECORDS))
-        )
+    with serving(folder / "serve.log", kind=NoopServe, **job.worker(0), **variables):
+        sequences, predictions = AVSC / "sequence_record.avsc", AVSC / "prediction.avsc"
+        run(programs.publish, job.bootstrap, f"{job.name}.in", sequences, fasta, *registry)
+        count = str(len(RECORDS))
+        printed = run(programs.read, job.bootstrap, f"{job.name}.out", predictions, count, *registry)
     assert sorted(printed.splitlines()) == sorted(f"{record.id}\tvirus\t0.75" for record in RECORDS)
+    # Without a registry's schema an id is taken for that of the current schema, which it is.
     published = {message.key(): decode_record(message.value()) for message in job.read_all("in")}
     assert published == {record.id.encode(): record for record in RECORDS}
     assert job.read_all("dlq") == []
+    marks = {message.value()[:1] for topic in ("in", "out") for message in job.read_all(topic)}
+    assert marks == ({b"\x00"} if registry else {b"\xc3"})
+
+
+def test_records_of_the_producer_are_answered_and_the_consumer_reads_the_predictions(
+    programs: Programs, job: Job, tmp_path: Path
+):
+    answered(programs, job, tmp_path)
+
+
+def test_with_a_schema_registry_all_is_in_confluent_framing(
+    programs: Programs, job: Job, registry: ApicurioRegistry, tmp_path: Path
+):
+    variables = {"VIRNUCPRO_SCHEMA_REGISTRY_URL": registry.url}
+    done = virnucpro("schemas", "register", "--apply", **job.variables, **variables)
+    assert done.returncode == 0, done.stderr
+    answered(programs, job, tmp_path, registry.url, **variables)
 
 
 def test_the_producers_choose_the_same_partition_for_a_key(programs: Programs, job: Job, tmp_path: Path):

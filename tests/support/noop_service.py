@@ -59,7 +59,8 @@ class NoopScorer:
 
 
 def prepare(record_id: str, sequence: str) -> PreparedRecord:
-    kind = {FAILS: _FAILING, KILLS: _KILLING}.get(record_id[-6:], _PLAIN)
+    kinds = {} if "NOOP_MENDED" in os.environ else {FAILS: _FAILING, KILLS: _KILLING}
+    kind = kinds.get(record_id[-6:], _PLAIN)
     ids = np.full(TOKENS, kind, dtype=np.int32)
     bases = len(sequence)
     each = int(os.environ.get("NOOP_BASES_PER_FRAME", bases))

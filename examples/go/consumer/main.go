@@ -1,4 +1,5 @@
-// Prints COUNT predictions, from the first one in the topic on: BOOTSTRAP TOPIC SCHEMA_FILE COUNT.
+// Prints COUNT predictions, from the first one in the topic on: BOOTSTRAP TOPIC SCHEMA_FILE COUNT [REGISTRY_URL].
+// With a schema registry it reads Confluent framing, by the schema of the id.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hamba/avro/v2"
+	"github.com/hamba/avro/v2/registry"
 	"github.com/hamba/avro/v2/soe"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -30,6 +32,12 @@ func main() {
 	// Fails for the fingerprint of another schema; soe.NewDynamicDecoder takes several versions.
 	codec, err := soe.NewCodec(schema)
 	check(err)
+	decode := func(_ context.Context, value []byte, found any) error { return codec.Decode(value, found) }
+	if len(os.Args) > 5 {
+		schemas, err := registry.NewClient(os.Args[5])
+		check(err)
+		decode = registry.NewDecoder(schemas).Decode
+	}
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(bootstrap),
 		kgo.ConsumerGroup("example-go"),
@@ -50,7 +58,7 @@ func main() {
 		})
 		fetches.EachRecord(func(message *kgo.Record) {
 			var found prediction
-			check(codec.Decode(message.Value, &found))
+			check(decode(ctx, message.Value, &found))
 			score := "null"
 			if found.VirusScore != nil {
 				score = fmt.Sprint(*found.VirusScore)

@@ -10,19 +10,27 @@ import org.apache.avro.Schema;
 import org.apache.avro.generic.GenericData;
 import org.apache.avro.generic.GenericRecord;
 import org.apache.avro.message.BinaryMessageEncoder;
+import org.apache.avro.message.MessageEncoder;
+import org.apache.avro.message.RawMessageEncoder;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.serialization.ByteBufferSerializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
-/** Publishes the records of a FASTA file: BOOTSTRAP TOPIC SCHEMA_FILE FASTA. */
+/**
+ * Publishes the records of a FASTA file: BOOTSTRAP TOPIC SCHEMA_FILE FASTA [REGISTRY_URL]. With a schema registry it writes
+ * Confluent framing, with the schema that is registered there, as Confluent's serializers do.
+ */
 public final class PublishSequences {
     public static void main(String[] arguments) throws Exception {
         String topic = arguments[1];
-        Schema schema = new Schema.Parser().parse(new File(arguments[2]));
-        // Writes Avro single-object encoding.
-        var encoder = new BinaryMessageEncoder<GenericRecord>(GenericData.get(), schema);
+        Registry.Registered registered = arguments.length > 4 ? new Registry(arguments[4]).latest(topic) : null;
+        Schema schema = registered == null ? new Schema.Parser().parse(new File(arguments[2])) : registered.schema();
+        // Writes Avro single-object encoding, or the bare record.
+        MessageEncoder<GenericRecord> encoder = registered == null
+                ? new BinaryMessageEncoder<>(GenericData.get(), schema)
+                : new RawMessageEncoder<>(GenericData.get(), schema);
         // The defaults are those of an idempotent producer: a retry neither repeats nor reorders.
         Map<String, Object> options = Map.of(
                 "bootstrap.servers", arguments[0],
@@ -41,6 +49,9 @@ public final class PublishSequences {
                 record.put("description", header.length > 1 ? header[1] : null);
                 record.put("metadata", Map.of());
                 ByteBuffer value = encoder.encode(record);
+                if (registered != null) {
+                    value = ByteBuffer.allocate(5 + value.remaining()).put((byte) 0).putInt(registered.id()).put(value).flip();
+                }
                 sent.add(producer.send(new ProducerRecord<>(topic, header[0], value)));
             }
             for (Future<RecordMetadata> each : sent) {
