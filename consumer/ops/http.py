@@ -39,7 +39,8 @@ from consumer.ops.status import status
 log = structlog.get_logger(__name__)
 
 _STOP_S = 2.0
-_QUEUED = 128
+_QUEUED = 1024
+"""Connections that the kernel keeps until they are accepted. One more would have to try again after a second."""
 _PLAIN = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
