@@ -246,8 +246,8 @@ def answered(bootstrap: str) -> Counter[str]:
     sources: Counter[str] = Counter()
     for topic in TOPICS[1:]:
         for message in read_to_the_end(bootstrap, topic):
-            headers = {str(name): value for name, value in message.headers() or ()}
-            sources[bytes(headers["vnp-source"]).decode()] += 1
+            headers: list[tuple[str, bytes]] = list(message.headers() or [])  # type: ignore[arg-type]
+            sources[dict(headers)["vnp-source"].decode()] += 1
     return sources
 
 

@@ -196,11 +196,33 @@ def chaos_faults() -> Iterator[str]:
         yield f"| `{kind}` | {row.does} | {row.expects} |"
 
 
+def load_test() -> Iterator[str]:
+    """What the last run of `benchmarks.load` found."""
+    report = json.loads((ROOT / "benchmarks/results/load.json").read_text(encoding="utf-8"))
+    yield "| page | asked | failed | p50 | p99 | longest | p99 without load |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for row, quiet in zip(report["loaded"], report["quiet"], strict=True):
+        times = (row["p50_s"], row["p99_s"], row["longest_s"], quiet["p99_s"])
+        shown = " | ".join(f"{seconds * 1000:.0f} ms" for seconds in times)
+        yield f"| `{row['page']}` | {row['asked']} | {row['failed']} | {shown} |"
+    memory, machine = report["memory"], report["machine"]
+    yield ""
+    yield (
+        f"{report['seconds']:.0f} s at commit {report['commit']} on {machine['cores']} cores (load average"
+        f" {machine['load_average']:.1f} at the end): {report['offered_records_per_s']:,.0f} records a second offered,"
+        f" {report['capacity_records_per_s']:,.0f} is what it answers; {report['connections']} connections held,"
+        f" opened {report['connections_opened']:,} times; memory {memory['rss_mib'][0]:,.0f} to"
+        f" {memory['rss_mib'][1]:,.0f} MiB, files {memory['fds'][0]} to {memory['fds'][1]} after the first third;"
+        f" of {report['published']:,} records {report['lost']} lost, {report['twice']} answered twice."
+    )
+
+
 TABLES: dict[str, Callable[..., Table]] = {
     "chaos faults": chaos_faults,
     "commands": commands,
     "exit codes": exit_codes,
     "fields": fields,
+    "load test": load_test,
     "log events": log_events,
     "metrics": metrics,
     "reasons": reasons,

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,26 +35,39 @@ def faster(rules: str) -> str:
     return re.sub(r"(\[|for: )(\d+)([smh])(\]|$)", shorter, rules, flags=re.M)
 
 
+@dataclass(frozen=True)
+class Series:
+    """Labels, and (seconds, value) of each step."""
+
+    labels: Mapping[str, str]
+    points: Sequence[tuple[float, float]]
+
+
 class Prometheus:
     """Runs within the `with` block.
 
     Args:
         folder: for its data and log.
-        targets: job -> host:port of its one process.
+        targets: job -> instance -> host:port.
         rules: the text of the rules.
     """
 
-    def __init__(self, folder: Path, targets: Mapping[str, str], rules: str) -> None:
+    def __init__(self, folder: Path, targets: Mapping[str, Mapping[str, str]], rules: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._address = f"127.0.0.1:{free.getsockname()[1]}"
         self._folder = folder
         folder.mkdir()
         (folder / "rules.yaml").write_text(rules)
-        labels = {"instance": "worker-0", "namespace": "test"}
         jobs = [
-            {"job_name": job, "static_configs": [{"targets": [target], "labels": labels}]}
-            for job, target in targets.items()
+            {
+                "job_name": job,
+                "static_configs": [
+                    {"targets": [target], "labels": {"instance": instance, "namespace": "test"}}
+                    for instance, target in instances.items()
+                ],
+            }
+            for job, instances in targets.items()
         ]
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -92,6 +106,14 @@ class Prometheus:
     def values(self, promql: str) -> list[float]:
         """The value of each series."""
         return [float(series["value"][1]) for series in self._query(promql)]
+
+    def series(self, promql: str, begin: float, end: float, step_s: float) -> list[Series]:
+        """What a graph shows, from `begin` to `end`, in seconds since 1970-01-01 UTC."""
+        asked = urllib.parse.urlencode({"query": promql, "start": begin, "end": end, "step": step_s})
+        return [
+            Series(each["metric"], [(float(at), float(value)) for at, value in each["values"]])
+            for each in self._get(f"query_range?{asked}")["result"]
+        ]
 
     def firing(self) -> set[tuple[str, str]]:
         """Job and name of the alerts that fire; one of no job is under an empty name."""

@@ -63,7 +63,10 @@ def seen(broker, own_broker, tmp_path_factory) -> Seen:
             serve = serving(log, kind=NoopServe, **job.worker(0), **fault.settings)
             scenes[name] = Scene(at, job, stack.enter_context(serve))
             scenes[name].publish(GOOD, 100)
-        targets = {job_of(name): each.serve.http.removeprefix("http://") for name, each in scenes.items()}
+        targets = {
+            job_of(name): {"worker-0": each.serve.http.removeprefix("http://")}
+            for name, each in scenes.items()
+        }
         rules = faster(with_expected_model(RULES))
         prometheus = stack.enter_context(Prometheus(folder / "prometheus", targets, rules))
         predicted = 'sum by (job) (vnp_records_total{outcome="predicted"})'

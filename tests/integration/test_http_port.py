@@ -111,6 +111,17 @@ def test_of_too_many_connections_the_oldest_are_closed_and_the_probe_is_answered
     assert [(line["event"], line["limit"]) for line in lines] == [("http_connections_full", 16)]
 
 
+def test_connections_that_come_at_once_wait_to_be_accepted():
+    """The kernel drops one that finds its queue full, and the client tries again after a second."""
+    server = HttpServer("127.0.0.1", 0, Metrics(), Monitor())
+    address = ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+    with ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(address, 0.5))
+        with server, urllib.request.urlopen(f"{server.url}/livez", timeout=10) as response:
+            assert response.read() == b"alive\n"
+
+
 def test_an_exchange_that_takes_too_long_ends_the_connection_wherever_it_stands():
     with capture_logs() as lines, port(Bounds(16, exchange_s=0.3)) as http:
         many = (HALF + b"\r\n") * 5_000

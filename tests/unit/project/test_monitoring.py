@@ -17,6 +17,7 @@ from consumer.config.settings import ServiceSettings
 from consumer.ops import log_events
 from consumer.ops.metrics import Metrics
 from deploy.monitoring import dashboard
+from tests.deploy.pictures import file_name
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "deploy/monitoring"
@@ -225,3 +226,23 @@ def test_log_events_that_are_named_exist(alert):
     text = sections()[alert] + ALERTS[alert]["annotations"]["description"]
     events = re.findall(r"events? `?(\w+_\w+)", text)
     assert {event for event in events if event not in log_events.EVENTS} == set()
+
+
+# ---- the guides -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["sizing.md", "upgrade.md", "disasters.md", "mirroring.md"])
+def test_queries_of_a_guide_name_what_exists(page):
+    text = (ROOT / "docs" / page).read_text()
+    assert set(re.findall(r"vnp_\w+", text)) <= {*catalogue(), *(m._name for m in catalogue().values())}
+    for query in re.findall(r"(?:^    |`)((?:sum|count)\b[^`\n]+)", text, re.MULTILINE):
+        promql_parser.parse(query)
+    assert set(re.findall(r"Virnucpro\w+", text)) <= set(ALERTS)
+
+
+def test_every_row_of_the_dashboard_has_its_picture():
+    page = (ROOT / "docs/dashboard.md").read_text()
+    names = [file_name(row) for row in dashboard.ROWS]
+    assert re.findall(r"\(dashboard/(.+)\)", page) == names
+    assert re.findall(r"^## (.+)$", page, re.MULTILINE) == [row.question for row in dashboard.ROWS]
+    assert sorted(path.name for path in (ROOT / "docs/dashboard").iterdir()) == sorted(names)
