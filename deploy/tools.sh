@@ -3,7 +3,7 @@
 #
 #   deploy/tools.sh FOLDER
 #
-# Into FOLDER: linters from the Python index, and with Go helm, kubeconform, actionlint, the CRDs of the Prometheus operator
+# Into FOLDER: linters from the Python index, and with Go helm, kubeconform, the CRDs of the Prometheus operator
 # and of KEDA, and a kube-apiserver; promtool, Prometheus and etcd from Debian's packages. On two cores the Go builds take ten
 # minutes and 6 GB of caches. What is not available here is named, and the tests skip what needs it.
 set -euo pipefail
@@ -12,7 +12,6 @@ cd "$(dirname "$0")/.."
 
 HELM=helm.sh/helm/v3/cmd/helm@v3.22.0
 KUBECONFORM=github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
-ACTIONLINT=github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 OPERATOR=github.com/prometheus-operator/prometheus-operator@v0.85.0
 KEDA=github.com/kedacore/keda/v2@v2.21.0
 KUBERNETES=v1.33.13
@@ -59,9 +58,6 @@ get() {
 }
 get kubeconform "$KUBECONFORM"
 get helm "$HELM"
-if compgen -G ".github/workflows/*.y*ml" >/dev/null; then
-    get actionlint "$ACTIONLINT"
-fi
 
 module_folder() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
 if [ ! -e "$folder/crds/keda.sh_scaledobjects.yaml" ]; then
