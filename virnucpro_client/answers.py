@@ -27,8 +27,8 @@ class Answer:
             package and `virnucpro publish` set it, or "" without one.
         content: the message.
         source: `topic/partition/offset` of the record that is answered. Under at-least-once delivery two answers may
-            have the same.
-        headers: of the message, in their order.
+            have the same. Of a record in parts it is that of the first.
+        headers: of the message, in their order; of a record in parts those of the part that came last.
     """
 
     id: str
@@ -63,9 +63,13 @@ def decoded(message: Message, is_dead_letter: bool, decoder: AnswerDecoder) -> A
         raise ClientError(
             f"{place} cannot be read now: {error}; try again when the registry answers"
         ) from error
+    return Answer(prediction.id, prediction, source_of(prediction), headers)
+
+
+def source_of(prediction: Prediction) -> str:
+    """`topic/partition/offset` of the record that a prediction answers; of its first part where it came in parts."""
     stamp = prediction.provenance
-    source = f"{stamp.source_topic}/{stamp.source_partition}/{stamp.source_offset}"
-    return Answer(prediction.id, prediction, source, headers)
+    return f"{stamp.source_topic}/{stamp.source_partition}/{stamp.source_offset}"
 
 
 def headers_of(message: Message) -> Headers:

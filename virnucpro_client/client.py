@@ -14,7 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer
 
 from schemas import DeadLetter
 from schemas.codecs import AnswerDecoder, AvroCodec, EitherDecoder, JsonCodec, RecordEncoder
-from virnucpro_client.answers import Answer
+from virnucpro_client.answers import Answer, source_of
 from virnucpro_client.connection import Connection
 from virnucpro_client.errors import ClientError, Unanswered
 from virnucpro_client.joining import Joiner
@@ -177,7 +177,7 @@ class Client:
                     given_up += [f"{each.record_id!r}: {each.why}" for each in joiner.given_up()]
                     if whole is None:
                         continue
-                    answer = replace(answer, content=whole)
+                    answer = replace(answer, content=whole, source=source_of(whole))
                 yield number, replace(answer, id=missing.pop(number))
                 if not missing:
                     return

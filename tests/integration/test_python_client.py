@@ -85,6 +85,9 @@ def test_a_record_over_the_limits_comes_back_whole(bootstrap):
     assert isinstance(big.content, Prediction)
     assert (big.content.length, big.content.verdict) == (3600, "virus")
     assert [chunk.name for chunk in big.content.chunks] == [f"big_chunk_{n}" for n in range(1, 9)]
+    offsets = [int(place.rpartition("/")[2]) for place, number in run.sources.items() if number == 0]
+    assert len(offsets) == 8
+    assert int(big.source.rpartition("/")[2]) == min(offsets)
     assert isinstance(bad.content, DeadLetter)
     assert bad.content.reason is Reason.INVALID_NUCLEOTIDES
 
