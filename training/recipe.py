@@ -39,7 +39,8 @@ class Data:
     viruses that is put together from open pieces of one record, as exons are; recoded: the share of their
     frames whose codons are drawn again among their synonyms, with the codon usage of no organism;
     recoded_prokaryotes: the same for the others; mutated, mutation: the share of frames with other
-    bases, and the highest rate of codons hit.
+    bases, and the highest rate of codons hit; extra_weight: how much a base of the extra sources counts against
+    one of the same group in the training split, 0 to leave them out.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Data:
     recoded_prokaryotes: float
     mutated: float
     mutation: float
+    extra_weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,13 @@ class Recipe:
         return recipe
 
     def digest(self, *sections: str) -> str:
-        """Names the settings of some sections: equal digests, equal settings."""
+        """Names the settings of some sections: equal digests, equal settings.
+
+        A recipe that leaves the extra sources out is named as before there were any.
+        """
         content = {section: asdict(getattr(self, section)) for section in sections}
+        if "data" in content and self.data.extra_weight == 0:
+            del content["data"]["extra_weight"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

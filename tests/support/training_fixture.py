@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from training.data.corpus import Corpus
+from training.data.folds import draw, training_rows
 from training.data.prepare_data import COLUMNS, build
 from training.data.train_tokenizer import sample_pieces, train_tokenizer
 from training.recipe import Recipe
@@ -74,6 +76,42 @@ def rows() -> list[dict[str, str]]:
     return found
 
 
+def extra_rows() -> list[dict[str, str]]:
+    """Seven further records: three of one genus, two of one each, one of a genus of the others, one of none."""
+    genera = ("Extragenus0", "Extragenus0", "Extragenus0", "Extragenus1", "Extragenus2", "Othersgenus1", "")
+    return [
+        row(
+            f"extra{number}",
+            "others",
+            "train",
+            1600,
+            group="protozoa" if number % 2 else "plant",
+            genus=genus,
+            species=f"Extra species {number}",
+        )
+        for number, genus in enumerate(genera)
+    ]
+
+
+def write_extra(folder: Path) -> tuple[Path, Path]:
+    """The further records as files, (FASTA, manifest)."""
+    rng = np.random.default_rng(6)
+    fasta, manifest = folder / "extra.fasta", folder / "extra_manifest.tsv"
+    fasta.write_text(
+        "".join(f">{one['id']}\n{coding(int(one['length']), 0.7, rng)}\n" for one in extra_rows())
+    )
+    write_manifest(manifest, extra_rows())
+    return fasta, manifest
+
+
+def write_manifest(path: Path, given: Sequence[dict[str, str]]) -> None:
+    """Rows as a table."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*COLUMNS, "class", "host", "novelty"], delimiter="\t")
+        writer.writeheader()
+        writer.writerows(given)
+
+
 def write_data(folder: Path) -> tuple[Path, Path]:
     """The corpus as files, (FASTA, manifest); one record in lower case, one with letters that are not bases."""
     rng = np.random.default_rng(5)
@@ -85,10 +123,7 @@ def write_data(folder: Path) -> tuple[Path, Path]:
         letters = letters[:100] + "NNNR" + letters[104:] if number == 2 else letters
         lines += [f">{one['id']}|{one['group']}", letters]
     fasta.write_text("\n".join(lines) + "\n")
-    with manifest.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, "class", "host", "novelty"], delimiter="\t")
-        writer.writeheader()
-        writer.writerows(rows())
+    write_manifest(manifest, rows())
     return fasta, manifest
 
 
@@ -123,6 +158,19 @@ def data() -> Data:
     corpus = build([fasta], manifest, DEV_SHARE, seed=1)
     corpus.save(folder / "genomes.npz")
     train_tokenizer(sample_pieces(corpus, 600, 150, seed=1)).save(str(folder / "tokenizer.json"))
+    return Data(folder, corpus, DnaTokenizer(folder / "tokenizer.json"))
+
+
+@cache
+def data_with_extra() -> Data:
+    """The same with the further records and two folds, and the same tokenizer. For reading only."""
+    _KEPT.append(tempfile.TemporaryDirectory())
+    folder = Path(_KEPT[-1].name)
+    (fasta, manifest), (extra, extra_manifest) = write_data(folder), write_extra(folder)
+    corpus = build([fasta, extra], manifest, DEV_SHARE, seed=1, extra_manifest=extra_manifest)
+    corpus.save(folder / "genomes.npz")
+    shutil.copy(data().tokenizer_file, folder)
+    draw(training_rows(manifest, extra_manifest), folds=2).write(folder / "folds.tsv")
     return Data(folder, corpus, DnaTokenizer(folder / "tokenizer.json"))
 
 

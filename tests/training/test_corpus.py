@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.training_fixture import bare_corpus, data, row
-from training.data.corpus import DEV, TRAIN, VALIDATION, BalancedSampler, Corpus, hold_out, ids_digest
+from training.data.corpus import DEV, EXTRA, TRAIN, VALIDATION, BalancedSampler, Corpus, hold_out, ids_digest
 
 
 def sized_corpus(kinds: list[tuple[str, str, str, int]]) -> Corpus:
@@ -76,6 +76,16 @@ class TestBalancedSampler:
     def test_a_label_of_one_domain_still_has_its_half(self) -> None:
         sampler = BalancedSampler(sized_corpus(KINDS), np.array([0, 3, 4]), exponent=1.0)
         assert sampler.probabilities == pytest.approx([0.25, 0.25, 0.5])
+
+    def test_a_base_of_an_extra_source_counts_by_its_weight_within_its_kind(self) -> None:
+        corpus = sized_corpus(
+            [*KINDS, ("others", "eukaryotes", "plant", 500), ("others", "eukaryotes", "fungi", 500)]
+        )
+        corpus.splits[6:] = EXTRA
+        shares = BalancedSampler(corpus, np.arange(8), exponent=1.0, extra_weight=0.25).probabilities
+        assert shares[:4].sum() == pytest.approx(0.5)
+        assert shares[4] == pytest.approx(0.25)
+        assert shares[5:] == pytest.approx([0.25 / 1.5, 0.0625 / 1.5, 0.0625 / 1.5])
 
     def test_draws_follow_the_shares_and_never_leave_the_records(self) -> None:
         corpus = data().corpus

@@ -35,7 +35,7 @@ def drawn(number: int = 0, **changes: float) -> Frames:
 class TestTrainingTable:
     def test_it_does_not_depend_on_the_number_of_processes(self) -> None:
         recipe = replace(DATA, chunks=700)  # two parts
-        given = (data().genomes, data().tokenizer_file, (TRAIN,), recipe, 300)
+        given = (data().genomes, data().tokenizer_file, data().corpus.records_of(TRAIN), recipe, 300)
         one, two = (training_table(*given, processes) for processes in (1, 2))
         assert equal(one, two)
         assert len(one.chunk_record) == 700
@@ -44,7 +44,8 @@ class TestTrainingTable:
         corpus = data().corpus
         for splits in ((TRAIN,), (TRAIN, DEV)):
             recipe = replace(DATA, chunks=150)
-            table = training_table(data().genomes, data().tokenizer_file, splits, recipe, 500, 1)
+            records = corpus.records_of(*splits)
+            table = training_table(data().genomes, data().tokenizer_file, records, recipe, 500, 1)
             assert set(corpus.splits[table.chunk_record]) == set(splits)
             assert corpus.labels[table.chunk_record].mean() == pytest.approx(0.5, abs=0.15)
 
@@ -106,7 +107,7 @@ class TestEvaluationTable:
     def test_all_chunks_of_a_split_are_prepared_as_the_service_does(self, length: int) -> None:
         corpus, tokenizer = data().corpus, data().tokenizer
         records = corpus.records_of(VALIDATION)
-        table = evaluation_table(data().genomes, data().tokenizer_file, VALIDATION, length, False, 1)
+        table = evaluation_table(data().genomes, data().tokenizer_file, records, length, False, 1)
         row = chunk = chunks = 0
         for record in records.tolist():
             prepared = prepare("r", corpus.sequence(record), length, tokenizer)
@@ -130,7 +131,7 @@ class TestEvaluationTable:
         corpus = data().corpus
         records = corpus.records_of(VALIDATION)
         parts = [evaluated_part(corpus, data().tokenizer, 300, records[i : i + 2], True) for i in (0, 2, 4)]
-        table = evaluation_table(data().genomes, data().tokenizer_file, VALIDATION, 300, True, 1)
+        table = evaluation_table(data().genomes, data().tokenizer_file, records, 300, True, 1)
         assert equal(Frames.join(parts), table)
         assert np.unique(table.chunk_piece).tolist() == list(range(len(records)))
         assert table.chunk_record.tolist() == records[table.chunk_piece].tolist()
@@ -142,12 +143,11 @@ class TestEvaluationTable:
         table = evaluated_part(corpus, data().tokenizer, 500, corpus.records_of(TRAIN), True)
         assert len(table) == len(table.chunk_record) == 0
 
-    def test_a_split_without_records_is_refused(self, tmp_path: Path) -> None:
-        corpus = data().corpus
-        kept = {f: getattr(corpus, f) for f in corpus.__slots__} | {"splits": np.full(len(corpus.ids), TRAIN)}
-        type(corpus)(**kept).save(tmp_path / "genomes.npz")
-        with pytest.raises(ValueError, match="the split validation has no records"):
-            evaluation_table(tmp_path / "genomes.npz", data().tokenizer_file, VALIDATION, 500, False, 1)
+    def test_without_records_there_is_no_table(self) -> None:
+        with pytest.raises(ValueError, match="there are no records to measure on"):
+            evaluation_table(
+                data().genomes, data().tokenizer_file, np.empty(0, dtype=np.int64), 500, False, 1
+            )
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:

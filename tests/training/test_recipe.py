@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +30,17 @@ def test_a_digest_names_its_sections_only() -> None:
     assert recipe.digest("shape", "data") == changed.digest("shape", "data")
     assert recipe.digest("head") != changed.digest("head")
     assert recipe.digest("shape") != recipe.digest("data")
+
+
+def test_without_extra_sources_the_recipe_has_the_name_that_it_had_before_there_were_any() -> None:
+    recipe = Recipe.load()
+    assert recipe.data.extra_weight == 0
+    named = Recipe.load(changes=["data.chunks=60"]).digest("data")
+    content = asdict(recipe)["data"] | {"chunks": 60}
+    del content["extra_weight"]
+    assert named == hashlib.sha256(json.dumps({"data": content}, sort_keys=True).encode()).hexdigest()[:16]
+    with_extra = Recipe.load(changes=["data.extra_weight=0.25"])
+    assert with_extra.digest("data") != recipe.digest("data")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +90,8 @@ def test_the_recipe_of_a_bundled_model_reads_as_a_recipe_of_today(name: str) -> 
     """A manifest keeps the names that settings had when it was written."""
     stored = read_manifest(find_bundle(name))[0].training["recipe"]
     today = asdict(Recipe.load())
+    # Settings that came afterwards, which leave what was trained before as it was:
+    assert today["data"].pop("extra_weight") == 0
     found = current_names(stored)
     assert {section: set(content) for section, content in found.items()} == {
         section: set(content) for section, content in today.items()

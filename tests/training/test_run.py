@@ -106,7 +106,9 @@ def test_figures_are_of_all_records_and_of_unseen_genera(run) -> None:
     # They are what the bundle says, through the engine: its stored weights, its temperature.
     genomes = folder / "data" / "genomes.npz"
     corpus = Corpus.load(genomes)
-    table = evaluation_table(genomes, bundle.file("tokenizer"), "validation", 500, False, 1)
+    table = evaluation_table(
+        genomes, bundle.file("tokenizer"), corpus.records_of("validation"), 500, False, 1
+    )
     margins = verdict_margins(engine_margins(Engine(bundle, "cpu", "fp32"), table), table.frame_chunk)
     measured = binary_metrics(margins, corpus.labels[table.chunk_record] == 1, table.chunk_record)
     assert validation["chunk"]["all"] == measured

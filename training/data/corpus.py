@@ -16,6 +16,8 @@ from virnucpro_core.evaluation.labels import LABELS
 VIRUS = LABELS.index("virus")
 TRAIN, DEV, VALIDATION = "train", "dev", "validation"
 SPLITS = (TRAIN, DEV, VALIDATION)
+EXTRA = "extra"
+"""The split of further sources, which are trained on if the recipe gives them a weight."""
 DOMAINS = ("prokaryotes", "eukaryotes")
 _SAME_GROUP = 200  # chunks without an open frame before another group is tried
 _HOPELESS = 20_000  # the same, before the sampler gives up
@@ -58,8 +60,8 @@ class Corpus:
     def records_of(self, *splits: str) -> npt.NDArray[np.int64]:
         """Indices of the records of one or more splits."""
         for split in splits:
-            if split not in SPLITS:
-                raise ValueError(f"unknown split {split!r}; one of {', '.join(SPLITS)}")
+            if split not in (*SPLITS, EXTRA):
+                raise ValueError(f"unknown split {split!r}; one of {', '.join((*SPLITS, EXTRA))}")
         return np.flatnonzero(np.isin(self.splits, splits))
 
     def unseen(self, split: str, *trained_on: str) -> npt.NDArray[np.bool_]:
@@ -103,15 +105,27 @@ class BalancedSampler:
     Without the equal shares phages would be rare beside bacteria and the viruses of eukaryotes common beside
     their hosts, and the model would learn the prior of each domain, not what a virus is.
 
-    exponent 1 is sampling by size, 0 is equal groups; 0.5 keeps a huge group from dominating.
+    Args:
+        records: int64 [records], those that are drawn from.
+        exponent: 1 is sampling by size, 0 is equal groups; 0.5 keeps a huge group from dominating.
+        extra_weight: how much a base of the split `extra` counts against one of another split, above 0.
+
+    Raises:
+        ValueError: there are no records.
     """
 
-    def __init__(self, corpus: Corpus, records: npt.NDArray[np.int64], exponent: float = 0.5) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        records: npt.NDArray[np.int64],
+        exponent: float = 0.5,
+        extra_weight: float = 1.0,
+    ) -> None:
         if len(records) == 0:
             raise ValueError("no records to sample from")
         self.records = records
         labels, domains, groups = corpus.labels[records], corpus.domains[records], corpus.groups[records]
-        lengths = corpus.lengths[records]
+        lengths = corpus.lengths[records] * np.where(corpus.splits[records] == EXTRA, extra_weight, 1.0)
         kinds = [(int(label), str(domain)) for label, domain in zip(labels, domains, strict=True)]
         members: dict[tuple[tuple[int, str], str], list[int]] = {}
         for place, key in enumerate(zip(kinds, groups.tolist(), strict=True)):

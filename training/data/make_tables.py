@@ -154,11 +154,17 @@ class _Worker:
     sampler: BalancedSampler
 
 
-def _start(genomes: Path, tokenizer: Path, splits: tuple[str, ...], balance: float) -> None:
+Initial = tuple[Path, Path, npt.NDArray[np.int64], float, float]
+"""What a worker begins with: genomes, tokenizer, the records that it draws from, and how: see BalancedSampler."""
+
+
+def _start(
+    genomes: Path, tokenizer: Path, records: npt.NDArray[np.int64], balance: float, extra_weight: float
+) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # of the processes there are enough
     corpus = _Worker.corpus = Corpus.load(genomes)
     _Worker.tokenizer = DnaTokenizer(tokenizer)
-    _Worker.sampler = BalancedSampler(corpus, corpus.records_of(*splits), balance)
+    _Worker.sampler = BalancedSampler(corpus, records, balance, extra_weight)
 
 
 def _drawn(task: tuple[Data, int, int, int]) -> Frames:
@@ -174,7 +180,7 @@ def _evaluated(task: tuple[int, npt.NDArray[np.int64], bool]) -> Frames:
 def _run(
     function: Callable[..., Frames],
     tasks: Sequence[object],
-    initial: tuple[Path, Path, tuple[str, ...], float],
+    initial: Initial,
     processes: int,
     what: str,
 ) -> Frames:
@@ -189,32 +195,43 @@ def _run(
 
 
 def training_table(
-    genomes: Path, tokenizer: Path, splits: tuple[str, ...], recipe: Data, length: int, processes: int
+    genomes: Path,
+    tokenizer: Path,
+    records: npt.NDArray[np.int64],
+    recipe: Data,
+    length: int,
+    processes: int,
 ) -> Frames:
-    """Chunks of `length` bases or less drawn from the records of `splits`, half of them viral.
+    """Chunks of `length` bases or less drawn from `records`, half of them viral.
 
-    genomes, tokenizer: files; processes: how many make the table.
+    genomes, tokenizer: files; records: int64 [records]; processes: how many make the table.
 
     Raises:
-        ValueError: the splits have no records, or none with an open frame.
+        ValueError: there are no records, or none with an open frame.
     """
     counts = [min(PART, recipe.chunks - first) for first in range(0, recipe.chunks, PART)]
     tasks = [(recipe, length, number, count) for number, count in enumerate(counts)]
-    initial = (genomes, tokenizer, splits, recipe.balance)
+    initial = (genomes, tokenizer, records, recipe.balance, recipe.extra_weight)
     return _run(_drawn, tasks, initial, processes, f"drawing chunks of {length}")
 
 
 def evaluation_table(
-    genomes: Path, tokenizer: Path, split: str, length: int, pieces: bool, processes: int
+    genomes: Path,
+    tokenizer: Path,
+    records: npt.NDArray[np.int64],
+    length: int,
+    pieces: bool,
+    processes: int,
 ) -> Frames:
-    """All chunks of a split's records, or of their pieces of 5 kb, in the order of the records.
+    """All chunks of `records`, or of their pieces of 5 kb, in the order of the records.
+
+    genomes, tokenizer: files; records: int64 [records], ascending; processes: how many make the table.
 
     Raises:
-        ValueError: the split has no records.
+        ValueError: there are no records.
     """
-    records = Corpus.load(genomes).records_of(split)
     if len(records) == 0:
-        raise ValueError(f"the split {split} has no records")
+        raise ValueError("there are no records to measure on")
     parts = [records[i : i + RECORDS_PART] for i in range(0, len(records), RECORDS_PART)]
     tasks = [(length, part, pieces) for part in parts]
-    return _run(_evaluated, tasks, (genomes, tokenizer, (split,), 0.5), processes, f"cutting {split}")
+    return _run(_evaluated, tasks, (genomes, tokenizer, records, 0.5, 1.0), processes, "cutting records")

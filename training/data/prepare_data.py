@@ -2,6 +2,9 @@
 
     python -m training.data.prepare_data --manifest manifest.tsv --out DIR virus.fasta.gz nonvirus.fasta.gz
 
+With `--extra-manifest extra_manifest.tsv`, and its FASTA file among the others, further records that are no viruses
+go to the split `extra`; they come after all others, so that these are numbered as they are without them.
+
 The manifest has one row a record with the columns id, label (virus or others), group, family, genus, species,
 length and split (train or validation; any other split is left out), and may have class, host and novelty. Genus
 and species are compared without regard to case; an empty one is unknown. From the training split relatives are
@@ -20,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.corpus import DEV, DOMAINS, TRAIN, VALIDATION, VIRUS, Corpus, hold_out, ids_digest
+from training.data.corpus import DEV, DOMAINS, EXTRA, TRAIN, VALIDATION, VIRUS, Corpus, hold_out, ids_digest
 from virnucpro_core.evaluation.labels import LABELS
 from virnucpro_core.sequence.fasta import read_sequences
 
@@ -53,6 +56,25 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
                 raise ValueError(f"{path}: {row['id']} is there a second time")
             found[row["id"]] = row
     return found
+
+
+def read_extra(path: Path, others: Mapping[str, object]) -> dict[str, dict[str, str]]:
+    """Rows of a manifest of further records by id, all in the split `extra`.
+
+    others: the records that are there already, by id.
+
+    Raises:
+        ValueError: it is not a manifest, a record is a virus, one for validation, or among `others`.
+    """
+    rows = read_manifest(path)
+    for record_id, row in rows.items():
+        if row["label"] == LABELS[VIRUS] or row["split"] != TRAIN:
+            raise ValueError(
+                f"{path}: {record_id} is of {row['label']}, {row['split']}; extra records are others, train"
+            )
+        if record_id in others:
+            raise ValueError(f"{path}: {record_id} is in the other manifest too")
+    return {record_id: row | {"split": EXTRA} for record_id, row in rows.items()}
 
 
 def name_of(row: dict[str, str], rank: str) -> str:
@@ -99,7 +121,12 @@ def assign_splits(
 
 
 def build(
-    paths: list[Path], manifest: Path, share: float, seed: int, dev_genera: Sequence[str] = DEV_GENERA
+    paths: list[Path],
+    manifest: Path,
+    share: float,
+    seed: int,
+    dev_genera: Sequence[str] = DEV_GENERA,
+    extra_manifest: Path | None = None,
 ) -> Corpus:
     """The corpus.
 
@@ -108,6 +135,8 @@ def build(
         OSError, SequenceFileError: a file cannot be read.
     """
     rows = read_manifest(manifest)
+    if extra_manifest is not None:
+        rows |= read_extra(extra_manifest, rows)
     sequences: dict[str, bytes] = {}
     for path in paths:
         for record_id, _, sequence in read_sequences(str(path)):
@@ -116,7 +145,7 @@ def build(
                 sequences[name] = sequence.upper().encode("ascii")
     if missing := [name for name in rows if not sequences.get(name)]:
         raise ValueError(
-            f"{len(missing)} records of {manifest} are in none of the files, or empty there, e.g. {missing[0]}"
+            f"{len(missing)} records of the manifest are in none of the files, or empty there, e.g. {missing[0]}"
         )
     return corpus_of(rows, sequences, share, seed, dev_genera)
 
@@ -128,8 +157,8 @@ def corpus_of(
     seed: int,
     dev_genera: Sequence[str] = DEV_GENERA,
 ) -> Corpus:
-    """The corpus of these rows and their upper-case letters, both by id."""
-    names = sorted(rows)
+    """The corpus of these rows and their upper-case letters, both by id; those of the split `extra` come last."""
+    names = sorted(rows, key=lambda name: (rows[name]["split"] == EXTRA, name))
     ordered = [rows[name] for name in names]
     lengths = [len(sequences[name]) for name in names]
     return Corpus(
@@ -153,25 +182,35 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("fasta", nargs="+", type=Path, help="FASTA files, .gz or not")
     parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--extra-manifest", type=Path, help="of further records, none of a virus")
     parser.add_argument("--out", type=Path, required=True, help="folder; genomes.npz is written into it")
     parser.add_argument("--dev-share", type=float, default=0.12, help="share of the train bases moved to dev")
     parser.add_argument("--dev-genera", nargs="*", default=DEV_GENERA, help="genera moved to dev in any case")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     try:
-        corpus = build(options.fasta, options.manifest, options.dev_share, options.seed, options.dev_genera)
+        corpus = build(
+            options.fasta,
+            options.manifest,
+            options.dev_share,
+            options.seed,
+            options.dev_genera,
+            options.extra_manifest,
+        )
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     target = options.out / "genomes.npz"
     corpus.save(target)
-    for split in (TRAIN, DEV, VALIDATION):
+    for split in (TRAIN, DEV, VALIDATION, EXTRA):
         records = corpus.records_of(split)
+        if len(records) == 0:
+            continue
         for label, name in enumerate(LABELS):
             chosen = records[corpus.labels[records] == label]
             groups, bases = len(set(corpus.groups[chosen])), corpus.lengths[chosen].sum()
             print(f"{split:10} {name:6} {len(chosen):5} records {bases:9} bp {groups:3} groups")
         others = [other for other in (TRAIN, DEV) if other != split]
-        if split != TRAIN:
+        if split in (DEV, VALIDATION):
             unseen = int(corpus.unseen(split, *others).sum())
             print(
                 f"{split:10} {unseen} of {len(records)} records are of a genus that is not in {' or '.join(others)}"

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.data.corpus import DEV, SPLITS, TRAIN, VALIDATION, Corpus
+from training.data.corpus import DEV, EXTRA, SPLITS, TRAIN, VALIDATION, Corpus
 from training.data.frame_table import DNA_PAD, Frames
 from training.data.make_tables import evaluation_table
 from training.progress import progress
@@ -129,7 +129,8 @@ def evaluate(
     length, tokenizer = bundle.expected_length, bundle.file("tokenizer")
     corpus = Corpus.load(genomes)
     chunks, pieces = (
-        evaluation_table(genomes, tokenizer, split, length, cut, processes) for cut in (False, True)
+        evaluation_table(genomes, tokenizer, corpus.records_of(split), length, cut, processes)
+        for cut in (False, True)
     )
     record = chunks.chunk_record
     virus = corpus.labels[record] == 1
@@ -189,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of genomes.npz")
     parser.add_argument("--bundle", default="nano", help="name or folder of the bundle")
     parser.add_argument("--split", choices=SPLITS, default=VALIDATION)
-    parser.add_argument("--trained-on", nargs="+", choices=SPLITS, default=[TRAIN, DEV])
+    parser.add_argument("--trained-on", nargs="+", choices=(*SPLITS, EXTRA), default=[TRAIN, DEV])
     parser.add_argument("--baseline-chunks", type=int, default=CHUNKS)
     parser.add_argument("--out", type=Path, help="file for the report; else it is printed")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)

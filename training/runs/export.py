@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.data.corpus import SPLITS, Corpus, ids_digest
+from training.data.corpus import EXTRA, SPLITS, Corpus, ids_digest
 from training.model.network import Network
 from virnucpro_core.bundle.bundle import Bundle, write_bundle
 from virnucpro_core.bundle.manifest import Manifest
@@ -25,7 +25,8 @@ LICENCE = "MIT"
 
 
 def data_list(corpus: Corpus) -> dict[str, Any]:
-    """The records of each split: how many, how long, and which (ids, separated by spaces)."""
+    """The records of each split, that of extra sources only if there are any: how many, how long, and which (ids,
+    separated by spaces)."""
     listing: dict[str, Any] = {
         "source": (
             "public sequences, nearly all of INSDC, RefSeq and Ensembl; "
@@ -33,8 +34,10 @@ def data_list(corpus: Corpus) -> dict[str, Any]:
         ),
         "ids_sha256": "of the split's ids, sorted, one a line",
     }
-    for split in SPLITS:
+    for split in (*SPLITS, EXTRA):
         records = corpus.records_of(split)
+        if split == EXTRA and len(records) == 0:
+            continue
         ids = [str(record_id) for record_id in corpus.ids[records]]
         counts = {
             name: {

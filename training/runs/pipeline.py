@@ -26,7 +26,7 @@ from training.reports.evaluate import evaluate, headline
 from training.runs.export import data_list, draft_manifest, export
 from training.runs.pretrain import pretrain
 from training.runs.train_head import key_of, train_head
-from training.runs.workspace import FINAL, PHASES, TRIAL, Workspace, options, workspace
+from training.runs.workspace import FINAL, TRIAL, Workspace, options, workspace
 from virnucpro_core.bundle.bundle import read_manifest
 
 
@@ -39,7 +39,7 @@ def facts(work: Workspace, length: int, trial: dict[str, Any]) -> dict[str, Any]
         "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
         "hardware": torch.cuda.get_device_name(work.device) if cuda else "CPU",
         "recipe": asdict(work.recipe),
-        "trained_on": list(PHASES[FINAL]),
+        "trained_on": list(work.splits),
         "trial_on_dev": {key: value for key, value in trial.items() if key not in ("key", "curves")},
         "data": data_list(work.corpus),
     }
@@ -61,7 +61,7 @@ def finish(
         export(network, unmeasured, draft, work.tokenizer),
         work.genomes,
         VALIDATION,
-        PHASES[FINAL],
+        work.splits,
         baseline_chunks=chunks,
         processes=work.processes,
         device=str(work.device),

@@ -2,8 +2,9 @@
 
     python -m training.runs.pretrain --data DATA --out OUT
 
-Only the split `train` is seen, so that what is taught afterwards can be measured on the dev split. Writes
-OUT/encoders-KEY.pt, and goes on where an interrupted run stopped.
+Only the genomes of the phase are seen, so that what is taught afterwards can be measured on others: for a trial and for
+the final model those of the split `train`. Writes OUT/encoders-KEY.pt, in the other phases OUT/PHASE/encoders-KEY.pt,
+and goes on where an interrupted run stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from training.model.optim import (
     training_state,
 )
 from training.progress import log, tracked
-from training.runs.workspace import TRIAL, Workspace, options, workspace
+from training.runs.workspace import TRIAL, Workspace, options, phase_name, workspace
 
 LENGTH = 500
 LOG_EVERY = 200
@@ -43,7 +44,8 @@ def random_of(seed: int, step: int, device: torch.device) -> torch.Generator:
 def encoders_file(work: Workspace) -> Checkpoint:
     """The checkpoint of this recipe's encoders."""
     key = work.key("shape", "data", "pretrain")
-    return Checkpoint(work.cache / f"encoders-{key}.pt", key)
+    folder = work.cache if work.pretrained_in == TRIAL else work.cache / work.phase
+    return Checkpoint(folder / f"encoders-{key}.pt", key)
 
 
 def pretrain(work: Workspace) -> None:
@@ -118,7 +120,10 @@ def held_out(work: Workspace, network: Network, table: Table) -> dict[str, float
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
-    pretrain(workspace(options(__doc__).parse_args(arguments), TRIAL))
+    parser = options(__doc__)
+    parser.add_argument("--phase", type=phase_name, default=TRIAL)
+    given = parser.parse_args(arguments)
+    pretrain(workspace(given, given.phase))
     return 0
 
 

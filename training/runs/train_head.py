@@ -6,8 +6,8 @@ Starts from the encoders of training.runs.pretrain and writes OUT/PHASE/model-LE
 The recipe may want an ensemble: members from one start, each trained on the chunks in another order, whose
 weights are then averaged (model soups, Wortsman et al. 2022, arXiv:2203.05482; DiWA, Rame et al. 2022,
 arXiv:2205.09739, for what is unlike the training data). In the trial phase the dev split is measured along the
-way, and the temperature comes from it; the final phase trains on that split too. What is done already is not done
-again.
+way, and the temperature comes from it; the final phase trains on that split too. Where a fold is left out, the
+margins of its frames are written to OUT/PHASE/left-out-LENGTH.npy. What is done already is not done again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from training.model.optim import (
 from training.progress import log, tracked
 from training.reports.dev_metrics import dev_metrics, dev_temperature, piece_auroc
 from training.runs.pretrain import encoders_file, random_of
-from training.runs.workspace import PHASES, TRIAL, Workspace, options, workspace
+from training.runs.workspace import TRIAL, Workspace, options, phase_name, workspace
 from virnucpro_core.models.classifier import recalibrate
 
 UNMASKED_BATCHES = 16  # that BatchNorm's statistics are taken of
@@ -65,6 +65,11 @@ def model_file(work: Workspace, length: int) -> Path:
 def report_file(work: Workspace, length: int) -> Path:
     """The report: metrics of the training and on the dev split; written when all of it is done."""
     return work.folder / f"model-{length}.json"
+
+
+def margins_file(work: Workspace, length: int) -> Path:
+    """The margins of the frames of the fold that was left out, float32 [frames], in the order of their table."""
+    return work.folder / f"left-out-{length}.npy"
 
 
 class HeadTraining:
@@ -179,6 +184,8 @@ class HeadTraining:
         report: dict[str, Any] = {"key": self.key, "seconds": round(time.monotonic() - started, 1)}
         if self.dev is not None:
             report |= self._on_dev(network, self.dev)
+        if (left_out := self.work.left_out(self.length)) is not None:
+            np.save(margins_file(self.work, self.length), network.score(left_out, self.work.device))
         report["curves"] = self.curves
         path = report_file(self.work, self.length)
         path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
@@ -223,7 +230,7 @@ def train_head(work: Workspace, length: int) -> tuple[Network, dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = options(__doc__)
-    parser.add_argument("--phase", choices=PHASES, default=TRIAL)
+    parser.add_argument("--phase", type=phase_name, default=TRIAL)
     parser.add_argument("--length", type=int, default=500, help="bases of a chunk")
     given = parser.parse_args(arguments)
     train_head(workspace(given, given.phase), given.length)

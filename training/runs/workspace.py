@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from training.data.corpus import DEV, TRAIN, Corpus
+from training.data.corpus import DEV, EXTRA, TRAIN, VALIDATION, Corpus
+from training.data.folds import DEFAULT as FOLDS_FILE
+from training.data.folds import NO_FOLD, Folds
 from training.data.frame_table import Frames
 from training.data.make_tables import evaluation_table, training_table
 from training.model.losses import codons_of
@@ -19,17 +23,37 @@ from training.model.network import Network
 from training.recipe import DEFAULT, Recipe
 from virnucpro_core.sequence.tokens import DnaTokenizer
 
-TRIAL, FINAL = "trial", "final"
-PHASES = {TRIAL: (TRAIN,), FINAL: (TRAIN, DEV)}
-"""What a phase trains on. Recipes are compared by trials, on the dev split; the final model has that too."""
+TRIAL, FINAL, EVERYTHING = "trial", "final", "everything"
+PHASES = {TRIAL: (TRAIN,), FINAL: (TRAIN, DEV), EVERYTHING: (TRAIN, DEV, VALIDATION)}
+"""What a phase trains on, besides the extra sources: the dev split gives a trial's temperature, validation judges the
+final model, and what was trained on everything is judged by cross-validation alone. The phase `fold-N` trains on train,
+dev and the extra sources without fold N, and is judged on that."""
+_FOLD = "fold-"
+
+
+def fold_phase(number: int) -> str:
+    """The phase that leaves out a fold."""
+    return f"{_FOLD}{number}"
+
+
+def phase_name(text: str) -> str:
+    """`text`, if it is a phase.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if text not in PHASES and not (text.startswith(_FOLD) and text.removeprefix(_FOLD).isdecimal()):
+        raise ValueError(text)
+    return text
 
 
 @dataclass(frozen=True)
 class Workspace:
     """One phase of one recipe.
 
-    data has genomes.npz and tokenizer.json; out takes what is made; cache takes tables and encoders, whose names say
-    what they are made of, so that several recipes can share one folder.
+    data has genomes.npz and tokenizer.json, and folds.tsv where the folds are not those of training/folds.tsv; out
+    takes what is made; cache takes tables and encoders, whose names say what they are made of, so that several recipes
+    can share one folder.
     """
 
     data: Path
@@ -67,9 +91,55 @@ class Workspace:
 
     @cached_property
     def data_digest(self) -> str:
-        """Names the genomes and the tokenizer: equal digests, equal data."""
-        files = b"".join(path.read_bytes() for path in (self.genomes, self.tokenizer))
-        return hashlib.sha256(files).hexdigest()[:16]
+        """Names the genomes and the tokenizer, and the folds where one is left out: equal digests, equal data."""
+        paths = (self.genomes, self.tokenizer, *([] if self.fold is None else [self.folds_file]))
+        return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+    @property
+    def fold(self) -> int | None:
+        """The fold that is left out, None in the other phases."""
+        return int(self.phase.removeprefix(_FOLD)) if self.phase.startswith(_FOLD) else None
+
+    @property
+    def folds_file(self) -> Path:
+        """File of the folds."""
+        own = self.data / FOLDS_FILE.name
+        return own if own.is_file() else FOLDS_FILE
+
+    @cached_property
+    def folds(self) -> Folds:
+        """The folds."""
+        return Folds.read(self.folds_file)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the phase trains on, all or a part of their records."""
+        extra = (EXTRA,) if self.recipe.data.extra_weight > 0 and (self.corpus.splits == EXTRA).any() else ()
+        return ((TRAIN, DEV) if self.fold is not None else PHASES[self.phase]) + extra
+
+    @property
+    def trained_on(self) -> npt.NDArray[np.int64]:
+        """Indices of the records that the phase trains on.
+
+        Where a fold is left out: no record of it, and none without a fold, which may be related to it. In a trial:
+        no extra record of a genus of dev.
+        """
+        corpus, records = self.corpus, self.corpus.records_of(*self.splits)
+        if self.fold is not None:
+            fold = self.folds.of(corpus)[records]
+            taken = (fold != self.fold) & (fold != NO_FOLD)
+        elif self.phase == TRIAL:
+            of_dev = np.isin(corpus.genera[records], corpus.genera[corpus.records_of(DEV)])
+            taken = ~of_dev | (corpus.splits[records] != EXTRA)
+        else:
+            return records
+        found: npt.NDArray[np.int64] = records[taken]
+        return found
+
+    @property
+    def pretrained_in(self) -> str:
+        """The phase whose encoders this one begins with: those of a trial serve the final model too."""
+        return TRIAL if self.phase == FINAL else self.phase
 
     def key(self, *sections: str) -> str:
         """Names what is made of these data with these sections of the recipe; nothing else is taken up again."""
@@ -92,20 +162,30 @@ class Workspace:
         recipe = self.recipe.data
         path = self.cache / self.phase / f"table-{length}-{self.key('data')}.npz"
         if not path.exists():
-            splits = PHASES[self.phase]
-            training_table(self.genomes, self.tokenizer, splits, recipe, length, self.processes).save(path)
+            files = (self.genomes, self.tokenizer)
+            training_table(*files, self.trained_on, recipe, length, self.processes).save(path)
         return Frames.load(path)
 
     def dev(self, length: int, pieces: bool = False) -> Frames | None:
-        """All chunks of the dev split; None in the final phase, which trains on them."""
-        return None if DEV in PHASES[self.phase] else self.held_out(DEV, length, pieces)
+        """All chunks of the dev split in a trial; None in the other phases, which train on them."""
+        return self.held_out(DEV, length, pieces) if self.phase == TRIAL else None
 
     def held_out(self, split: str, length: int, pieces: bool = False) -> Frames:
         """All chunks of a split that is not trained on, or of its pieces of 5 kb, made once."""
         path = self.cache / f"{split}-{length}{'-pieces' if pieces else ''}-{self.data_digest}.npz"
         if not path.exists():
-            files = (self.genomes, self.tokenizer)
-            evaluation_table(*files, split, length, pieces, self.processes).save(path)
+            files, records = (self.genomes, self.tokenizer), self.corpus.records_of(split)
+            evaluation_table(*files, records, length, pieces, self.processes).save(path)
+        return Frames.load(path)
+
+    def left_out(self, length: int) -> Frames | None:
+        """All chunks of the records of the fold that is left out that judge, made once; None in the other phases."""
+        if self.fold is None:
+            return None
+        path = self.cache / self.phase / f"left-out-{length}-{self.data_digest}.npz"
+        if not path.exists():
+            files, records = (self.genomes, self.tokenizer), self.folds.judged(self.corpus, self.fold)
+            evaluation_table(*files, records, length, False, self.processes).save(path)
         return Frames.load(path)
 
 
