@@ -1,34 +1,39 @@
-"""Several recipes tried side by side: the commands themselves, on the made-up corpus."""
+"""Recipes compared by cross-validation, and the last training on everything: the commands, on the made-up corpus."""
 
 from __future__ import annotations
 
 import json
-import time
-from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.support.training_fixture import TINY, data
-from training.runs import sweep
-from training.runs.sweep import TOO_LATE, Runner, Trial, command, markdown, read
+from tests.support.training_fixture import TINY, data_with_extra, tiny_recipe
+from training.data.corpus import EXTRA, VALIDATION
+from training.data.folds import Folds
+from training.recipe import Recipe
+from training.runs import cross_validate, pipeline, sweep
+from training.runs.cross_validate import Trial
+from training.runs.runner import TOO_LATE
+from training.runs.sweep import as_good, complexity, markdown, ranked, read
+from virnucpro_core.bundle.bundle import Bundle
+from virnucpro_core.evaluation.metrics import auroc
+from virnucpro_core.scoring.verdicts import is_virus
+from virnucpro_core.sequence.chunks import chunk_spans
 
 FILE = """
 [plain]
 why = "as it is"
-set = []
+set = ["data.extra_weight=0.3"]
 
 [longer]
 why = "more steps"
-set = ["head.optimiser.steps=5"]
-
-[other-encoders]
-why = "hidden amino acids"
-set = ["pretrain.protein_masked=0.3"]
+set = ["data.extra_weight=0.3", "head.optimiser.steps=5"]
 
 [broken]
-why = "no batch is so large"
-set = ["head.optimiser.frames=100000"]
+why = "other encoders, and no batch is so large"
+set = ["data.extra_weight=0.3", "pretrain.protein_masked=0.3", "head.optimiser.frames=100000"]
 """
 
 
@@ -39,68 +44,113 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def options(out: Path) -> list[str]:
+    """Of all commands."""
+    given = ["--data", str(data_with_extra().folder), "--out", str(out), "--processes", "1"]
+    return [*given, *(word for one in (*TINY, "head.ensemble=1") for word in ("--set", one))]
+
+
 def given(file: Path, out: Path, *more: str) -> list[str]:
-    options = ["--data", str(data().folder), "--out", str(out), "--sweep", str(file), "--processes", "1"]
-    return [*options, "--devices", "cpu", "cpu", *(word for one in TINY for word in ("--set", one)), *more]
+    return [*options(out), "--sweep", str(file), "--devices", "cpu", "cpu", *more]
 
 
-def test_trials_share_what_they_have_in_common_and_one_that_fails_stops_no_other(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    out = tmp_path / "out"
-    assert sweep.main(given(file, out)) == 1
-    rows = {row["name"]: row for row in json.loads((out / "sweep.json").read_text())}
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sweep."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "sweep.toml").write_text(FILE)
+    assert sweep.main(given(folder / "sweep.toml", folder / "out")) == 1
+    return folder / "out"
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in json.loads((out / "sweep.json").read_text())}
+
+
+def test_trials_share_what_they_have_in_common_and_one_that_fails_stops_no_other(out: Path) -> None:
+    rows = rows_of(out)
     assert list(rows)[-1] == "broken"
     assert "cannot fill a batch of 100000" in rows["broken"]["failed"]
-    for name in ("plain", "longer", "other-encoders"):
-        report = json.loads((out / "sweep" / name / "trial" / "model-500.json").read_text())
-        assert rows[name]["dev"] == report["model"]["dev"]
-        assert rows[name]["temperature"] == report["temperature"]
-        assert 0 <= rows[name]["validation"] <= 1
-        assert (report["curves"]["member 2"][-1]["step"] == 5) == (name == "longer")
-    assert len(list(out.rglob("encoders-*.pt"))) == 2, "plain and longer share theirs"
-    assert len(list(out.rglob("table-500-*.npz"))) == 1
     assert "cannot fill" in (out / "sweep.md").read_text()
+    assert sum(row.get("chosen", False) for row in rows.values()) == 1
+    for fold in ("fold-1", "fold-2"):
+        assert len(list((out / fold).glob("encoders-*.pt"))) == 2, "plain and longer share theirs"
+        assert len(list((out / fold).glob("table-500-*.npz"))) == 1
 
+
+def test_what_is_done_is_not_done_again(out: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")}
-    assert sweep.main(given(file, out, "--only", "plain", "longer")) == 0
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")} == before, "done already"
+    assert sweep.main(given(out.parent / "sweep.toml", out, "--only", "plain")) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")} == before
 
 
-def test_no_trial_begins_after_the_deadline(file: Path, tmp_path: Path) -> None:
+def test_the_result_is_of_records_whose_family_or_genus_their_model_had_not_seen(out: Path) -> None:
+    folder = out / cross_validate.FOLDER / "plain"
+    result = json.loads((folder / "result-500.json").read_text())
+    lines = [json.loads(line) for line in (folder / "scores-500.jsonl").read_text().splitlines()]
+    corpus, folds = data_with_extra().corpus, Folds.read(data_with_extra().folder / "folds.tsv")
+    number_of = {name: number for number, name in enumerate(corpus.ids.tolist())}
+    expected = {str(corpus.ids[i]) for fold in (1, 2) for i in folds.judged(corpus, fold)}
+    assert {line["id"] for line in lines} == expected
+    assert len(lines) == len(expected)
+    fold_of = folds.of(corpus)
+    for line in lines:
+        record = number_of[line["id"]]
+        assert line["fold"] == fold_of[record]
+        assert (line["label"] == "virus") == bool(corpus.labels[record])
+        assert corpus.splits[record] != VALIDATION
+        assert line["length"] == corpus.lengths[record]
+        assert len(line["scores"]) == len(chunk_spans(line["length"], 500))
+        assert len({other["fold"] for other in lines if other["unit"] == line["unit"]}) == 1
+    # The figures follow from the scores: these records have fewer chunks than are judged at most.
+    of_fold: dict[int, list[tuple[float, bool]]] = {1: [], 2: []}
+    right: dict[str, list[bool]] = {}
+    for line in lines:
+        for scores in filter(None, line["scores"]):
+            others, virus = scores
+            margin = np.log(virus / (1 - virus)) - np.log(others / (1 - others))
+            of_fold[line["fold"]].append((margin, line["label"] == "virus"))
+            kind = "viruses" if line["label"] == "virus" else line["group"]
+            right.setdefault(kind, []).append(is_virus(others, virus) == (line["label"] == "virus"))
+    found = [auroc(*map(np.array, zip(*of_fold[fold], strict=True))) for fold in (1, 2)]
+    assert result["auroc"]["folds"] == pytest.approx(found, abs=0.002)
+    assert result["auroc"]["mean"] == pytest.approx(np.mean(found), abs=0.002)
+    assert result["auroc"]["spread"] == pytest.approx(np.std(found, ddof=1), abs=0.002)
+    for kind, values in right.items():
+        assert result["right"][kind]["pieces"] == len(values)
+        assert result["right"][kind]["share"] == pytest.approx(np.mean(values), abs=0.01)
+    assert rows_of(out)["plain"]["auroc"] == result["auroc"]
+
+
+def test_the_last_training_has_everything_and_what_cross_validation_says_of_its_recipe(out: Path) -> None:
+    folder = out / cross_validate.FOLDER / "plain"
+    command = [*options(out), "--set", "data.extra_weight=0.3", "--lengths", "500", "--device", "cpu"]
+    command += ["--everything", str(folder)]
+    assert pipeline.main(command) == 0
+    bundle = Bundle.load(out / "everything" / "nano-500")
+    result = json.loads((folder / "result-500.json").read_text())
+    manifest, corpus = bundle.manifest, data_with_extra().corpus
+    assert manifest.temperature == result["temperature"]
+    assert manifest.training["trained_on"] == ["train", "dev", "validation", "extra"]
+    assert manifest.training["cross_validation"]["right"] == result["right"]
+    assert manifest.validation["auroc"] == result["auroc"]["mean"]
+    assert len(manifest.training["data"]["extra"]["ids"].split()) == (corpus.splits == EXTRA).sum()
+    assert not (out / "nano-500").exists(), "nothing was measured on validation"
+    with pytest.raises(SystemExit, match=r"result-500\.json is of another recipe or other data: repeat"):
+        pipeline.main([*command, "--set", "head.dropout=0.5"])
+    with pytest.raises(SystemExit, match=r"result-500\.json is not there: make it with .*cross_validate"):
+        pipeline.main([*command[:-1], str(out)])
+
+
+def test_no_fold_begins_after_the_deadline(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cross_validate.main([*options(out), "--devices", "cpu", "--minutes", "0"]) == 1
+    assert not list(out.rglob("*.pt"))
+
+
+def test_what_had_no_time_is_named(file: Path, tmp_path: Path) -> None:
     assert sweep.main(given(file, tmp_path / "out", "--minutes", "0", "--only", "plain")) == 1
-    [row] = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert row["failed"] == TOO_LATE
-
-
-def test_one_that_runs_is_ended_at_the_deadline(tmp_path: Path) -> None:
-    started = time.monotonic()
-    assert command("runs.sweep", ["--help"], tmp_path / "log", "cpu", 0.05) == TOO_LATE
-    assert time.monotonic() - started < 30
-
-
-def test_a_device_has_one_job_at_a_time_all_are_used_and_a_job_waits_for_the_one_it_needs() -> None:
-    running: list[str] = []
-    seen: set[str] = set()
-    finished: list[int] = []
-
-    def job(number: int, device: str, left: float) -> None:
-        assert device not in running
-        assert left <= 100
-        assert number < 10 or number // 10 - 1 in finished
-        running.append(device)
-        seen.add(device)
-        time.sleep(0.02)
-        running.remove(device)
-        finished.append(number)
-
-    Runner(["cuda:0", "cuda:1"], 100).run(
-        (partial(job, number), [partial(job, 10 * (number + 1) + other) for other in range(2)])
-        for number in range(4)
-    )
-    assert seen == {"cuda:0", "cuda:1"}
-    assert sorted(finished) == [0, 1, 2, 3, 10, 11, 20, 21, 30, 31, 40, 41]
+    assert rows_of(tmp_path / "out")["plain"]["failed"] == TOO_LATE
 
 
 @pytest.mark.parametrize(
@@ -123,10 +173,87 @@ def test_an_unknown_name_is_named(file: Path, tmp_path: Path) -> None:
         sweep.main(given(file, tmp_path / "out", "--only", "plain", "missing"))
 
 
-def test_the_trials_of_the_bundled_model_are_recipes() -> None:
+def test_the_trials_of_the_sweep_are_recipes() -> None:
     found = read(sweep.SWEEP)
     assert len(found) >= 8
     assert found[0] == Trial("recipe", "as it stands", ())
+    assert any(
+        float(change.split("=")[1]) > 0 for one in found for change in one.changes if "extra" in change
+    )
+
+
+class TestRanking:
+    @pytest.mark.parametrize(
+        ("other", "luck"),
+        [
+            ([0.90, 0.80, 0.85], True),  # the same
+            ([0.91, 0.78, 0.84], True),  # mean difference 0.007, spread 0.015
+            ([0.89, 0.79, 0.84], False),  # a little worse in each fold: no luck
+            ([0.86, 0.78, 0.80], False),  # mean difference 0.037, spread 0.015
+        ],
+    )
+    def test_a_difference_within_the_spread_of_the_folds_differences_is_luck(
+        self, other: list[float], luck: bool
+    ) -> None:
+        assert as_good([0.90, 0.80, 0.85], other) == luck
+
+    @pytest.mark.parametrize(
+        ("simple", "less"),
+        [
+            (("shape.esm2_layers=1", "head.ensemble=3"), ("shape.esm2_layers=2",)),  # weights before all else
+            (("head.smoothing=0.0", "head.optimiser.steps=9"), ()),  # then techniques
+            ((), ("data.extra_weight=0.3",)),
+            ((), ("head.ensemble=3",)),
+            (("pretrain.optimiser.steps=3",), ()),  # then the frames trained on
+            ((), ("head.optimiser.frames=17",)),
+            ((), ("head.optimiser.lr=2e-3",)),  # then the changes
+        ],
+    )
+    def test_what_is_simpler(self, simple: tuple[str, ...], less: tuple[str, ...]) -> None:
+        one, other = (
+            complexity(tiny_recipe("head.ensemble=1", *changes), 89, len(changes))
+            for changes in (simple, less)
+        )
+        assert one < other
+
+    def test_techniques_are_settings_of_the_recipe(self) -> None:
+        recipe = Recipe.load()
+        for section, names in sweep.TECHNIQUES.items():
+            for name in names:
+                assert isinstance(getattr(getattr(recipe, section), name), float)
+
+    def test_of_those_that_are_as_good_the_simplest_is_chosen(self) -> None:
+        def row(name: str, folds: list[float]) -> dict[str, Any]:
+            return {"name": name, "auroc": {"mean": float(np.mean(folds)), "folds": folds}}
+
+        rows = [
+            row("simplest, but worse", [0.80, 0.70, 0.75]),
+            row("simple", [0.91, 0.78, 0.84]),
+            {"name": "broken", "failed": "why"},
+            row("best", [0.90, 0.80, 0.85]),
+            row("as simple, but later", [0.91, 0.78, 0.84]),
+        ]
+        complexities = dict(
+            zip([one["name"] for one in rows], [(1, 0, 0, 0), *[(2, 0, 0, 0)] * 4], strict=True)
+        )
+        complexities["best"] = (3, 0, 0, 0)
+        found = ranked(rows, complexities)
+        assert [one["name"] for one in found] == [
+            "best",
+            "simple",
+            "as simple, but later",
+            "simplest, but worse",
+            "broken",
+        ]
+        assert [one["name"] for one in found if one.get("chosen")] == ["simple"]
+        assert [one["name"] for one in found if one.get("as_good")] == [
+            "best",
+            "simple",
+            "as simple, but later",
+        ]
+
+    def test_where_all_failed_none_is_chosen(self) -> None:
+        assert ranked([{"name": "a", "failed": "b"}], {"a": (1, 1, 1, 1)}) == [{"name": "a", "failed": "b"}]
 
 
 def test_the_table() -> None:
@@ -136,11 +263,13 @@ def test_the_table() -> None:
             "why": "why not",
             "set": ["x.y=1", "z=2"],
             "seconds": 12.3,
-            "dev": 0.91234,
-            "pieces": None,
+            "chosen": True,
+            "auroc": {"mean": 0.9126, "spread": 0.01},
+            "right": {"plant": {"share": 0.8}},
         },
         {"name": "b", "why": "it broke", "set": [], "failed": "no memory"},
     ]
-    _, _, one, other = markdown(rows, 300).splitlines()
-    assert one == "| a | `x.y=1` `z=2` | 0.9123 | - | - | - | - | 12 | why not |"
-    assert other == "| b | none | - | - | - | - | - | no memory | it broke |"
+    head, line, one, other = markdown(rows).splitlines()
+    assert len({text.count("|") for text in (head, line, one, other)} - {0}) == 1
+    assert one == "| **a** | `x.y=1` `z=2` | 0.913 ± 0.010 | - | - | 0.80 | - | - | - | - | 12 | why not |"
+    assert other == "| b | none | - | - | - | - | - | - | - | - | no memory | it broke |"

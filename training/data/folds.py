@@ -164,9 +164,10 @@ def draw(rows: Iterable[dict[str, str]], folds: int = FOLDS, seed: int = 1) -> F
     first, each to the fold that has least of its kind, then to that which has least of its label.
 
     Raises:
-        ValueError: a label has fewer sets of relatives than there are folds.
+        ValueError: a label has fewer sets of relatives than there are folds, or there are fewer than two folds.
     """
-    rows = list(rows)
+    if folds < 2:
+        raise ValueError(f"cross-validation needs at least 2 folds, not {folds}")
     joined = _Joined()
     keys: dict[Key, list[dict[str, str]]] = {}
     for row in rows:

@@ -1,0 +1,162 @@
+"""What cross-validation says of a recipe: figures of each fold, which was judged by a model that had not seen it."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from training.data.corpus import EXTRA, VIRUS, Corpus
+from training.data.folds import Folds, key_of
+from training.data.frame_table import Frames
+from training.data.prepare_data import NOT_A_FAMILY
+from virnucpro_core.atomic_files import atomic_write
+from virnucpro_core.evaluation.labels import LABELS
+from virnucpro_core.evaluation.metrics import BoolArray, FloatArray, IntArray, auroc, sigmoid, temperature
+from virnucpro_core.scoring.verdicts import verdict_margins
+from virnucpro_core.sequence.chunks import chunk_spans
+
+MOST_PIECES = 12
+"""Chunks of a record that are judged at most, or a few long genomes would decide."""
+MEASURES = ("auroc", "unseen_families", "without_extra")
+_DIGITS = 9  # of a score: so near to 1 as a margin of 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """A fold: the table of its chunks, and the margins of the table's frames, float [frames]."""
+
+    fold: int
+    table: Frames
+    margins: FloatArray
+
+    @property
+    def chunk_margins(self) -> FloatArray:
+        """The margin of each chunk, by VirNucPro's rule, float [chunks]."""
+        return verdict_margins(self.margins, self.table.frame_chunk)
+
+
+def spread_out(record: IntArray, most: int = MOST_PIECES) -> BoolArray:
+    """Of the chunks of each record at most `most`, evenly spaced, bool [chunks]; record int [chunks], sorted."""
+    _, first, counts = np.unique(record, return_index=True, return_counts=True)
+    place = np.arange(len(record)) - np.repeat(first, counts)
+    total = np.repeat(counts, counts)
+    taken: BoolArray = (total <= most) | ((place + 1) * most // total > place * most // total)
+    return taken
+
+
+def judge(left_out: Sequence[LeftOut], corpus: Corpus, folds: Folds) -> dict[str, Any]:
+    """The figures of a recipe, of at most MOST_PIECES chunks with an open frame a record.
+
+    Returns:
+        auroc: of viruses against others; unseen_families: of viruses whose family is known, and so not trained on,
+        against others; without_extra: as auroc, without the extra sources. Each has `mean`, `spread` (the standard
+        deviation over the folds) and `folds`. right: the share of pieces on the right side of the default threshold,
+        all folds together, of each non-viral group, of all viruses, and of each realm; with numbers of `pieces` and
+        `records`. temperature: what makes probabilities of the margins.
+
+    Raises:
+        ValueError: a fold has no open frame of a virus, or none of others.
+    """
+    found: dict[str, list[float]] = {name: [] for name in MEASURES}
+    margins, records = [], []
+    family_known = (corpus.labels == VIRUS) & ~np.isin(corpus.groups, NOT_A_FAMILY)
+    for one in left_out:
+        taken = spread_out(one.table.chunk_record)
+        margin, record = one.chunk_margins[taken], one.table.chunk_record[taken]
+        virus = corpus.labels[record] == VIRUS
+        for name, chosen in (
+            ("auroc", np.ones(len(record), dtype=bool)),
+            ("unseen_families", ~virus | family_known[record]),
+            ("without_extra", corpus.splits[record] != EXTRA),
+        ):
+            value = auroc(margin[chosen], virus[chosen])
+            if math.isnan(value):
+                raise ValueError(
+                    f"fold {one.fold} has no open frames of viruses or none of others, for {name}"
+                )
+            found[name].append(round(value, 4))
+        margins.append(margin)
+        records.append(record)
+    margin, record = np.concatenate(margins), np.concatenate(records)
+    return {
+        **{name: _summary(values) for name, values in found.items()},
+        "right": _right(margin, record, corpus, folds.realms(corpus)),
+        "temperature": temperature(margin, corpus.labels[record] == VIRUS),
+    }
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    return {
+        "mean": round(statistics.mean(values), 4),
+        "spread": round(statistics.stdev(values), 4),
+        "folds": values,
+    }
+
+
+def _right(
+    margin: FloatArray, record: IntArray, corpus: Corpus, realms: npt.NDArray[np.str_]
+) -> dict[str, dict[str, Any]]:
+    virus = corpus.labels[record] == VIRUS
+    right = (margin >= 0) == virus
+    kinds = {
+        name: ~virus & (corpus.groups[record] == name) for name in np.unique(corpus.groups[record[~virus]])
+    }
+    kinds["viruses"] = virus
+    kinds |= {name: virus & (realms[record] == name) for name in np.unique(realms[record[virus]]) if name}
+    return {
+        str(name): {
+            "share": round(float(right[members].mean()), 4),
+            "pieces": int(members.sum()),
+            "records": len(np.unique(record[members])),
+        }
+        for name, members in kinds.items()
+    }
+
+
+def write_scores(
+    path: Path, left_out: Iterable[LeftOut], corpus: Corpus, length: int, temperature: float
+) -> None:
+    """The scores of the records of all folds, for fitting what makes a probability of a record's scores.
+
+    A line of JSON for each record with an open frame: id, label, group, unit (the family or genus that it is in the
+    folds by: those of one unit are alike), fold, length in bases, and scores: for each of its chunks the highest others
+    and virus scores of the frames, or null where none is open. They are of a model that had not seen the record's
+    family or genus, with margins divided by `temperature`.
+    """
+    with atomic_write(path) as (unfinished,), unfinished.open("w", encoding="utf-8") as file:
+        for one in left_out:
+            table, scaled = one.table, one.margins.astype(np.float64) / temperature
+            first = np.searchsorted(table.frame_chunk, np.arange(len(table.chunk_record)))
+            virus = sigmoid(np.maximum.reduceat(scaled, first))
+            others = sigmoid(-np.minimum.reduceat(scaled, first))
+            for record in np.unique(table.chunk_record).tolist():
+                chunks = slice(*np.searchsorted(table.chunk_record, (record, record + 1)))
+                of_start = {
+                    int(start): [round(float(o), _DIGITS), round(float(v), _DIGITS)]
+                    for (start, _), o, v in zip(
+                        table.chunk_span[chunks], others[chunks], virus[chunks], strict=True
+                    )
+                }
+                line = _described(corpus, record) | {
+                    "fold": one.fold,
+                    "length": int(corpus.lengths[record]),
+                    "scores": [
+                        of_start.get(start) for start, _ in chunk_spans(int(corpus.lengths[record]), length)
+                    ],
+                }
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def _described(corpus: Corpus, record: int) -> dict[str, Any]:
+    label, group = LABELS[corpus.labels[record]], str(corpus.groups[record])
+    key = key_of(label, group, str(corpus.genera[record]))
+    assert key is not None  # it is in a fold
+    return {"id": str(corpus.ids[record]), "label": label, "group": group, "unit": " ".join(key)}
