@@ -113,7 +113,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for length in LENGTHS:
         report = report_of(length)
         (out / f"nano-{length}.json").write_text(json.dumps(report))
-        training = facts(work, length, {"model": {"dev": 0.5 + length / 10_000}})
+        training = facts(work, length, {"trial_on_dev": {"model": {"dev": 0.5 + length / 10_000}}})
         write_manifest(out / f"nano-{length}", length, report, training)
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows()[0], "source_repo", "repo_licence"], delimiter="\t")

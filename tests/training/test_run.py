@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.training_fixture import DEV_SHARE, TINY, write_data
 from tests.support.training_fixture import rows as fixture_rows
@@ -25,8 +28,14 @@ from virnucpro_core.models.engine import Engine
 from virnucpro_core.scoring.verdicts import verdict_margins
 from virnucpro_core.sequence.prepare import prepare
 
-REPOSITORY = Path(__file__).parents[2]
-SECONDS = 200  # a limit for machines that are busy; alone it takes a tenth of that
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a model is slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def arguments(folder: Path, *changes: str) -> list[str]:
@@ -45,18 +54,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     data = str(folder / "data")
     assert prepare_data.main([str(fasta), "--manifest", str(manifest), "--out", data, *share]) == 0
     assert train_tokenizer.main(["--data", data, "--pieces", "600"]) == 0
-    command = [sys.executable, "-m", "training.run", *arguments(folder)]
-    done = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # so small a model is slower on several
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, [json.loads(line) for line in done.stdout.splitlines()]
+    # As `python -m training.run` does, but torch is loaded already.
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(sys, "argv", ["training.run", *arguments(folder)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("training.run", run_name="__main__")
+    assert ended.value.code == 0
+    return folder, [json.loads(line) for line in printed.getvalue().splitlines()]
 
 
 def stamps(folder: Path, pattern: str = "*") -> dict[Path, int]:

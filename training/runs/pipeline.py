@@ -43,7 +43,8 @@ def facts(work: Workspace, length: int, judged: dict[str, Any]) -> dict[str, Any
     """What a manifest says about the training; `judged`: how its recipe was, by name."""
     cuda = work.device.type == "cuda"
     return {
-        "command": "python -m training.run --data DATA --out OUT",
+        "command": "python -m training.run --data DATA --out OUT"
+        + (" --everything RESULTS" if work.phase == EVERYTHING else ""),
         "key": key_of(work, length),
         "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
         "hardware": torch.cuda.get_device_name(work.device) if cuda else "CPU",
