@@ -3,12 +3,13 @@
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
-TESTS ?= tests/unit tests/property tests/simulation tests/tools tests/integration tests/training tests/kafka tests/chaos
+TESTS ?= tests/unit tests/property tests/fuzz tests/simulation tests/tools tests/integration tests/training tests/kafka tests/chaos
 # The tests with real brokers have two workers of their own, see tests/conftest.py; WORKERS=0 for none.
 WORKERS ?= auto
 SIDE_BY_SIDE = --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTHONS ?= 3.12 3.13
 PORT ?= 9092
+FUZZ_SECONDS ?= 180
 SBOM ?= dist/virnucpro-stream.cdx.json
 # Where `make check-deploy` keeps its tools, and the tests of tests/deploy look for them.
 DEPLOY_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/virnucpro-stream/deploy-tools
@@ -18,7 +19,7 @@ CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom bench kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom fuzz bench kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ audit: $(READY) ## look the locked versions up in a vulnerability database (AUDI
 
 sbom: $(READY) ## write what the service consists of as CycloneDX (SBOM= for another file)
 	@requirements/supply-chain.sh .scratch/supply-chain $(BIN) sbom $(SBOM)
+
+fuzz: $(READY) ## arbitrary bytes for all that reads bytes of others, for FUZZ_SECONDS=180 each (FUZZ="messages bundles" for some)
+	@tests/fuzz/run.sh .scratch/fuzz $(BIN) $(FUZZ_SECONDS) $(FUZZ)
 
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
 	$(BIN)/python -m benchmarks.forward

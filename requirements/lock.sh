@@ -22,3 +22,4 @@ compile pyproject.toml --extra dev --constraints requirements/run.txt --output-f
 compile requirements/uv.in --output-file requirements/uv.txt "$@"
 compile requirements/deploy.in --output-file requirements/deploy.txt "$@"
 compile requirements/audit.in --output-file requirements/audit.txt "$@"
+compile requirements/fuzz.in --output-file requirements/fuzz.txt "$@"

@@ -41,7 +41,10 @@ def is_zip(path: Path) -> bool:
     """
     check_regular(path)
     with path.open("rb") as file:
-        return zipfile.is_zipfile(file)
+        try:
+            return zipfile.is_zipfile(file)
+        except zipfile.BadZipFile:  # one whose directory is damaged: `zip_content` says how
+            return True
 
 
 @contextmanager
@@ -78,6 +81,8 @@ def zip_content(path: Path) -> Iterator[tuple[IO[bytes], Callable[[StorageRef], 
 def _check_entries(archive: zipfile.ZipFile, file_bytes: int) -> None:
     """torch.save compresses nothing and writes every byte once: what unpacks to more than the file is not its."""
     entries = archive.infolist()
+    if any(not 0 <= entry.header_offset < file_bytes for entry in entries):
+        raise pickle.UnpicklingError("an entry outside the file")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise pickle.UnpicklingError("a compressed entry")
     if sum(entry.file_size for entry in entries) > file_bytes:

@@ -26,6 +26,7 @@ _ESM2_LETTERS = b"LAGVSERTIDPKQNFYMHWCXBUZO.-"
 _ESM2_FIRST_LETTER = 4
 _UNKNOWN = -1
 _PAD_NAMES = ("[PAD]", "<pad>")
+_TRIAL = "ACGTACGTNNRYSWKMBDHVUacgtn"
 
 
 def _letter_ids() -> NDArray[np.int32]:
@@ -84,14 +85,19 @@ class DnaTokenizer:
             text = read_small(Path(path), MOST_BYTES).decode("utf-8")
             check_tokenizer(text)
             tokenizer = Tokenizer.from_str(text)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            # Some of what is wrong with a file shows only when it is used, such as an unknown token that it lacks.
+            tokenizer.encode(_TRIAL, add_special_tokens=True)
         except UnusableFile as error:
             raise ValueError(f"{path} {error}") from error
         except OSError:
             raise
-        except Exception as error:  # the library raises nothing more specific
+        except BaseException as error:
+            # The library raises nothing more specific; where its Rust code panics, it is not even an Exception.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise ValueError(f"{path} is not a tokenizer file: {one_line(error)}") from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self._tokenizer = tokenizer
         _check_ids(tokenizer, path)
         self._pad_id = _pad_id(tokenizer, path)
