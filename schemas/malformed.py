@@ -15,5 +15,7 @@ class MalformedMessage(ValueError):
 
     def __init__(self, reason: Reason, detail: str) -> None:
         self.reason = reason
+        # Parts of it may come from outside: a schema's text, a name in a message.
+        detail = " ".join(detail.split())
         self.detail = detail if len(detail) <= _DETAIL_LETTERS else detail[: _DETAIL_LETTERS - 1] + "…"
         super().__init__(f"{reason.value}: {self.detail}")

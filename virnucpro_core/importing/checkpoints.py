@@ -6,6 +6,7 @@ import argparse
 import json
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -99,7 +100,8 @@ def load_pickled(path: Path) -> Any:
         raise CheckpointError(f"{path} {error}") from error
     except (
         *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError),
-        *(LookupError, AttributeError, OverflowError, MemoryError),
+        *(LookupError, AttributeError, OverflowError, MemoryError, struct.error),
+        AssertionError,  # torch asserts what a file of the older format says of its storages
     ) as error:
         raise _damaged(path, error) from error
 

@@ -28,6 +28,7 @@ from tests.support.checkpoints import (
     pickled_from_script,
     trained_classifier,
 )
+from virnucpro_core.importing.checkpoints import load_pickled
 from virnucpro_core.importing.import_error import CheckpointError
 from virnucpro_core.importing.restricted_unpickler import Pickled, TensorRef, read_pickled
 from virnucpro_core.importing.storages import StorageRef
@@ -301,3 +302,37 @@ def test_a_compressed_entry_is_refused(tmp_path):
         archive.writestr("head/data.pkl", pickle.dumps([0] * 1000, protocol=2))
     with pytest.raises(CheckpointError, match="a compressed entry"):
         read_pickled(path)
+
+
+@pytest.mark.parametrize("place", ["an entry before the file", "a directory on another disk"])
+def test_a_damaged_directory_of_a_zip_file_is_refused(place, tmp_path):
+    """Found by fuzzing: the zipfile module raises for them what it does not document."""
+    path = written(tmp_path, pickle.dumps([0], protocol=2))
+    content = bytearray(path.read_bytes())
+    end = content.rindex(b"PK\5\6")
+    if place == "an entry before the file":
+        # The directory is said to begin later than it does, so that each entry is looked for before the file.
+        content[end + 16 : end + 20] = (len(content)).to_bytes(4, "little")
+    else:
+        locator = (
+            b"PK\6\7" + (0).to_bytes(4, "little") + (0).to_bytes(8, "little") + (7).to_bytes(4, "little")
+        )
+        content[end:end] = locator
+    path.write_bytes(bytes(content))
+    for read in (read_pickled, load_pickled):
+        with pytest.raises(CheckpointError, match="is damaged"):
+            read(path)
+
+
+def test_a_file_of_the_older_format_whose_storages_torch_asserts_is_refused(tmp_path):
+    """Found by fuzzing: the list of storages names one that the pickle does not have."""
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    content, stream = path.read_bytes(), io.BytesIO(path.read_bytes())
+    for _ in range(4):
+        _FromScript(stream).load()
+    start = stream.tell()
+    (key,) = pickle.load(stream)
+    path.write_bytes(content[:start] + pickle.dumps([f"{key}0"], protocol=2) + content[stream.tell() :])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_pickled(path)

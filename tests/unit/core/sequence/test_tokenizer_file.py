@@ -73,6 +73,21 @@ def test_an_id_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
     assert "one of the id 1,000,000" in refusal(path)
 
 
+def test_what_fails_only_in_use_is_refused(tmp_path: Path) -> None:
+    """Found by fuzzing: an unknown token that is in no vocabulary, and a special token that makes the library panic."""
+    path = write_tokenizer(tmp_path / "tokenizer.json")
+    content = json.loads(path.read_text())
+    unknown = content | {"model": content["model"] | {"unk_token": "[NONE]"}}
+    path.write_text(json.dumps(unknown))
+    assert "[NONE]" in refusal(path)
+    path.write_text(
+        json.dumps(
+            content | {"post_processor": template([{"SpecialToken": {"id": "[X]", "type_id": 0}}, SEQUENCE])}
+        )
+    )
+    refusal(path)
+
+
 def test_merges_at_random_are_refused(tmp_path: Path) -> None:
     path = write_tokenizer(tmp_path / "tokenizer.json")
     content = json.loads(path.read_text())
