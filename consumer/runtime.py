@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -64,6 +65,9 @@ from schemas import Provenance
 from schemas.codecs import Codec
 from virnucpro_core.scoring.frame_cache import with_cache
 
+if TYPE_CHECKING:
+    from consumer.ops.tracing import Tracing
+
 log = structlog.get_logger(__name__)
 
 EMBEDDED_PARTITIONS = 4
@@ -79,16 +83,24 @@ Announce = Callable[[str, str], None]
 
 
 class Telemetry:
-    """Metrics, monitor and log, and the one to whom the service reports for all of them.
+    """Metrics, monitor, log and traces, and the one to whom the service reports for all of them.
 
     Args:
-        further: listeners beside these three.
+        further: listeners beside these.
+        tracing: None while it is off.
     """
 
-    def __init__(self, settings: ServiceSettings, *further: Listener, clock: Clock = monotonic) -> None:
-        self.metrics, self.monitor = Metrics(clock), Monitor(settings.masked(), clock)
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        *further: Listener,
+        tracing: Tracing | None = None,
+        clock: Clock = monotonic,
+    ) -> None:
+        self.metrics, self.monitor, self.tracing = Metrics(clock), Monitor(settings.masked(), clock), tracing
+        traced = () if tracing is None else (tracing,)
         self.listeners = Listeners(
-            self.metrics, LogListener(each=settings.log_level == "debug"), self.monitor, *further
+            self.metrics, LogListener(each=settings.log_level == "debug"), self.monitor, *traced, *further
         )
 
 
@@ -157,7 +169,7 @@ def run_service(settings: ServiceSettings, announce: Announce, load_model: Model
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals(settings.drain_timeout_s + _WATCHDOG_S))
         settings = with_own_instance(settings, stack)
-        telemetry = Telemetry(settings)
+        telemetry = Telemetry(settings, tracing=_open_tracing(settings, stack))
         monitor = telemetry.monitor
         tries = 1 if "http_port" in settings.model_fields_set else PORTS_TRIED
         http = stack.enter_context(
@@ -190,11 +202,31 @@ def _serve(
     listeners.happened(ModelLoaded(model, _token_budget(settings, model)))
     scoring = build_scoring(settings, model, codec, listeners, stack)
     outlet = build_delivery(settings, clients, scoring, listeners, stack)
+    if telemetry.tracing is not None:
+        outlet.builder.trace = telemetry.tracing.headers
     service = build_service(settings, clients, scoring, outlet, telemetry)
     stop.serving()
     # A drain has its own watchdog.
     with LoopWatchdog(lambda: None if stop.asked() else telemetry.monitor.turns):
         return service.run(settings.input_topic, stop.asked, settings.drain_timeout_s)
+
+
+def _open_tracing(settings: ServiceSettings, stack: ExitStack) -> Tracing | None:
+    """Tracing where the settings ask for it.
+
+    Raises:
+        ServiceError: it is not installed, or a variable asks for what there is not.
+    """
+    if not settings.tracing:
+        return None
+    try:
+        from consumer.ops.tracing import open_tracing
+    except ModuleNotFoundError as error:
+        raise ServiceError(
+            f"VIRNUCPRO_TRACING is refused: OpenTelemetry is not installed ({error.name} is missing): "
+            "pip install 'virnucpro-stream[otel]'"
+        ) from error
+    return open_tracing(settings, stack)
 
 
 def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:

@@ -17,7 +17,7 @@ compile() {
         --custom-compile-command "make lock" "$@" >/dev/null
 }
 
-compile pyproject.toml --extra registry --output-file requirements/run.txt "$@"
+compile pyproject.toml --extra registry --extra otel --output-file requirements/run.txt "$@"
 compile pyproject.toml --extra dev --constraints requirements/run.txt --output-file requirements/dev.txt "$@"
 compile requirements/uv.in --output-file requirements/uv.txt "$@"
 compile requirements/deploy.in --output-file requirements/deploy.txt "$@"

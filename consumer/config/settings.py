@@ -349,6 +349,8 @@ class ServiceSettings(ModelSettings):
     state_dir: Name = Field(default_factory=_state_dir, description="a folder that this process may write to")
     """Where the quarantine file lies; the default is `virnucpro-<user number>` in the system's folder for
     temporary files. It must outlive the process, not the machine: a folder in an `emptyDir` is right."""
+    tracing: Switch = Field(False, description=_YES_NO)
+    """Send spans by OpenTelemetry; the extra `otel`, and the variables OTEL_*, which say where to."""
     http_host: Name = Field("0.0.0.0", description="an address of this machine; 0.0.0.0 is all of them")
     """Where the status page, `/metrics` and the probes listen. No secret and no sequence is on them, but record ids
     are; `127.0.0.1` keeps them to this machine."""

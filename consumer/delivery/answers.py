@@ -6,6 +6,7 @@ send twice. A dead letter has `vnp-dlq-reason` besides, so that it can be routed
 that begin with `vnp-` are left out: a dead letter that is replayed, or a forged header, gives no second `vnp-source`.
 So is Confluent's `__value_schema_id`, which names the schema of the input's value: a reader would decode the answer
 with it. A dead letter keeps its value as `vnp-dlq-value-schema-id`, since its raw bytes cannot be decoded without.
+Where tracing is on, the headers of its propagators (`traceparent`) name the service's own span instead of the input's.
 `vnp-dlq-replays` alone goes from a message to its dead letter: it says how often the record was replayed.
 """
 
@@ -108,6 +109,10 @@ class Outgoing:
         return len(self.key or b"") + len(self.value or b"") + headers
 
 
+def _as_they_are(_message: RawMessage, headers: Headers) -> Headers:
+    return headers
+
+
 class AnswerBuilder:
     """Makes the message that answers an input message.
 
@@ -132,6 +137,8 @@ class AnswerBuilder:
         self._group_id, self._provenance, self._now_ms = group_id, provenance, now_ms
         self._encoder = encoder
         self._partition_counts: Mapping[str, int] = {}
+        self.trace: Callable[[RawMessage, Headers], Headers] = _as_they_are
+        """Given a message and what its answer takes of its headers: these, with the trace that the answer continues."""
 
     def set_partition_counts(self, counts: Mapping[str, int]) -> None:
         """How many partitions each topic has. An output goes to its input's partition number when the two topics
@@ -199,7 +206,7 @@ class AnswerBuilder:
             partition=message.source.partition.number if here is not None and here == there else None,
             key=message.key,
             value=encoded.value,
-            headers=(*foreign, source, *extra, *encoded.headers),
+            headers=(*self.trace(message, tuple(foreign)), source, *extra, *encoded.headers),
             timestamp_ms=message.timestamp_ms,
         )
 

@@ -72,6 +72,7 @@ EVENTS: Mapping[str, str] = {
     "service_failed": "What ends the process, with its exit code; the last line of a log in JSON.",
     "start_offset_corrected": "The client began a partition at another offset than the committed one; it is moved.",
     "state_file_discarded": "A state file is damaged or of another version; the service begins without it.",
+    "spans_not_sent": "At the end the collector of traces did not take the last spans in time; they are lost.",
     "stopped": "The service has stopped; drained says whether all that had started was delivered.",
     "suspects_not_written": "The state folder cannot be written to; the service goes on without the quarantine.",
     "topic_differs": "At the start: a topic is not as the settings ask, and what mends it. Nothing stops for that.",
