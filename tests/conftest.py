@@ -82,7 +82,7 @@ def ctrl_c_is_heard() -> None:
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""
-    for name in [name for name in os.environ if name.startswith("VIRNUCPRO_")]:
+    for name in [name for name in os.environ if name.startswith(("VIRNUCPRO_", "OTEL_"))]:
         monkeypatch.delenv(name)
 
 

@@ -30,7 +30,8 @@ WAIT_S = 60.0
 
 def environment(**variables: str) -> dict[str, str]:
     """The environment of a child: this one's without any setting of the service, and the given ones."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("VIRNUCPRO_")}
+    foreign = ("VIRNUCPRO_", "OTEL_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return inherited | {"VIRNUCPRO_HTTP_PORT": "0", "VIRNUCPRO_HTTP_HOST": "127.0.0.1"} | variables
 
 
