@@ -329,7 +329,7 @@ def _float32(value: float, at: str) -> float:
     """The value as float32 holds it."""
     try:
         held: float = struct.unpack("<f", struct.pack("<f", value))[0]
-    except OverflowError as error:
+    except (OverflowError, struct.error) as error:  # the second for a whole number of hundreds of digits
         raise _Unfit(f"{at} is out of range") from error
     if not math.isfinite(held):
         raise _Unfit(f"{at} is not finite")

@@ -135,12 +135,13 @@ def changed(value, path, new):
         (["length"], 2**63, "length is out of range"),
         (["verdict"], "maybe", "verdict is not one of virus, others, no_open_frame"),
         (["virus_score"], 1e39, "virus_score is out of range"),
+        (["virus_score"], 10**400, "virus_score is out of range"),
         (["virus_score"], "1", "virus_score is a string, not a number"),
         (["chunks", 0, "frames", 0, "virus"], None, "virus is null, not a number"),
         (["chunks"], {}, "chunks is an object, not an array"),
         (["provenance"], [], "provenance is an array, not an object"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_is_not_a_prediction_is_malformed(path, new, says):
     error = refused(changed(PREDICTION, path, new), decode_prediction)
