@@ -19,6 +19,7 @@ from consumer.cli.topics.publisher import Publisher
 from consumer.config.clients import publisher_config
 from consumer.kafka.embedded import EmbeddedBroker
 from schemas import SequenceRecord, decode_record
+from virnucpro_client.parts import part_of
 
 PARTITIONS = 2
 ONLY_ACGT = str.maketrans("0123456789abcdef", "ACGT" * 4)
@@ -223,6 +224,31 @@ def test_an_interrupted_run_goes_on_where_it_stood(tmp_path, broker, capsys, mon
     assert "a file has changed since" in error_line(capsys)
     assert run(["publish", "-", "--bootstrap", broker, "--resume", str(journal)]) == 2
     assert "--resume needs files" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "limit", [("VIRNUCPRO_MAX_SEQUENCE_BASES", "1000"), ("VIRNUCPRO_KAFKA_MESSAGE_MAX_BYTES", "3100")]
+)
+def test_a_record_in_parts_is_one_record_that_is_sent_once(tmp_path, broker, capsys, monkeypatch, limit):
+    path, journal = tmp_path / "a.fasta", tmp_path / "sent.json"
+    path.write_text(f">big\n{'ACGT' * 600}\n>small\nACGT\n")
+    monkeypatch.setenv(*limit)
+    command = ["publish", str(path), "--bootstrap", broker, "--key", "none", "--resume", str(journal)]
+    assert run([*command, "--chunk-size", "300"]) == 0
+    assert "published 2 records (1 in parts), 2,404 bases" in capsys.readouterr().err
+    assert run(command) == 0
+    assert "published 0 records (2 were sent before), 2,404 bases" in capsys.readouterr().err
+    found = [(part_of(tuple(message.headers() or ())), message) for message in arrived(broker, 4)]
+    (whole,) = [decode_record(message.value()) for part, message in found if part is None]
+    assert whole == SequenceRecord("small", "ACGT")
+    parts = [(part, message) for part, message in found if part is not None]
+    assert [(part.number, part.count, part.start) for part, _ in parts] == [
+        (1, 3, 0),
+        (2, 3, 900),
+        (3, 3, 1800),
+    ]
+    assert "".join(decode_record(message.value()).sequence for _, message in parts) == "ACGT" * 600
+    assert len({message.partition() for _, message in parts}) == 1, "without a key too"
 
 
 class ReadingGroup:

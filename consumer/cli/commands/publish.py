@@ -157,7 +157,7 @@ def publish(
     admin = new_client(AdminClient, asking_config(settings) | {"error_cb": watch.on_error})
     counts = await_topics(admin, [topic], address, watch, timeout, "command")
     embedded = is_embedded(admin, address)
-    most = settings.max_message_bytes if embedded else min(settings.max_message_bytes, _takes(admin, topic))
+    most = min(settings.max_message_bytes, _own_limit(settings), _takes(admin, topic, embedded))
     # A batch is refused as a whole: it must not be larger than the topic takes.
     batches = {"batch.size": min(most, BATCH_BYTES)}
     config = publisher_config(address, settings.kafka) | {"error_cb": watch.on_error}
@@ -178,12 +178,22 @@ def publish(
     run.complain()
 
 
-def _takes(admin: AdminClient, topic: str) -> int:
+def _own_limit(settings: ServiceSettings) -> int:
+    """The bytes of the largest message that the client sends, where an option says so."""
+    from virnucpro_client.parts import ANY_SIZE
+
+    told = settings.kafka.get("message.max.bytes", "")
+    return int(told) if told.isdecimal() else ANY_SIZE
+
+
+def _takes(admin: AdminClient, topic: str, embedded: bool) -> int:
     """The bytes of the largest message that the topic takes; any number where the broker does not tell."""
     from consumer.kafka.topic_admin import find_topics
     from consumer.kafka.topic_plan import MAX_MESSAGE
     from virnucpro_client.parts import ANY_SIZE
 
+    if embedded:  # it answers no such question
+        return ANY_SIZE
     found = find_topics(admin, [topic]).get(topic)
     told = (found.config or {}).get(MAX_MESSAGE, "") if found is not None else ""
     return int(told) if told.isdecimal() else ANY_SIZE
