@@ -5,7 +5,7 @@ message's span goes on with the trace that the message's headers name, and its c
 of the answer. The standard variables OTEL_* say where spans are sent, how many, and as what; spans are dropped where
 they cannot be sent, and nothing waits for that.
 
-The names of attributes are those of the semantic conventions for messaging, version 1.37 (in development there).
+The names of attributes are those of the semantic conventions for messaging, version 1.44 (in development there).
 """
 
 from __future__ import annotations
