@@ -1,8 +1,8 @@
-"""What can be asked for by name: devices, precisions and attention back-ends.
+"""What can be asked for by name: devices, precisions, attention back-ends, and the rule by which a record is viral.
 
 Without torch, so that the command line and the settings can check a name before anything is loaded. What carries
-the names, `virnucpro_core.models.precision.PRECISIONS` and `virnucpro_core.models.attention.BACKENDS`, has exactly
-these; a test compares them.
+the names of precisions and back-ends, `virnucpro_core.models.precision.PRECISIONS` and
+`virnucpro_core.models.attention.BACKENDS`, has exactly these; a test compares them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ DEVICES = "auto, cpu, cuda or cuda:N"
 
 PrecisionChoice = Literal["auto", "fp32", "fp16", "bf16"]
 BackendChoice = Literal["auto", "flash_attn", "varlen", "sdpa"]
+
+VirusBy = Literal["verdict", "call", "probability"]
+"""By which rule a record goes into a file of viruses: VirNucPro's, the contig rule, or its probability."""
 
 PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)
 BACKEND_CHOICES: tuple[str, ...] = get_args(BackendChoice)

@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from consumer.cli import streams
+from consumer.cli.commands.calibrate import calibrate
 from consumer.cli.commands.demo import demo
 from consumer.cli.commands.divergence import divergence
 from consumer.cli.commands.dlq import dlq
@@ -80,6 +81,7 @@ app.add_typer(models, name="models", rich_help_panel=_SCIENCE)
 app.command(rich_help_panel=_SCIENCE)(divergence)
 app.command(rich_help_panel=_SCIENCE)(embed)
 app.command("train-head", rich_help_panel=_SCIENCE)(train_head)
+app.command(rich_help_panel=_SCIENCE)(calibrate)
 app.command(rich_help_panel=_SERVICE)(serve)
 app.command(rich_help_panel=_SERVICE)(publish)
 app.command(rich_help_panel=_SERVICE)(watch)

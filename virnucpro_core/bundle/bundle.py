@@ -197,6 +197,12 @@ def write_bundle(
     return Bundle.load(path)
 
 
+def recalibrated_bundle(base: Bundle, path: str | Path, draft: Manifest) -> Bundle:
+    """A copy of a bundle with another manifest; arguments and errors as of `write_bundle`."""
+    files = {role: base.file(role) for role in _WEIGHT_ROLES}
+    return write_bundle(path, draft, files, base.file("tokenizer"))
+
+
 def _name(role: str) -> str:
     return "tokenizer.json" if role == "tokenizer" else f"{role}.safetensors"
 

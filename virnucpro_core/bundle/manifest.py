@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+from virnucpro_core.scoring.calibration import Calibration
 from virnucpro_core.sequence import tokenizer_file
 from virnucpro_core.wording import shown, some_of
 
@@ -113,6 +114,7 @@ class Manifest:
         temperature: the head's logits are divided by it, so that its scores are probabilities; 1 for a published head.
         files: by role, see `ROLES`; empty in a draft, until `write_bundle` fills them in.
         training, validation: how it was made and how good it is; free form.
+        calibration: of the probability of a record; None if none was fitted.
     """
 
     id: str
@@ -126,6 +128,7 @@ class Manifest:
     temperature: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def feature_dim(self) -> int:
@@ -145,7 +148,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of manifest.json."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+        content = asdict(self)
+        if self.calibration is None:
+            del content["calibration"]
+        return json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -182,6 +188,7 @@ class Manifest:
             temperature=_temperature(content),
             training=_entry(content, "training", dict),
             validation=_entry(content, "validation", dict),
+            calibration=_calibration(content),
         )
 
 
@@ -245,6 +252,23 @@ def _temperature(content: Mapping[str, Any]) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise BundleError(f"'temperature' must be a positive number, not {shown(value)}")
     return float(value)
+
+
+def _calibration(content: Mapping[str, Any]) -> Calibration | None:
+    if content.get("calibration") is None:
+        return None
+    given = _entry(content, "calibration", dict)
+    numbers = {}
+    for name in ("intercept", "margin", "log_chunks", "interaction"):
+        value = given.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise BundleError(f"calibration: {name!r} must be a number, not {shown(value)}")
+        numbers[name] = float(value)
+    most_chunks = _entry(given, "most_chunks", int)
+    try:
+        return Calibration(**numbers, most_chunks=most_chunks, about=_entry(given, "about", dict))
+    except ValueError as error:
+        raise BundleError(f"calibration: {error}") from error
 
 
 def _sizes(kind: type[_Sizes], content: Mapping[str, Any], name: str) -> _Sizes:

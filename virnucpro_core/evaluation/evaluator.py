@@ -24,16 +24,14 @@ from virnucpro_core.evaluation.metrics import (
 )
 from virnucpro_core.scoring.contig_call import contig_call
 from virnucpro_core.scoring.contig_rule import Call, ContigRule
-from virnucpro_core.scoring.results import FrameResult, RecordResult
+from virnucpro_core.scoring.margins import margin_of
+from virnucpro_core.scoring.results import RecordResult
 
 LENGTHS = (500, 1_000, 5_000, 20_000)
 """Bases at which a bin of lengths ends and the next begins."""
 NO_GROUP = "no group"
 CALLS: tuple[Call, ...] = get_args(Call)
 """Of the contig rule, in the order in which they are counted."""
-
-# A score is a float32 of 0 to 1. Clipped to these, all different scores stay different.
-_LEAST, _MOST = 1e-46, 1 - 2.0**-25
 
 
 class Evaluation:
@@ -163,22 +161,6 @@ class Evaluation:
             f"of the records with an open frame all are {there}, none are {missing}: there is no AUROC, and the "
             "share right says half of what a model is worth"
         ]
-
-
-def margin_of(frames: list[FrameResult] | tuple[FrameResult, ...]) -> float:
-    """The margin behind VirNucPro's verdict over some frames, at least one; it is >= 0 where that is virus.
-
-    The mean of log odds of the highest virus score and minus log odds of the highest others score; of a single
-    frame it is log(virus / others). It is taken from the two scores that the verdict compares, not from
-    the margins of the frames, so that its sign is the verdict also where float32 scores are rounded to 1.
-    """
-    virus, others = max(frame.virus for frame in frames), max(frame.others for frame in frames)
-    return (_log_odds(virus) - _log_odds(others)) / 2
-
-
-def _log_odds(score: float) -> float:
-    clipped = min(max(score, _LEAST), _MOST)
-    return math.log(clipped) - math.log1p(-clipped)
 
 
 def _figures(margins: FloatArray, positive: BoolArray, record: npt.NDArray[np.int64]) -> dict[str, Any]:

@@ -55,19 +55,25 @@ def interval(scores: FloatArray, positive: BoolArray, genome: IntArray, seed: in
     return [round(float(value), 4) for value in np.percentile(found, [2.5, 97.5])]
 
 
-def calibration(margins: FloatArray, positive: BoolArray) -> dict[str, Any]:
-    """Expected calibration error of sigmoid(margin) over equal bins, and the bins; of at least one margin."""
+def calibration(
+    margins: FloatArray, positive: BoolArray, weights: FloatArray | None = None
+) -> dict[str, Any]:
+    """Expected calibration error of sigmoid(margin) over equal bins, and the bins; of at least one margin.
+
+    weights: how much each counts for the error and the shares; the same if left out. `counts` is of margins.
+    """
+    weights = np.ones(len(margins)) if weights is None else weights
     probability = sigmoid(margins)
     place = np.minimum((probability * BINS).astype(int), BINS - 1)
-    counts = np.bincount(place, minlength=BINS)
-    there = np.maximum(counts, 1)
-    said = np.bincount(place, probability, minlength=BINS) / there
-    true = np.bincount(place, positive, minlength=BINS) / there
+    weight = np.bincount(place, weights, minlength=BINS)
+    there = np.where(weight > 0, weight, 1)
+    said = np.bincount(place, weights * probability, minlength=BINS) / there
+    true = np.bincount(place, weights * positive, minlength=BINS) / there
     return {
-        "ece": round(float((counts * np.abs(said - true)).sum() / len(margins)), 4),
+        "ece": round(float((weight * np.abs(said - true)).sum() / weights.sum()), 4),
         "said": said.round(4).tolist(),
         "true": true.round(4).tolist(),
-        "counts": counts.tolist(),
+        "counts": np.bincount(place, minlength=BINS).tolist(),
     }
 
 

@@ -28,6 +28,7 @@ class Part:
         rows: int64 [frames], their row numbers in the file, ascending.
         frame_chunk, frame_record: int64 [frames], ascending, from 0 without gaps.
         chunk_record: int64 [chunks].
+        chunk_number: int64 [chunks], which chunk of its record, from 0; those without an open frame are counted.
         is_virus: bool [records].
         unit: int64 [records], which record or group it is; records of one unit are never in two parts.
         record_ids: [records].
@@ -37,6 +38,7 @@ class Part:
     frame_chunk: NDArray[np.int64]
     frame_record: NDArray[np.int64]
     chunk_record: NDArray[np.int64]
+    chunk_number: NDArray[np.int64]
     is_virus: NDArray[np.bool_]
     unit: NDArray[np.int64]
     record_ids: tuple[str, ...]
@@ -165,6 +167,8 @@ class LabelledRecords:
             frame_chunk=frame_chunk,
             frame_record=chunk_record[frame_chunk],
             chunk_record=chunk_record,
+            # A chunk begins up to one length before its number times the length: VirNucPro's chunks overlap.
+            chunk_number=-(-file.chunk_start[chunks] // file.info.expected_length),
             is_virus=self._is_virus[chosen],
             unit=self._unit[chosen],
             record_ids=tuple(file.record_ids[record] for record in records),

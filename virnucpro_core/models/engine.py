@@ -95,6 +95,7 @@ class Engine:
             kernels=TORCH if v1 else kernels.name,
             refusals=place.refusals | {f"kernels: {name}": why for name, why in kernels.refusals.items()},
             self_test=result,
+            calibration=manifest.calibration,
         )
 
     @property

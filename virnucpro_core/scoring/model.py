@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro_core.scoring.calibration import Calibration
 from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord, prepare
 from virnucpro_core.sequence.tokens import DnaTokenizer
 
@@ -110,6 +111,7 @@ class EngineInfo:
         refusals: attention back-ends and kernels that would come first and why they do not serve, by
             "model: name" and "kernels: name".
         self_test: the figures of the start-up self-test, None if it was off.
+        calibration: of the probability of a record, None if the bundle has none.
     """
 
     model_id: str
@@ -123,6 +125,7 @@ class EngineInfo:
     kernels: str = "torch"
     refusals: dict[str, str] = field(default_factory=dict)
     self_test: SelfTestResult | None = None
+    calibration: Calibration | None = None
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -130,7 +133,8 @@ class EngineInfo:
         return self.precision != "fp32" or self.device.startswith("cpu")
 
     def as_dict(self) -> dict[str, Any]:
-        """What identifies the computation, by attribute: all but `refusals` and `self_test`."""
+        """What identifies the computation, by attribute: all but `refusals`, `self_test` and
+        `calibration`, for which `model_sha256` stands."""
         return {
             "model_id": self.model_id,
             "model_sha256": self.model_sha256,

@@ -6,17 +6,19 @@ renamed at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO, get_args
 
 from virnucpro_core.new_folder import new_folder
+from virnucpro_core.scoring.calibration import Probability
 from virnucpro_core.scoring.contig_rule import ContigRule
 from virnucpro_core.scoring.highest_scores import CHUNKS_FILE, FRAMES_FILE, OriginalFiles
 from virnucpro_core.scoring.outcomes import Outcome
 from virnucpro_core.scoring.output_files import complete_files
+from virnucpro_core.scoring.selection import Selection
 from virnucpro_core.scoring.tables import ContigTable, JsonLines, RecordTable
 
 Format = Literal["tsv", "jsonl", "contigs", "virnucpro", "virnucpro-v1"]
@@ -46,11 +48,13 @@ class Report:
         target: a stream, or the files to be (re)written.
         writer: makes the writer of the stream, or of the open files.
         folder: made for the files if it is missing, and taken back with its parents if they do not come about.
+        is_of_all: it is told of every record, also where others are told only of a selection.
     """
 
     target: TextIO | tuple[Path, ...]
     writer: Callable[..., Writer]
     folder: Path | None = None
+    is_of_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,12 @@ class Details:
     Attributes:
         rule: the contig rule.
         provenance: what made the results, in each line of `jsonl`; left out if empty.
+        probability: of a record, in `tsv` and `jsonl`; None for a model without a calibration.
     """
 
     rule: ContigRule = field(default_factory=ContigRule)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    probability: Probability | None = None
 
 
 def report_of(form: Format, target: Path | TextIO, details: Details) -> Report:
@@ -90,19 +96,22 @@ def report_of(form: Format, target: Path | TextIO, details: Details) -> Report:
             folder=target,
         )
     writers: dict[Format, Callable[[TextIO], Writer]] = {
-        "tsv": lambda stream: RecordTable(stream, details.rule),
-        "jsonl": lambda stream: JsonLines(stream, details.rule, details.provenance),
+        "tsv": lambda stream: RecordTable(stream, details.rule, details.probability),
+        "jsonl": lambda stream: JsonLines(stream, details.rule, details.provenance, details.probability),
         "contigs": lambda stream: ContigTable(stream, details.rule),
     }
     return Report((target,) if isinstance(target, Path) else target, writers[form])
 
 
 @contextmanager
-def reports(wanted: Sequence[Report]) -> Iterator[Write]:
+def reports(wanted: Sequence[Report], selection: Selection | None = None) -> Iterator[Write]:
     """Open reports; gives the function that adds what became of a record to all of them.
 
     The files take their names when the block ends; if it raises, nothing is left behind, and what was there before
     stays.
+
+    Args:
+        selection: the records that reports are told of which are not of all.
 
     Raises:
         OSError: a target cannot be written.
@@ -119,11 +128,26 @@ def reports(wanted: Sequence[Report]) -> Iterator[Write]:
             else report.writer(report.target)
             for report in wanted
         ]
+        of_all = [
+            writer
+            for report, writer in zip(wanted, writers, strict=True)
+            if selection is None or report.is_of_all
+        ]
+        of_some = [writer for writer in writers if writer not in of_all]
 
         def write(outcome: Outcome) -> None:
-            for writer in writers:
+            for writer in of_all:
                 writer.add(outcome)
+            if selection is not None:
+                tell_some(selection.add(outcome))
+
+        def tell_some(outcomes: Iterable[Outcome]) -> None:
+            for outcome in outcomes:
+                for writer in of_some:
+                    writer.add(outcome)
 
         yield write
+        if selection is not None:
+            tell_some(selection.rest())
         for writer in writers:
             writer.finish()

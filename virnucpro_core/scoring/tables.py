@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from virnucpro_core.scoring.calibration import Probability
 from virnucpro_core.scoring.contig_call import contig_call
 from virnucpro_core.scoring.contig_rule import CALL_FIELDS, ContigCall, ContigRule
 from virnucpro_core.scoring.decimals import as_printed_or_none, float32_text
@@ -18,6 +19,8 @@ RECORD_COLUMNS = (
     *("id", "length", "verdict", "virus_score", "others_score", "chunks", "virus_chunks", "frames"),
     *CALL_FIELDS,
 )
+PROBABILITY_COLUMN = "probability"
+"""The last column of a table of records, if the model has a calibration."""
 CONTIG_COLUMNS = ("ID", *CALL_FIELDS)
 _DIGITS = 3
 """Decimals of weighted_delta and of the proportions in tables."""
@@ -38,9 +41,9 @@ def one_cell(text: str) -> str:
 class RecordTable:
     """A header, then a row for each record that is scored, in order; ids as they are."""
 
-    def __init__(self, stream: TextIO, rule: ContigRule) -> None:
-        self._stream, self._rule = stream, rule
-        write_row(stream, *RECORD_COLUMNS)
+    def __init__(self, stream: TextIO, rule: ContigRule, probability: Probability | None = None) -> None:
+        self._stream, self._rule, self._probability = stream, rule, probability
+        write_row(stream, *RECORD_COLUMNS, *([PROBABILITY_COLUMN] if probability else []))
 
     def add(self, outcome: Outcome) -> None:
         if isinstance(outcome, LeftOut):
@@ -57,6 +60,7 @@ class RecordTable:
             sum(chunk.verdict == "virus" for chunk in result.chunks),
             sum(len(chunk.frames) for chunk in result.chunks),
             *_cells(contig_call(result, self._rule)),
+            *([_probability_text(self._probability(result))] if self._probability else []),
         )
 
     def finish(self) -> None:
@@ -66,8 +70,14 @@ class RecordTable:
 class JsonLines:
     """The whole result of each record that is scored, with the call and what made it, as a JSON object a line."""
 
-    def __init__(self, stream: TextIO, rule: ContigRule, provenance: Mapping[str, Any]) -> None:
-        self._stream, self._rule = stream, rule
+    def __init__(
+        self,
+        stream: TextIO,
+        rule: ContigRule,
+        provenance: Mapping[str, Any],
+        probability: Probability | None = None,
+    ) -> None:
+        self._stream, self._rule, self._probability = stream, rule, probability
         self._provenance = {"provenance": dict(provenance)} if provenance else {}
 
     def add(self, outcome: Outcome) -> None:
@@ -76,6 +86,8 @@ class JsonLines:
         call = contig_call(outcome.result, self._rule)
         called = call.as_dict() if call else dict.fromkeys(CALL_FIELDS)
         line = _as_json(outcome.result) | self._provenance | called
+        if self._probability:
+            line[PROBABILITY_COLUMN] = self._probability(outcome.result)
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
@@ -117,6 +129,11 @@ def _cells(call: ContigCall | None) -> list[object]:
     """A call as cells of a table; empty without a score."""
     values = call.as_dict().values() if call else [""] * len(CALL_FIELDS)
     return [round(value, _DIGITS) if isinstance(value, float) else value for value in values]
+
+
+def _probability_text(probability: float | None) -> str:
+    """Six digits, so that a difference from 1 can be read; empty without a score."""
+    return "" if probability is None else f"{probability:.6g}"
 
 
 def _as_json(result: RecordResult) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from consumer.cli.options import AsJson, ChunkSize, Device, NewId, Precision, co
 from consumer.cli.output.validation_figures import validation_rows
 from consumer.cli.verbosity import Quiet
 from consumer.escaping import escaped
+
+if TYPE_CHECKING:
+    from virnucpro_core.bundle.manifest import Manifest
 
 models = command_group(
     "Model bundles: make one from published weights, look at it, check it. Guide: docs/models.md."
@@ -58,14 +61,12 @@ def import_(
     --expected-length 500 --id virnucpro-500 --output bundles/virnucpro-500`
     """
     from consumer.cli.error_messages import UserError
-    from consumer.cli.files.targets import check_new_folder
+    from consumer.cli.files.targets import check_named, check_new_folder
     from consumer.cli.progress import byte_bar
-    from consumer.errors import ExitCode
     from virnucpro_core.importing.bundle_builder import build_bundle, read_sources
 
     check_new_folder(output)
-    if not name.strip():
-        raise UserError("--id must not be empty", ExitCode.USAGE)
+    check_named(name)
     try:
         sources = read_sources(esm2, dnabert_s, head, tokenizer)
         with byte_bar("importing", sources.work) as done:
@@ -96,7 +97,7 @@ def list_(
     """
     from consumer.cli.error_messages import UserError, warn
     from virnucpro_core.bundle.bundle import bundled, find_bundle, read_manifest
-    from virnucpro_core.bundle.manifest import BundleError, Manifest
+    from virnucpro_core.bundle.manifest import BundleError
 
     found = {name: find_bundle(name) for name in bundled()}
     for folder in folders or []:
@@ -155,6 +156,7 @@ def show(model: Named = None, as_json: AsJson = False) -> None:
             "DNABERT-S": f"{dna.layers} layers, {dna.dim} dimensions, {dna.heads} heads, {dna.vocab} tokens",
             "classifier": f"{manifest.feature_dim} features, {manifest.head.hidden} hidden",
             "licence": manifest.licence,
+            "probability": _probability(manifest),
             **{
                 f"file {entry.name}": f"{entry.bytes:,} bytes, sha256 {entry.sha256[:16]}..."
                 for entry in manifest.files.values()
@@ -204,6 +206,14 @@ def verify(
         )
 
 
+def _probability(manifest: Manifest) -> str:
+    found = manifest.calibration
+    if found is None:
+        return "none: this bundle has no calibration (virnucpro calibrate fits one)"
+    errors = [f"{figures['ece']:.3f} ({name})" for name, figures in found.about.get("by_length", {}).items()]
+    return f"calibrated; cross-validated calibration error {', '.join(errors) or 'not stated'}"
+
+
 def _find(model: str | None) -> Path:
     from virnucpro_core.bundle.bundle import find_bundle
 
@@ -216,5 +226,5 @@ def _rows(rows: dict[str, Any]) -> None:
         print(escaped(f"{name:{width}}  {value}"))
 
 
-def _megabytes(manifest: Any) -> str:
+def _megabytes(manifest: Manifest) -> str:
     return f"{sum(entry.bytes for entry in manifest.files.values()) / 1e6:,.1f} MB"

@@ -33,6 +33,7 @@ from consumer.cli.rule_options import (
     MinWeightedDelta,
 )
 from consumer.cli.verbosity import Quiet, Verbose
+from virnucpro_core.options import VirusBy
 
 ReportFormat = Literal["tsv", "jsonl", "contigs", "virnucpro", "virnucpro-v1"]
 TOLD_APART = ("contigs", "virnucpro")
@@ -41,6 +42,8 @@ MAX_GAP = 500
 """Bases: two viral chunks with one of 500 bases between them that has no open frame are one stretch."""
 FILES_PANEL = "Further output files"
 """Heading of these options in the help. A name that ends in .gz, .bz2, .xz or .zst is compressed."""
+PROBABILITY_PANEL = "Probability, for a model with a calibration"
+"""Heading of these options in the help."""
 
 
 def _file(option: str, text: str) -> Any:
@@ -73,12 +76,13 @@ def predict(
         Path | None, _file("--virus-fasta", "The viral records, ids and letters as they are.")
     ] = None,
     virus_by: Annotated[
-        Literal["verdict", "call"],
+        VirusBy | None,
         typer.Option(
-            help="Which records are viral there: by VirNucPro's verdict, or by the call of the contig rule.",
+            help="Which records are viral there: by VirNucPro's verdict, by the call of the contig rule, or by "
+            "--min-probability and --max-fdr. [default: probability where one of these is given, else verdict]",
             rich_help_panel=FILES_PANEL,
         ),
-    ] = "verdict",
+    ] = None,
     bed: Annotated[Path | None, _file("--bed", "Viral stretches and chunks, BED6.")] = None,
     gff3: Annotated[Path | None, _file("--gff3", "Viral stretches and chunks, GFF3.")] = None,
     max_gap: Annotated[
@@ -95,6 +99,36 @@ def predict(
     ] = None,
     summary: Annotated[
         Path | None, _file("--summary", "Counts, model, settings and seconds, as JSON.")
+    ] = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Of the records that you expect to be viral; probabilities are moved to it. [default: 0.5]",
+            rich_help_panel=PROBABILITY_PANEL,
+        ),
+    ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="P",
+            help="Write only records that are viral with at least this probability.",
+            rich_help_panel=PROBABILITY_PANEL,
+        ),
+    ] = None,
+    max_fdr: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Write the most probable records, as many as are expected to hold at most this share of others.",
+            rich_help_panel=PROBABILITY_PANEL,
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -132,6 +166,7 @@ def predict(
     from consumer.cli.error_messages import tell
     from consumer.cli.files.inputs import count_records, read_any
     from consumer.cli.files.outputs import checked_outputs
+    from consumer.cli.files.probabilities import Asked, Probabilities
     from consumer.cli.files.resuming import begin, journal_beside
     from consumer.cli.files.scoring import Run, max_bases_of
     from consumer.cli.files.summary import Summary
@@ -148,7 +183,9 @@ def predict(
         "--rejected": rejected,
         "--summary": summary,
     }
-    outputs = checked_outputs(fasta, _format(form, as_json), output, others, virus_by, max_gap)
+    asked = Asked(prior, min_probability, max_fdr)
+    by = _virus_by(virus_by, asked.selects)
+    outputs = checked_outputs(fasta, _format(form, as_json), output, others, by, max_gap)
     rule = ContigRule(
         min_weighted_delta,
         high_confidence_delta,
@@ -161,6 +198,7 @@ def predict(
     )
     settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u, frame_cache)
     read = partial(read_any, max_bases=max_bases_of(settings))
+    asked.check(settings.model)
     with journal_beside(outputs, fasta, resume) as journal:
         size = count_records([fasta], read)
         engine = load_engine(settings)
@@ -168,9 +206,10 @@ def predict(
 
         loading_s = time.monotonic() - began_at
         run = Run(engine, settings)
-        details = Details(rule, asdict(provenance(engine.info)))
-        summed_up = Summary(fasta, settings, rule, engine.info, run, outputs, loading_s)
-        with outputs.open(details, summed_up) as write:
+        probabilities = Probabilities(asked, engine.info)
+        details = Details(rule, asdict(provenance(engine.info)), probabilities.of)
+        summed_up = Summary(fasta, settings, rule, run, outputs, probabilities, loading_s)
+        with outputs.open(details, summed_up, probabilities.selection) as write:
             for outcome in run.outcomes(read(fasta), size, journal):
                 write(outcome)
     tally = run.tally
@@ -181,6 +220,16 @@ def predict(
         f"{run.with_what()}{where}"
     )
     tally.complain()
+
+
+def _virus_by(given: VirusBy | None, selects: bool) -> VirusBy:
+    """By which rule records go into --virus-fasta; selects: --min-probability or --max-fdr was given."""
+    from consumer.cli.error_messages import UserError
+    from consumer.errors import ExitCode
+
+    if given == "probability" and not selects:
+        raise UserError("--virus-by probability needs --min-probability or --max-fdr", ExitCode.USAGE)
+    return given or ("probability" if selects else "verdict")
 
 
 def _format(form: ReportFormat | None, as_json: bool) -> ReportFormat:

@@ -127,12 +127,11 @@ def _refuse_training_options(context: typer.Context) -> None:
 def _check(output: Path, name: str, head: Path | None, compare: Path | None) -> None:
     """Refuse before any work what would fail after it."""
     from consumer.cli.error_messages import UserError
-    from consumer.cli.files.targets import check_new_folder
+    from consumer.cli.files.targets import check_named, check_new_folder
     from consumer.errors import ExitCode
 
     check_new_folder(output)
-    if not name.strip():
-        raise UserError("--id must not be empty", ExitCode.USAGE)
+    check_named(name)
     if head is not None and compare is not None:
         raise UserError(
             "--compare trains a head on each of the two files, --head trains none: leave one of them out",

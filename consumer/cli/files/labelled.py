@@ -41,8 +41,8 @@ class Labelled:
     def __init__(self, fasta: str, table: Path, skip_unlabelled: bool, max_bases: int = sys.maxsize) -> None:
         if is_stream(fasta):
             raise UserError(
-                "evaluate reads the sequences twice, first to compare them with the labels, and a stream can be "
-                "read once: name a file",
+                "the sequences are read twice, first to compare them with the labels, and a stream can be read "
+                "once: name a file",
                 ExitCode.USAGE,
             )
         self.fasta, self.table, self._max_bases = fasta, table, max_bases

@@ -9,24 +9,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from consumer.cli.error_messages import UserError
 from consumer.cli.files.targets import STDOUT, check_file, check_folder, check_stdout, writing
 from consumer.errors import ExitCode
 from consumer.escaping import shown_on
+from virnucpro_core.options import VirusBy
 from virnucpro_core.scoring.contig_call import contig_call
 from virnucpro_core.scoring.contig_rule import ContigRule
 from virnucpro_core.scoring.highest_scores import CHUNKS_FILE, FRAMES_FILE
 from virnucpro_core.scoring.outcomes import LeftOut, Outcome
 from virnucpro_core.scoring.report import INTO_FOLDER, Details, Format, Report, Write, report_of, reports
 from virnucpro_core.scoring.results import RecordResult
+from virnucpro_core.scoring.selection import Selection
 from virnucpro_core.scoring.sequence_files import Rejected, VirusFasta
 from virnucpro_core.scoring.stretches import Bed, Gff3
 from virnucpro_core.sequence.fasta import STDIN
 
-VirusBy = Literal["verdict", "call"]
-"""By which rule a record goes into the file of viruses: VirNucPro's, or the contig rule."""
+OF_ALL = ("--rejected", "--summary")
+"""The files that are of every record, also where only some are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,18 @@ class Outputs:
         return main + list(self.others.values())
 
     @contextmanager
-    def open(self, details: Details, summary: Callable[[Calls], dict[str, Any]]) -> Iterator[Write]:
+    def open(
+        self,
+        details: Details,
+        summary: Callable[[Calls], dict[str, Any]],
+        selection: Selection | None = None,
+    ) -> Iterator[Write]:
         """Open all of them; gives what adds the outcome of a record. They take their names when the block ends.
 
         Args:
             details: what the reports say beside the results.
             summary: what `--summary` holds, asked for when all records were added.
+            selection: the records that are written; None for all. `--rejected` and `--summary` are of all.
 
         Raises:
             UserError: one of them cannot be written.
@@ -72,14 +80,19 @@ class Outputs:
             "--summary": lambda stream: _Summary(stream, Calls(rule), summary),
         }
         wanted = [report_of(self.form, self.target, details)]
-        wanted += [Report((path,), writers[option]) for option, path in self.others.items()]
+        wanted += [
+            Report((path,), writers[option], is_of_all=option in OF_ALL)
+            for option, path in self.others.items()
+        ]
         where = [str(path) for path in self.paths]
         if not isinstance(self.target, Path):
             where.insert(0, "standard output")
-        with writing(", ".join(where)), reports(wanted) as write:
+        with writing(", ".join(where)), reports(wanted, selection) as write:
             yield write
 
     def _is_viral(self, rule: ContigRule) -> Callable[[RecordResult], bool]:
+        if self.virus_by == "probability":
+            return lambda result: True
         if self.virus_by == "verdict":
             return lambda result: result.verdict == "virus"
 

@@ -38,12 +38,14 @@ class Run:
 
     Attributes:
         tally: what became of the records so far.
+        info: what computes.
         reused: frames that were not computed, since equal ones had been.
         token_budget: tokens of a batch.
     """
 
     def __init__(self, engine: Engine, settings: ModelSettings) -> None:
         self._engine, self._max_bases = engine, max_bases_of(settings)
+        self.info: EngineInfo = engine.info
         self.token_budget = settings.token_budget or engine.default_token_budget
         self._keep_u, self._frame_cache = settings.keep_u, settings.frame_cache
         self.reused = 0

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from consumer.cli.files.outputs import Calls, Outputs
+from consumer.cli.files.probabilities import Probabilities
 from consumer.cli.files.scoring import Run
 from consumer.config.settings import ModelSettings
 from virnucpro_core import __version__
 from virnucpro_core.scoring.contig_rule import ContigRule
-from virnucpro_core.scoring.model import EngineInfo
 from virnucpro_core.sequence.fasta import STDIN
 
 
@@ -27,9 +27,9 @@ class Summary:
     fasta: str
     settings: ModelSettings
     rule: ContigRule
-    info: EngineInfo
     run: Run
     outputs: Outputs
+    probabilities: Probabilities
     loading_s: float
 
     def __call__(self, calls: Calls) -> dict[str, Any]:
@@ -54,12 +54,13 @@ class Summary:
                 "left_out": dict(sorted(tally.left_out.items())),
                 "frame_cache_hits": run.reused,
             },
-            "model": self.info.as_dict(),
+            "probability": self.probabilities.as_dict(),
+            "model": self.run.info.as_dict(),
             "settings": {
                 "contig_rule": asdict(self.rule),
                 "keep_u": self.settings.keep_u,
                 "token_budget": run.token_budget,
-                "frame_cache": self.settings.frame_cache if self.info.is_batch_invariant else 0,
+                "frame_cache": self.settings.frame_cache if self.run.info.is_batch_invariant else 0,
                 "virus_by": self.outputs.virus_by,
                 "max_gap": self.outputs.max_gap,
             },

@@ -72,6 +72,12 @@ def check_new_folder(folder: Path) -> None:
         raise UserError(f"{folder} exists already: name a folder that does not", ExitCode.USAGE)
 
 
+def check_named(name: str) -> None:
+    """Refuse an empty `--id`; raises UserError."""
+    if not name.strip():
+        raise UserError("--id must not be empty", ExitCode.USAGE)
+
+
 def check_stdout(sources: Sequence[Source]) -> None:
     """Refuse standard output that goes into one of the inputs, as in `predict a.fasta >> a.fasta`.
 

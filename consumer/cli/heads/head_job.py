@@ -18,12 +18,14 @@ from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.manifest import HeadConfig
 from virnucpro_core.hashing import sha256_of
 from virnucpro_core.heads.splits import Part
+from virnucpro_core.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from virnucpro_core.heads.comparison import Candidate
     from virnucpro_core.heads.training import EpochDone, HeadRecipe
+    from virnucpro_core.models.classifier import Head
 
 _MAY_HAVE_SEEN = "may have been trained on these records; then its figures flatter it"
 
@@ -37,12 +39,14 @@ class MadeHead:
         hidden: width of its hidden layer.
         how: its origin in a few words, for the bundle's description.
         report: the comparison as JSON; its `temperature` is what the logits are divided by.
+        calibration: of the probability of records; None if none could be fitted, `report` says why.
     """
 
     tensors: Mapping[str, Tensor]
     hidden: int
     how: str
     report: dict[str, Any]
+    calibration: Calibration | None
 
 
 def train(inputs: HeadInputs, recipe: HeadRecipe, share: float, epoch_done: EpochDone) -> MadeHead:
@@ -91,8 +95,9 @@ def train(inputs: HeadInputs, recipe: HeadRecipe, share: float, epoch_done: Epoc
             "fitted on their chunks, so their ECE flatters a little"
         ],
     )
+    calibration = _calibrate(inputs, candidates[0].head, held_out, report, recipe.seed)
     how = f"trained on {counts['frames']:,} frames of {counts['records']:,} records"
-    return MadeHead(weights_of(candidates[0].head, torch.float32), recipe.hidden, how, report)
+    return MadeHead(weights_of(candidates[0].head, torch.float32), recipe.hidden, how, report, calibration)
 
 
 def load(inputs: HeadInputs, path: Path) -> MadeHead:
@@ -115,10 +120,11 @@ def load(inputs: HeadInputs, path: Path) -> MadeHead:
             f"{path} takes {taken} features, but the model {inputs.base.manifest.id} gives {dim}: name a head for "
             "this model, or make the features with the other one"
         )
+    head, records = head_of(part.tensors, dim, part.config.hidden), inputs.records.whole()
     report = _report(
         inputs,
-        [Candidate("given", head_of(part.tensors, dim, part.config.hidden), inputs.first)],
-        inputs.records.whole(),
+        [Candidate("given", head, inputs.first)],
+        records,
         split={"what": "all labelled records, since the head was trained elsewhere"},
         settings={"head": {"name": path.name, "sha256": sha256_of(path), "layout": part.layout}},
         options={"head": path.name},
@@ -127,7 +133,8 @@ def load(inputs: HeadInputs, path: Path) -> MadeHead:
             "its temperature was fitted on the chunks that it is measured on, so their ECE flatters a little",
         ],
     )
-    return MadeHead(part.tensors, part.config.hidden, f"from {path.name}", report)
+    calibration = _calibrate(inputs, head, records, report, seed=1)
+    return MadeHead(part.tensors, part.config.hidden, f"from {path.name}", report, calibration)
 
 
 def write(inputs: HeadInputs, made: MadeHead, output: Path, name: str, report: Path | None) -> Bundle:
@@ -147,6 +154,7 @@ def write(inputs: HeadInputs, made: MadeHead, output: Path, name: str, report: P
         description=f"{base.id} with another head, {made.how}",
         head=HeadConfig(made.hidden),
         temperature=found["temperature"],
+        calibration=made.calibration,
         training={
             **{fact: found[fact] for fact in ("command", "software_version", "data", "split", "settings")},
             "base": found["base"] | {"training": base.training},
@@ -160,6 +168,23 @@ def write(inputs: HeadInputs, made: MadeHead, output: Path, name: str, report: P
             text = json.dumps({"id": name, **found}, indent=2, allow_nan=False)
             draft.write_text(text + "\n", encoding="utf-8")
     return bundle
+
+
+def _calibrate(
+    inputs: HeadInputs, head: Head, part: Part, report: dict[str, Any], seed: int
+) -> Calibration | None:
+    """Fit the probability of records on the scores of `part`; `report` gets what was found, or why nothing was."""
+    from virnucpro_core.evaluation.calibration_fit import CalibrationError
+    from virnucpro_core.heads.head_calibration import head_calibration
+
+    file = inputs.files[inputs.first]
+    try:
+        found = head_calibration(head, report["temperature"], file, part, seed)
+    except CalibrationError as error:
+        report["calibration"] = {"none": str(error)}
+        return None
+    report["calibration"] = found.about
+    return found
 
 
 def _report(

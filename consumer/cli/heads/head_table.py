@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from consumer.cli.output.alignment import aligned
+from consumer.cli.output.calibration_table import calibration_table
 
 _LEVELS = {
     "chunks": "chunks",
@@ -30,6 +31,11 @@ def head_table(name: str, report: dict[str, Any]) -> Iterator[str]:
     if report["compared"]:
         yield ""
         yield from _compared(report["compared"])
+    yield ""
+    if (why_not := report["calibration"].get("none")) is not None:
+        yield f"probability  none: {why_not}"
+    else:
+        yield from calibration_table(report["calibration"])
     yield ""
     for note in report["notes"]:
         yield f"* {note}"

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.support.evaluation_cases import Case, frame, random_cases, record, report_on
-from virnucpro_core.evaluation.evaluator import NO_GROUP, Evaluation, margin_of
+from virnucpro_core.evaluation.evaluator import NO_GROUP, Evaluation
 from virnucpro_core.evaluation.labels import Label
+from virnucpro_core.scoring.margins import margin_of
 from virnucpro_core.scoring.results import FrameResult, verdict_over
 
 
