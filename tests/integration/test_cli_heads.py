@@ -218,6 +218,10 @@ class TestTrainHead:
         assert split["labelled_without_open_frame"] == 1
         assert split["training"]["records"] + split["held_out"]["records"] == 39
         assert bundle.manifest.validation["measured"] == report["measured"]
+        calibration = bundle.manifest.calibration
+        assert report["calibration"] == (
+            calibration.about if calibration else {"none": report["calibration"]["none"]}
+        )
         capsys.readouterr()
         assert run(["models", "show", str(bundle.path)]) == 0
         shown = capsys.readouterr().out
@@ -296,6 +300,22 @@ class TestTrainHead:
         with torch.no_grad():
             expected = torch.softmax(head(features) / bundle.manifest.temperature, dim=1)[:, 1]
         np.testing.assert_allclose(predicted(bundle.path, capsys), expected.numpy(), atol=2e-6)
+
+    def test_the_calibration_is_that_of_the_scores_that_the_bundle_gives(
+        self, embedded: dict[str, Path], tmp_path: Path
+    ) -> None:
+        path = save_classifier(trained_classifier(DIM, 20), tmp_path / "500_model.pth")
+        assert run(train(embedded["packed"], tmp_path / "mine", "--head", str(path))) == 0
+        arguments = ["calibrate", str(SAMPLE), "--labels", str(TRUTH), "--model", str(tmp_path / "mine")]
+        assert run([*arguments, "-o", str(tmp_path / "again"), "--id", "again"]) == 0
+        of_features, of_scores = (
+            Bundle.load(tmp_path / name).manifest.calibration for name in ("mine", "again")
+        )
+        assert of_features is not None
+        assert of_scores is not None
+        assert of_features.most_chunks == of_scores.most_chunks
+        for name in ("intercept", "margin", "log_chunks", "interaction"):
+            assert getattr(of_features, name) == pytest.approx(getattr(of_scores, name), abs=1e-3)
 
     def test_ctrl_c_leaves_nothing(self, embedded: dict[str, Path], tmp_path: Path) -> None:
         """On a terminal, so that the bar tells when it trains."""

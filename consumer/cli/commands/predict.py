@@ -219,6 +219,10 @@ def predict(
         f"scored {tally.scored:,} records, {tally.bases:,} bases, {tally.verdicts['virus']:,} of them viral, "
         f"{run.with_what()}{where}"
     )
+    if (selection := probabilities.selection) is not None:
+        tell(
+            f"{selection.count:,} of them are written; share of others expected among these: {selection.expected_fdr or 0:.3f}"
+        )
     tally.complain()
 
 
