@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from consumer.cli import streams
 from consumer.cli.commands.calibrate import calibrate
 from consumer.cli.commands.demo import demo
+from consumer.cli.commands.devices import devices
 from consumer.cli.commands.divergence import divergence
 from consumer.cli.commands.dlq import dlq
 from consumer.cli.commands.embed import embed
@@ -78,6 +79,7 @@ app.command(rich_help_panel=_SCIENCE)(predict)
 app.command(rich_help_panel=_SCIENCE)(evaluate)
 app.command(rich_help_panel=_SCIENCE)(frames)
 app.add_typer(models, name="models", rich_help_panel=_SCIENCE)
+app.command(rich_help_panel=_SCIENCE)(devices)
 app.command(rich_help_panel=_SCIENCE)(divergence)
 app.command(rich_help_panel=_SCIENCE)(embed)
 app.command("train-head", rich_help_panel=_SCIENCE)(train_head)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from select import select
 
@@ -20,7 +21,8 @@ from consumer.cli.demo.sample import sample_truth
 from tests.support.checkpoints import save_classifier, trained_classifier
 from tests.support.harness import ROOT, environment, produce, virnucpro
 from tests.support.warm_commands import WarmCommands
-from virnucpro_core.bundle.bundle import find_bundle
+from virnucpro_core.bundle.bundle import Bundle, find_bundle
+from virnucpro_core.scoring.calibration import Calibration
 from virnucpro_core.sequence.fasta import read_sequences
 
 PAGES = ("README.md", "docs/cli.md")
@@ -122,6 +124,11 @@ def scratch(tmp_path: Path, warm: WarmCommands) -> Path:
     )
     nano = find_bundle("nano")
     shutil.copytree(nano, tmp_path / "bundles" / "virnucpro-500")
+    calibrated = replace(
+        Bundle.load(nano).manifest, calibration=Calibration(0.0, 1.0, 0.0, 0.0, most_chunks=1)
+    )
+    shutil.copytree(nano, tmp_path / "bundles" / "calibrated")
+    (tmp_path / "bundles" / "calibrated" / "manifest.json").write_text(calibrated.to_json(), encoding="utf-8")
     save_classifier(trained_classifier(320, 16), tmp_path / "my_head.pth")
     return tmp_path
 

@@ -82,6 +82,11 @@ class Placement:
         )
 
 
+def use_threads(threads: int) -> None:
+    """Compute with this many threads on the CPU, at least 1, in this process from now on."""
+    torch.set_num_threads(threads)
+
+
 def _device(name: str) -> torch.device:
     if name == AUTO:
         name = "cuda" if torch.cuda.is_available() else "cpu"

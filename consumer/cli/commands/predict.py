@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from consumer.cli.options import (
+    MODEL_PANEL,
     AttentionBackend,
     Device,
     FrameCache,
@@ -100,6 +101,9 @@ def predict(
     summary: Annotated[
         Path | None, _file("--summary", "Counts, model, settings and seconds, as JSON.")
     ] = None,
+    multiqc: Annotated[
+        Path | None, _file("--multiqc", "Counts for MultiQC, as its custom content; name it *_mqc.json.")
+    ] = None,
     prior: Annotated[
         float | None,
         typer.Option(
@@ -152,6 +156,16 @@ def predict(
     v1_attention: V1Attention = False,
     keep_u: KeepU = False,
     frame_cache: FrameCache = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            metavar="N",
+            min=1,
+            help="Threads that compute on the CPU. [default: one a core, or OMP_NUM_THREADS]",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -182,6 +196,7 @@ def predict(
         "--gff3": gff3,
         "--rejected": rejected,
         "--summary": summary,
+        "--multiqc": multiqc,
     }
     asked = Asked(prior, min_probability, max_fdr)
     by = _virus_by(virus_by, asked.selects)
@@ -201,6 +216,10 @@ def predict(
     asked.check(settings.model)
     with journal_beside(outputs, fasta, resume) as journal:
         size = count_records([fasta], read)
+        if threads is not None:
+            from virnucpro_core.models.device import use_threads
+
+            use_threads(threads)
         engine = load_engine(settings)
         begin(journal, fasta, settings, engine.info)
 
@@ -220,9 +239,8 @@ def predict(
         f"{run.with_what()}{where}"
     )
     if (selection := probabilities.selection) is not None:
-        tell(
-            f"{selection.count:,} of them are written; share of others expected among these: {selection.expected_fdr or 0:.3f}"
-        )
+        share = f"{selection.expected_fdr or 0.0:.3f} of these are expected to be others"
+        tell(f"{selection.count:,} of them are written; {share}")
     tally.complain()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from consumer.cli.error_messages import UserError
+from consumer.cli.files.multiqc import multiqc
 from consumer.cli.files.targets import STDOUT, check_file, check_folder, check_stdout, writing
 from consumer.errors import ExitCode
 from consumer.escaping import shown_on
@@ -27,7 +28,7 @@ from virnucpro_core.scoring.sequence_files import Rejected, VirusFasta
 from virnucpro_core.scoring.stretches import Bed, Gff3
 from virnucpro_core.sequence.fasta import STDIN
 
-OF_ALL = ("--rejected", "--summary")
+OF_ALL = ("--rejected", "--summary", "--multiqc")
 """The files that are of every record, also where only some are written."""
 
 
@@ -65,7 +66,7 @@ class Outputs:
 
         Args:
             details: what the reports say beside the results.
-            summary: what `--summary` holds, asked for when all records were added.
+            summary: what `--summary` holds, and `--multiqc` shows, asked for when all records were added.
             selection: the records that are written; None for all. `--rejected` and `--summary` are of all.
 
         Raises:
@@ -78,6 +79,7 @@ class Outputs:
             "--gff3": lambda stream: Gff3(stream, self.max_gap),
             "--rejected": Rejected,
             "--summary": lambda stream: _Summary(stream, Calls(rule), summary),
+            "--multiqc": lambda stream: _Summary(stream, Calls(rule), lambda calls: multiqc(summary(calls))),
         }
         wanted = [report_of(self.form, self.target, details)]
         wanted += [
