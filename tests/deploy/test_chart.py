@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import pytest
 import yaml
 
 from consumer import runtime
 from consumer.config.settings import load_settings
+from deploy.sizing import Load, size
 from tests.deploy import rendered
 from tests.deploy.schemas import KUBERNETES, locations
-from tests.deploy.tools import CHART, passes, run
+from tests.deploy.tools import CHART, ROOT, passes, run
 
 MINIMAL = ("--set", "kafka.bootstrapServers=kafka:9092")
 
@@ -258,3 +261,31 @@ def test_contradictions_and_slips_are_refused(wrong, message):
     done = run("helm", "template", "test", CHART, "--kube-version", "1.33.0", *wrong)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+# ---- the guides ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("records_per_s", [1, 20, 5000])
+def test_what_the_calculator_gives_is_taken(records_per_s):
+    found = size(Load(tokens_per_s=50_000, record_bases=150_000, records_per_s=records_per_s))
+    values = {
+        "enabled": "true",
+        "maxReplicas": found.processes,
+        "partitions": found.partitions,
+        "lagThreshold": found.lag_threshold,
+        "activationLagThreshold": found.activation_lag_threshold,
+    }
+    sets = [f"--set=autoscaling.{name}={value}" for name, value in values.items()]
+    scaled = rendered.objects("minimal", *sets)["ScaledObject"]["spec"]
+    assert scaled["maxReplicaCount"] == found.processes
+    assert scaled["triggers"][0]["metadata"]["lagThreshold"] == str(found.lag_threshold)
+
+
+def test_the_commands_of_the_guide_to_upgrades_render():
+    guide = (ROOT / "docs/upgrade.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"helm (?:install|upgrade) \S+ deploy/helm/virnucpro-stream ([^`\n]+)", guide)
+    assert len(commands) == 3
+    for arguments in commands:
+        sets = [word for word in shlex.split(arguments) if word != "--reuse-values"]
+        passes("helm", "template", "virnucpro", CHART, "--kube-version=1.33.0", *MINIMAL, *sets)
