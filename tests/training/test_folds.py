@@ -35,6 +35,7 @@ from training.data.folds import (
     training_rows,
 )
 from training.data.prepare_data import NOT_A_FAMILY, name_of
+from training.runs.export import data_list
 from training.runs.workspace import EVERYTHING, FINAL, TRIAL, Workspace, fold_phase
 from virnucpro_core.evaluation.labels import LABELS
 
@@ -260,6 +261,12 @@ class TestExtraSources:
         )
         assert equal(work(TRIAL, 0.0).training(500), without.training(500))
         assert not equal(work(TRIAL, 0.3).training(500), without.training(500))
+
+    def test_a_manifest_lists_them_only_if_they_were_trained_on(self) -> None:
+        corpus = data_with_extra().corpus
+        listed = data_list(corpus, with_extra=True)
+        assert listed[EXTRA]["others"] == {"records": 7, "bases": 7 * 1600}
+        assert data_list(corpus, with_extra=False) == {k: v for k, v in listed.items() if k != EXTRA}
 
     def test_the_command_puts_them_behind_all_others(self, tmp_path: Path, capsys) -> None:
         (fasta, manifest), (extra, extra_manifest) = write_data(tmp_path), write_extra(tmp_path)

@@ -80,7 +80,9 @@ def bundle(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 
 def write(network: Network, path: Path) -> Bundle:
-    draft = draft_manifest(network, "nano-300", 300, TEMPERATURE, {"data": data_list(data().corpus)})
+    draft = draft_manifest(
+        network, "nano-300", 300, TEMPERATURE, {"data": data_list(data().corpus, with_extra=False)}
+    )
     return export(network, path, draft, data().tokenizer_file)
 
 

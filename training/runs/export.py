@@ -24,9 +24,11 @@ DESCRIPTION = (
 LICENCE = "MIT"
 
 
-def data_list(corpus: Corpus) -> dict[str, Any]:
-    """The records of each split, that of extra sources only if there are any: how many, how long, and which (ids,
-    separated by spaces)."""
+def data_list(corpus: Corpus, *, with_extra: bool) -> dict[str, Any]:
+    """The records of each split: how many, how long, and which (ids, separated by spaces).
+
+    with_extra: whether the extra sources were trained on; else they are not listed.
+    """
     listing: dict[str, Any] = {
         "source": (
             "public sequences, nearly all of INSDC, RefSeq and Ensembl; "
@@ -34,10 +36,8 @@ def data_list(corpus: Corpus) -> dict[str, Any]:
         ),
         "ids_sha256": "of the split's ids, sorted, one a line",
     }
-    for split in (*SPLITS, EXTRA):
+    for split in (*SPLITS, EXTRA) if with_extra else SPLITS:
         records = corpus.records_of(split)
-        if split == EXTRA and len(records) == 0:
-            continue
         ids = [str(record_id) for record_id in corpus.ids[records]]
         counts = {
             name: {

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from training.data.corpus import VALIDATION
+from training.data.corpus import EXTRA, VALIDATION
 from training.model.network import Network
 from training.progress import log
 from training.recipe import LENGTHS
@@ -51,7 +51,7 @@ def facts(work: Workspace, length: int, judged: dict[str, Any]) -> dict[str, Any
         "recipe": asdict(work.recipe),
         "trained_on": list(work.splits),
         **judged,
-        "data": data_list(work.corpus),
+        "data": data_list(work.corpus, with_extra=EXTRA in work.splits),
     }
 
 
