@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from functools import partial
@@ -11,10 +12,13 @@ from training.runs.runner import TOO_LATE, Runner, command
 
 
 def test_a_command_that_runs_is_ended_at_the_deadline_and_none_begins_after_it(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    os.mkfifo(recipe)  # no process writes to it, so that its reader waits
+    given = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--recipe", str(recipe)]
     started = time.monotonic()
-    assert command("runs.sweep", ["--help"], tmp_path / "log", "cpu", 0.05) == TOO_LATE
+    assert command("runs.pretrain", given, tmp_path / "log", "cpu", 0.3) == TOO_LATE
     assert time.monotonic() - started < 30
-    assert command("runs.sweep", ["--help"], tmp_path / "other" / "log", "cpu", 0.0) == TOO_LATE
+    assert command("runs.pretrain", given, tmp_path / "other" / "log", "cpu", 0.0) == TOO_LATE
     assert not (tmp_path / "other").exists()
 
 
