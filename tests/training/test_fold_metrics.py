@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from training.data.corpus import EXTRA
 from training.data.folds import Folds
 from training.data.make_tables import evaluated_part
 from training.data.prepare_data import NOT_A_FAMILY
-from training.reports.fold_metrics import MEASURES, MOST_PIECES, LeftOut, judge, spread_out
+from training.reports.fold_metrics import MEASURES, MOST_PIECES, LeftOut, judge, spread_out, write_scores
+from virnucpro_core.evaluation.calibration_fit import fit_calibration
+from virnucpro_core.evaluation.labelled_chunks import LabelledChunks
 from virnucpro_core.evaluation.metrics import auroc
 
 
@@ -86,3 +90,34 @@ def test_a_fold_without_one_of_the_labels_is_named() -> None:
     table = evaluated_part(corpus, data_with_extra().tokenizer, 500, viruses, False)
     with pytest.raises(ValueError, match="fold 1 has no open frames of viruses or none of others, for auroc"):
         judge([LeftOut(1, table, np.zeros(len(table))), parts[1]], corpus, folds)
+
+
+def test_a_calibration_is_fitted_on_the_scores_that_are_written(tmp_path: Path) -> None:
+    corpus = data_with_extra().corpus
+    random = np.random.default_rng(7)
+    _, parts = folds_and_parts(
+        lambda record: random.normal(size=len(record)) + 2.0 * corpus.labels[record] - 1
+    )
+    write_scores(tmp_path / "scores.jsonl", parts, corpus, 500, temperature=2.0)
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    there = [
+        (owner, number, (np.log(virus / (1 - virus)) - np.log(others / (1 - others))) / 2)
+        for owner, line in enumerate(lines)
+        for number, scores in enumerate(line["scores"])
+        if scores is not None
+        for others, virus in [scores]
+    ]
+    owner, number, margins = (np.array(column) for column in zip(*there, strict=True))
+    assert margins == pytest.approx(np.concatenate([part.chunk_margins for part in parts]) / 2, abs=1e-5)
+    units = sorted({line["unit"] for line in lines})
+    chunks = LabelledChunks(
+        margins,
+        owner,
+        number,
+        np.array([line["label"] == "virus" for line in lines]),
+        np.array([units.index(line["unit"]) for line in lines]),
+        500,
+    )
+    found = fit_calibration(chunks)
+    assert found.about["records"] == len(lines)
+    assert found.about["viruses"] == 10
