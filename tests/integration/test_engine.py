@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.support.harness import ROOT
 from tests.support.models_fixture import random_bundle, random_frames, relative_l2
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.manifest import BundleError
@@ -251,3 +254,17 @@ def test_other_failures_pass_through() -> None:
 def test_running_out_of_memory_on_the_cpu_is_told_apart() -> None:
     with pytest.raises(OutOfMemory), device_errors(CPU):
         torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def test_a_model_loads_without_torchs_compiler():
+    """Which torch loads for the first weights of modules on the device meta, at 190 MB and some seconds."""
+    program = (
+        "import sys; from virnucpro_core.bundle.bundle import Bundle, find_bundle; "
+        "from virnucpro_core.models.engine import Engine; "
+        "Engine(Bundle.load(find_bundle('nano')), device='cpu', self_test=False); "
+        "print(sorted({'sympy', 'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert found.stdout == "[]\n"

@@ -19,6 +19,7 @@ from virnucpro_core.heads.head_metrics import agreement, fitted_temperature, hea
 from virnucpro_core.heads.splits import Part
 from virnucpro_core.heads.training import head_margins
 from virnucpro_core.models.classifier import Head
+from virnucpro_core.models.unfilled import unfilled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +48,7 @@ def base_candidate(bundle: Bundle) -> Candidate:
 
 def head_of(tensors: Mapping[str, Tensor], features: int, hidden: int) -> Head:
     """A head, of temperature 1, with these weights by its own names; raises WeightsError if they do not fit."""
-    with torch.device("meta"):
+    with unfilled():
         head = Head(features, hidden)
     return fill("head", head, tensors, torch.device("cpu"), torch.float32)
 

@@ -16,6 +16,7 @@ from virnucpro_core.models.attention import Attention, Choice, choose_backend, c
 from virnucpro_core.models.inputs import packed_inputs
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.precision import MakeLinear
+from virnucpro_core.models.unfilled import unfilled
 from virnucpro_core.options import AUTO
 
 __all__ = ["DnabertS", "DnabertSConfig", "alibi_slopes"]
@@ -207,7 +208,7 @@ class DnabertS(nn.Module):
 
 def _without_bias(weight: Tensor) -> nn.Linear:
     """A linear layer with this weight [out, in], not copied."""
-    with torch.device("meta"):
+    with unfilled():
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     linear.weight = nn.Parameter(weight, requires_grad=False)
     return linear

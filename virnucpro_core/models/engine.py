@@ -24,6 +24,7 @@ from virnucpro_core.models.kernels.choice import TORCH
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
 from virnucpro_core.models.self_test import run_self_test
+from virnucpro_core.models.unfilled import unfilled
 from virnucpro_core.options import AUTO
 from virnucpro_core.scoring.model import EngineInfo
 from virnucpro_core.scoring.packing import PackedTokens, pack_frames
@@ -74,7 +75,7 @@ class Engine:
         with device_errors(place.device), torch.inference_mode(False), torch.no_grad():
             model = build_esm2(manifest.esm2, bundle.tensors("esm2"), place.device, dtype)
             self.esm2 = ESM2WithFlashAttention(model, attention_backend, v1_attention, place.precision.linear)
-            with torch.device("meta"):
+            with unfilled():
                 dnabert_s = DnabertS(manifest.dnabert_s, place.dna_backend)
                 head = Head(manifest.feature_dim, manifest.head.hidden, temperature=manifest.temperature)
             self.dnabert_s = fill("dnabert_s", dnabert_s, bundle.tensors("dnabert_s"), place.device, dtype)

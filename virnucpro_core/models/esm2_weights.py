@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from virnucpro_core.bundle.manifest import Esm2Config
 from virnucpro_core.bundle.weights import WeightsError, fill, weights_of
+from virnucpro_core.models.unfilled import unfilled
 
 _HEADS = ("lm_head.", "contact_head.")
 
@@ -37,7 +38,7 @@ def build_esm2(
     Raises:
         WeightsError: the weights are not of this shape.
     """
-    with torch.device("meta"):
+    with unfilled():
         model = esm.ESM2(config.layers, config.dim, config.heads)
     model.lm_head = _NoLanguageHead()
     del model.contact_head

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro_core.models.precision import MakeLinear, same_linear
+from virnucpro_core.models.unfilled import unfilled
 
 
 class MergedProjections:
@@ -63,7 +64,7 @@ def _merge(parts: tuple[nn.Linear, ...]) -> nn.Linear:
         bias = torch.cat([part.bias.detach() for part in parts])
         for part, its_weight, its_bias in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
             part.weight.data, part.bias.data = its_weight, its_bias
-        with torch.device("meta"):
+        with unfilled():
             merged = nn.Linear(weight.shape[1], weight.shape[0])
         merged.weight = nn.Parameter(weight, requires_grad=False)
         merged.bias = nn.Parameter(bias, requires_grad=False)
