@@ -69,7 +69,9 @@ def test_no_input_is_worse_than_refused(name):
     seeds = list(TARGETS[name].seeds())
     for seed in seeds:
         run(name, seed)
-    dice = random.Random(name)  # a change is judged by its own faults; `make fuzz` looks for those that are there
+    dice = random.Random(
+        name
+    )  # a change is judged by its own faults; `make fuzz` looks for those that are there
     until = time.monotonic() + BUDGET_S
     while time.monotonic() < until:
         run(name, altered(seeds, dice))

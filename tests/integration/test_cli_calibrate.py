@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,18 @@ def on_the_cpu():
 
 
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory) -> Bundle:
+def made(tmp_path_factory) -> tuple[Bundle, str]:
+    """A calibrated bundle, and what the command that made it has printed."""
     path = tmp_path_factory.mktemp("bundles") / "mine"
-    assert run(["calibrate", str(SAMPLE), "--labels", str(TRUTH), "-o", str(path), "--id", "mine"]) == 0
-    return Bundle.load(path)
+    arguments = ["calibrate", str(SAMPLE), "--labels", str(TRUTH), "-o", str(path), "--id", "mine", "--json"]
+    with redirect_stdout(io.StringIO()) as printed:
+        assert run(arguments) == 0
+    return Bundle.load(path), printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def calibrated(made) -> Bundle:
+    return made[0]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +118,12 @@ def test_only_wanted_records_are_written_and_all_are_summed_up(calibrated, predi
 
 
 @pytest.mark.parametrize("option", ["--prior", "--min-probability", "--max-fdr"])
+def test_the_report_is_printed_as_json(made):
+    bundle, printed = made
+    assert bundle.manifest.calibration is not None
+    assert json.loads(printed) == json.loads(json.dumps(bundle.manifest.calibration.as_dict()))
+
+
 def test_without_a_calibration_the_options_are_refused_in_one_line(option, capsys):
     line = error_of(capsys, "predict", str(SAMPLE), option, "0.5")
     assert f"{option} needs probabilities, and the model nano-500 has no calibration" in line

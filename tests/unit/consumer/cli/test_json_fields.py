@@ -34,6 +34,8 @@ PRINTED = {
 ELSEWHERE = {
     "predict": "tests/integration/test_main_job.py::test_predict_gives_the_same_scores_bit_for_bit",
     "evaluate": "tests/integration/test_cli_evaluate.py",
+    "calibrate": "tests/integration/test_cli_calibrate.py::test_the_report_is_printed_as_json",
+    "devices": "tests/integration/test_cli_devices.py",
     "divergence": "tests/integration/test_prediction_divergence.py",
     "train-head": "tests/integration/test_cli_heads.py",
     "models verify": "tests/integration/test_verification.py::test_verify_of_a_model_for_300_bases_as_json",
