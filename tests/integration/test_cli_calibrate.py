@@ -117,13 +117,13 @@ def test_only_wanted_records_are_written_and_all_are_summed_up(calibrated, predi
     assert f"{len(found)} of them are written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--prior", "--min-probability", "--max-fdr"])
 def test_the_report_is_printed_as_json(made):
     bundle, printed = made
     assert bundle.manifest.calibration is not None
     assert json.loads(printed) == json.loads(json.dumps(bundle.manifest.calibration.as_dict()))
 
 
+@pytest.mark.parametrize("option", ["--prior", "--min-probability", "--max-fdr"])
 def test_without_a_calibration_the_options_are_refused_in_one_line(option, capsys):
     line = error_of(capsys, "predict", str(SAMPLE), option, "0.5")
     assert f"{option} needs probabilities, and the model nano-500 has no calibration" in line
