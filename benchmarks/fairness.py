@@ -1,6 +1,6 @@
 """How long small records wait beside a genome, and beside a partition that gets ten times what the service takes.
 
-    python -m benchmarks.fairness [--seconds 60] [--bases 5000000] [--report FILE]
+    python -m benchmarks.fairness [--seconds 60] [--bases 5000000] [--token-budget N] [--report FILE]
 
 A real Kafka, the bundled model on this machine's processors, exactly once, four partitions. Three of them get a small
 record each every half second, *offered in time*: the next is sent when it is due, whether or not the last was answered.
@@ -150,8 +150,10 @@ def genome(stream: Stream, bases: int) -> bytes:
     return encode_record(SequenceRecord("genome", "".join(parts)[:bases]))
 
 
-def measure(broker: KraftBroker, folder: Path, seconds: float, bases: int) -> list[Phase]:
-    """The three phases; prints each."""
+def measure(
+    broker: KraftBroker, folder: Path, seconds: float, bases: int, token_budget: int | None
+) -> tuple[float, list[Phase]]:
+    """Records a second of a backlog, and the three phases; prints each."""
     large = {"max.message.bytes": str(_MESSAGE_BYTES)}
     broker.create_topics({INPUT: PARTITIONS, OUTPUT: PARTITIONS, LETTERS: PARTITIONS}, **large)
     variables = {
@@ -160,6 +162,8 @@ def measure(broker: KraftBroker, folder: Path, seconds: float, bases: int) -> li
         "VIRNUCPRO_MAX_SEQUENCE_BASES": str(bases),
         "VIRNUCPRO_STATE_DIR": str(folder / "state"),
     }
+    if token_budget is not None:
+        variables["VIRNUCPRO_TOKEN_BUDGET"] = str(token_budget)
     stream = Stream(broker.bootstrap_servers, message_bytes=_MESSAGE_BYTES)
     phases: list[Phase] = []
     with (
@@ -179,7 +183,7 @@ def measure(broker: KraftBroker, folder: Path, seconds: float, bases: int) -> li
         phase("beside a genome", lambda: "genome" in answers.seen)
         with Overload(stream, 10 * rate):
             phase("under overload", _after(seconds))
-    return phases
+    return rate, phases
 
 
 def _after(seconds: float) -> Callable[[], bool]:
@@ -231,19 +235,23 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="of the phases without a genome")
     parser.add_argument("--bases", type=int, default=5_000_000, help="of the genome")
+    parser.add_argument("--token-budget", type=int, help="of a batch [default: the service's own]")
     parser.add_argument("--report", type=Path, help="a JSON file for all figures")
     options = parser.parse_args()
     with kafka() as (broker, folder):
-        phases = measure(broker, folder, options.seconds, options.bases)
+        rate, phases = measure(broker, folder, options.seconds, options.bases, options.token_budget)
     alone = phases[0]
     for phase in phases[1:]:
         more = (phase.p99_s - alone.p99_s) / phase.batch_s
         print(
-            f"{phase.name}: p99 {phase.p99_s:.2f} s, {more:.1f} batches more than alone ({alone.p99_s:.2f} s)"
+            f"{phase.name}: p99 {phase.p99_s:.2f} s, {more:.1f} batches more than alone ({alone.p99_s:.2f} s), "
+            f"{phase.p99_s / alone.p99_s:.1f} times as long"
         )
     if options.report:
         report = {
             "bases": options.bases,
+            "token_budget": options.token_budget,
+            "records_per_s_of_a_backlog": rate,
             "cores": os.cpu_count(),
             "phases": [asdict(each) for each in phases],
         }

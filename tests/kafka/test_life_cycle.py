@@ -23,7 +23,9 @@ def worker(job: Job, number: int, **variables: str) -> dict[str, str]:
 
 
 def begun(serve: Serve) -> bool:
-    return serve.metric("vnp_inflight_records") > 0
+    """Something is in flight, and the device has begun: what is read and not begun would be dropped at the end."""
+    computing = serve.metric("vnp_thread_seconds_total", thread="inference", stage="infer") > 0
+    return computing and serve.metric("vnp_inflight_records") > 0
 
 
 def finish_and_check(job: Job, tmp_path, number: int = 0) -> None:

@@ -32,7 +32,7 @@ from virnucpro_core.scoring.verdicts import CLASSES
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import DnaTokenizer
 
-_TOKEN_BUDGET_CPU = 4096
+_TOKEN_BUDGET_CPU = 3072
 _TOKEN_BUDGET_GPU = 16384
 _STANDARD = "fair-esm"
 """Stamped as ESM-2's attention back-end when its own forward computes."""
