@@ -113,7 +113,7 @@ def test_what_it_says_of_itself(bundle: Bundle, engine: Engine) -> None:
     assert info.refusals["dnabert_s: varlen"] == "torch's varlen_attn has no ALiBi"
     assert info.self_test is not None
     assert 0 < info.self_test.per_token < info.self_test.tolerance == 1e-5
-    assert engine.default_token_budget == 4096
+    assert engine.default_token_budget == 3072
     assert engine.expected_length == 500
     assert engine.tokenizer.vocabulary_size == 15
     standard = Engine(bundle, device="cpu", v1_attention=True, self_test=False).info
