@@ -201,16 +201,21 @@ def _show(
     stack: ExitStack,
 ) -> Show:
     """What is done with each message; what cannot be written is refused before anything is read."""
-    from consumer.cli.error_messages import UserError
+    from consumer.cli.error_messages import UserError, tell
     from consumer.cli.files.targets import answers_target, writing
+    from consumer.cli.output.answer_tally import AnswerTally
     from consumer.cli.output.json_lines import JsonLines
     from consumer.cli.output.report_lines import ReportLines
     from consumer.cli.output.table import WatchTable
     from consumer.errors import ExitCode
     from virnucpro_core.scoring.report import Details, report_of, reports
 
+    if form is None and output is None and not as_json:
+        return stack.enter_context(WatchTable())
+    tally = AnswerTally()
     if form is None and output is None:
-        return stack.enter_context(JsonLines()) if as_json else stack.enter_context(WatchTable())
+        stack.callback(lambda: tell(str(tally)))
+        return JsonLines(tally)
     if as_json:
         raise UserError("--json goes with neither --format nor --output: see --format jsonl", ExitCode.USAGE)
     form = form or "tsv"
@@ -223,7 +228,8 @@ def _show(
         )
     stack.enter_context(writing(str(target) if isinstance(target, Path) else "standard output"))
     write = stack.enter_context(reports([report_of(form, target, Details())]))
-    return stack.enter_context(ReportLines(write))
+    stack.callback(lambda: tell(str(tally)))
+    return ReportLines(write, tally)
 
 
 def _wanted(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import sys
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any
 
 from confluent_kafka import Message
 
-from consumer.cli.error_messages import tell, warn
+from consumer.cli.error_messages import warn
 from consumer.cli.output.answer_tally import AnswerTally
 from consumer.escaping import json_line
 from consumer.types import Headers
@@ -19,18 +18,10 @@ from virnucpro_core.scoring.decimals import as_printed_or_none
 
 
 class JsonLines:
-    """Prints each message on stdout as it comes; the counts come at the end, on stderr."""
+    """Prints each message on stdout as it comes, and counts it in the tally."""
 
-    def __init__(self) -> None:
-        self._tally = AnswerTally()
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        tell(str(self._tally))
+    def __init__(self, tally: AnswerTally) -> None:
+        self._tally = tally
 
     def prediction(self, message: Message, prediction: Prediction, headers: Headers | None) -> None:
         self._tally.prediction(prediction.verdict)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from confluent_kafka import Message
 
-from consumer.cli.error_messages import tell, warn
+from consumer.cli.error_messages import warn
 from consumer.cli.output.answer_tally import AnswerTally
 from consumer.cli.output.prediction_result import outcome_of
 from consumer.types import Headers
@@ -15,22 +13,15 @@ from virnucpro_core.scoring.report import Write
 
 
 class ReportLines:
-    """Adds each prediction to an open report; the counts come at the end, on stderr.
+    """Adds each prediction to an open report.
 
     Args:
         write: adds a record to the report.
+        tally: counts what comes.
     """
 
-    def __init__(self, write: Write) -> None:
-        self._write, self._tally = write, AnswerTally()
-
-    def __enter__(self) -> ReportLines:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        tell(str(self._tally))
+    def __init__(self, write: Write, tally: AnswerTally) -> None:
+        self._write, self._tally = write, tally
 
     def prediction(self, message: Message, prediction: Prediction, headers: Headers | None) -> None:
         self._tally.prediction(prediction.verdict)
