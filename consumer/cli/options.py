@@ -28,6 +28,12 @@ MODEL_PANEL = "Model"
 SequenceFile = Annotated[
     str, typer.Argument(metavar="FASTA", help="FASTA, FASTQ or BAM file, compressed or not; - is stdin.")
 ]
+NamedSequenceFile = Annotated[
+    str, typer.Argument(metavar="FASTA", help="FASTA, FASTQ or BAM file, compressed or not.")
+]
+SkipUnlabelled = Annotated[
+    bool, typer.Option("--skip-unlabelled", help="Leave out records that have no label.")
+]
 LabelTable = Annotated[
     Path,
     typer.Option(
@@ -37,6 +43,7 @@ LabelTable = Annotated[
     ),
 ]
 NewId = Annotated[str, typer.Option("--id", metavar="NAME", help="Stamped on every prediction.")]
+NewBundle = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The bundle to be made.")]
 Model = Annotated[
     str | None,
     typer.Option(

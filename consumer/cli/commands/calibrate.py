@@ -17,8 +17,11 @@ from consumer.cli.options import (
     KeepU,
     LabelTable,
     Model,
+    NamedSequenceFile,
+    NewBundle,
     NewId,
     Precision,
+    SkipUnlabelled,
     V1Attention,
     model_settings,
 )
@@ -30,15 +33,11 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    fasta: Annotated[
-        str, typer.Argument(metavar="FASTA", help="FASTA, FASTQ or BAM file, compressed or not.")
-    ],
+    fasta: NamedSequenceFile,
     labels: LabelTable,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The bundle to be made.")],
+    output: NewBundle,
     name: NewId,
-    skip_unlabelled: Annotated[
-        bool, typer.Option("--skip-unlabelled", help="Leave out records that have no label.")
-    ] = False,
+    skip_unlabelled: SkipUnlabelled = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the folds of the cross-validation.")] = 1,
     as_json: AsJson = False,
     model: Model = None,

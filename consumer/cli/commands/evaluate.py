@@ -18,7 +18,9 @@ from consumer.cli.options import (
     KeepU,
     LabelTable,
     Model,
+    NamedSequenceFile,
     Precision,
+    SkipUnlabelled,
     V1Attention,
     model_settings,
 )
@@ -30,9 +32,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    fasta: Annotated[
-        str, typer.Argument(metavar="FASTA", help="FASTA, FASTQ or BAM file, compressed or not.")
-    ],
+    fasta: NamedSequenceFile,
     labels: LabelTable,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write all results here, as JSON.")
@@ -41,9 +41,7 @@ def evaluate(
         Path | None,
         typer.Option("--plots", metavar="DIR", help="Draw pictures (PNG) in this folder; needs matplotlib."),
     ] = None,
-    skip_unlabelled: Annotated[
-        bool, typer.Option("--skip-unlabelled", help="Leave out records that have no label.")
-    ] = False,
+    skip_unlabelled: SkipUnlabelled = False,
     as_json: AsJson = False,
     model: Model = None,
     device: Device = None,

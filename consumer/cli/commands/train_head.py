@@ -9,7 +9,12 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli.options import AsJson, LabelTable, NewId
+from consumer.cli.options import (
+    AsJson,
+    LabelTable,
+    NewBundle,
+    NewId,
+)
 from consumer.cli.verbosity import Quiet
 
 _OF_TRAINING = ("hidden", "epochs", "learning_rate", "dropout", "validation_share")
@@ -22,7 +27,7 @@ def train_head(
         Path, typer.Argument(metavar="FEATURES", help="Feature file, made with `virnucpro embed`.")
     ],
     labels: LabelTable,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The bundle to be made.")],
+    output: NewBundle,
     name: NewId,
     model: Annotated[
         str | None,
