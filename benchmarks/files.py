@@ -3,8 +3,8 @@
     python -m benchmarks.files [--records 40000] [--seconds 60] [--former COMMIT] [--report FILE]
 
 * `predict` reads a FASTA of random records of 500 bases (40,000 of them have 20 MB) from a file and prints its table to
-  a pipe: seconds until the first row, and the peak of resident memory after `--seconds`, when it is ended; by then
-  memory has stopped growing, since results are not kept.
+  a pipe: seconds until the first row, and the peak of resident memory until `--seconds` have passed, when it is ended,
+  or until all is scored.
 * The same records as FASTA.gz are read, without being scored; with `--former` by that commit of this repository too, in
   turns.
 * Records are prepared (cut, translated, tokenised) on one thread, and scored with nano on `--threads`.
