@@ -54,7 +54,7 @@ BODY_SIZE = "messaging.message.body.size"
 BATCH_COUNT = "messaging.batch.message_count"
 ERROR_TYPE = "error.type"
 SERVICE_NAME, SERVICE_VERSION, SERVICE_INSTANCE = "service.name", "service.version", "service.instance.id"
-# Ours, for which there is no convention.
+# Attributes of this service, which the conventions do not name.
 OUTCOME, VERDICT = "virnucpro.outcome", "virnucpro.verdict"
 FRAMES, TOKENS, CLOSED_BY = "virnucpro.batch.frames", "virnucpro.batch.tokens", "virnucpro.batch.closed_by"
 

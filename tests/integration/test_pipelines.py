@@ -149,7 +149,7 @@ def test_miniwdl_accepts_and_runs_the_task(
     wdl = PIPELINES / "wdl/virnucpro.wdl"
     ran([engines / "miniwdl", "check", "--strict", "--no-shellcheck", wdl], tmp_path)
     inputs = [f"sequences={data / 'b.fasta.gz'}", "sample=b", "threads=1"]
-    # On the machine itself: there is no engine of containers in the tests.
+    # The task runs directly on this machine: the tests have no container engine.
     where = {"MINIWDL__SCHEDULER__CONTAINER_BACKEND": "bare"}
     ran(
         [engines / "miniwdl", "run", wdl, *inputs, "--dir", f"{tmp_path}/run/.", "-o", "out.json"],

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from tests.support.http_server import LocalHttpServer
 from tests.support.kafka.kraft import die_with_parent, free_port, missing_tool
 
 APICURIO = "2.6.13.Final"
@@ -112,7 +112,7 @@ def _unpacked(folder: Path) -> Path:
     raise NoRegistry(f"Maven cannot fetch Apicurio {APICURIO}: {(done.stdout + done.stderr)[:500]}")
 
 
-class RegistryProxy:
+class RegistryProxy(LocalHttpServer):
     """A server in front of a registry that adds what the registry itself has not, and can fail.
 
     It gives each schema a GUID, in the answers and at `/schemas/guids/{guid}`, as Confluent's registry does from
@@ -132,23 +132,13 @@ class RegistryProxy:
         self.hang_s = 0.0
         """How long each answer takes."""
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        super().__init__(self._handler())
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, key)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         scheme = "http" if certificate is None else "https"
-        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> RegistryProxy:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
 
     @staticmethod
     def guid(schema_id: int) -> uuid.UUID:

@@ -71,8 +71,8 @@ def complexity(recipe: Recipe, vocabulary: int, changes: int) -> tuple[int, int,
 
 
 def as_good(best: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether what the best recipe has more than another is luck: the mean difference of their AUROC in the same folds
-    is no larger than its standard deviation."""
+    """Whether another recipe is as good as the best one: the mean difference of their AUROC over the same folds is at
+    most the standard deviation of these differences."""
     differences = [one - two for one, two in zip(best, other, strict=True)]
     return statistics.mean(differences) <= statistics.stdev(differences)
 

@@ -64,24 +64,24 @@ def fit_calibration(chunks: LabelledChunks, seed: int = 1) -> Calibration:
         CalibrationError: a label has fewer than `MIN_UNITS` units, or the model does not rank viruses above others.
     """
     pieces = _pieces_of(chunks)
+    design, positive = _design(pieces), chunks.is_virus[pieces.record]
     fold = _folds(chunks, seed)
     told = np.full(len(pieces.mean), np.nan)
     for left_out in range(int(fold.max()) + 1):
         inside = fold[pieces.record] != left_out
-        theta = _fit(pieces, inside, chunks)
-        told[~inside] = _design(pieces)[~inside] @ theta
-    everything, positive = np.ones(len(told), dtype=bool), chunks.is_virus[pieces.record]
-    intercept, margin, log_chunks, interaction = _fit(pieces, everything, chunks).tolist()
+        told[~inside] = design[~inside] @ _fit(pieces, design, positive, inside)
+    everything = np.ones(len(told), dtype=bool)
+    intercept, margin, log_chunks, interaction = _fit(pieces, design, positive, everything).tolist()
+    weights = _weights(pieces, everything, positive)
     about = {
         "records": len(chunks.is_virus),
         "viruses": int(chunks.is_virus.sum()),
         "units": len(np.unique(chunks.unit)),
         "folds": int(fold.max()) + 1,
         "seed": seed,
-        "by_length": _by_length(pieces, told, positive),
+        "by_length": _by_length(pieces, told, positive, weights),
     }
-    counted = _weights(pieces, everything, positive) > 0
-    most = round(float(np.exp(pieces.log_chunks[counted].max())))
+    most = round(float(np.exp(pieces.log_chunks[weights > 0].max())))
     try:
         return Calibration(intercept, margin, log_chunks, interaction, most, about)
     except ValueError as error:
@@ -169,14 +169,12 @@ def _weights(pieces: _Pieces, taken: BoolArray, positive: BoolArray) -> FloatArr
     return weights / (total or 1.0)
 
 
-def _fit(pieces: _Pieces, taken: BoolArray, chunks: LabelledChunks) -> FloatArray:
+def _fit(pieces: _Pieces, design: FloatArray, positive: BoolArray, taken: BoolArray) -> FloatArray:
     """The four numbers, by Newton's method, from the pieces that are taken. An interaction below 0 is set to 0: the
     mean of more chunks cannot say less."""
-    positive = chunks.is_virus[pieces.record]
     weights = _weights(pieces, taken, positive)
     viruses, others = (len(np.unique(pieces.record[taken & label])) for label in (positive, ~positive))
     targets = np.where(positive, (viruses + 1) / (viruses + 2), 1 / (others + 2))
-    design = _design(pieces)
     theta = _newton(design, targets, weights)
     if theta[3] < 0:
         theta = np.append(_newton(design[:, :3], targets, weights), 0.0)
@@ -198,8 +196,8 @@ def _newton(design: FloatArray, targets: FloatArray, weights: FloatArray) -> Flo
         gradient = design.T @ (weights * (told - targets)) + 2 * _RIDGE * (theta - start)
         curvature = (design * (weights * told * (1 - told))[:, None]).T @ design
         step = np.linalg.solve(curvature + 2 * _RIDGE * np.eye(len(theta)), gradient)
-        scale = 1.0
-        while loss(theta - scale * step) > loss(theta) and scale > 1e-6:
+        scale, before = 1.0, loss(theta)
+        while loss(theta - scale * step) > before and scale > 1e-6:
             scale /= 2
         theta -= scale * step
         if np.abs(scale * step).max() < 1e-9:
@@ -207,8 +205,7 @@ def _newton(design: FloatArray, targets: FloatArray, weights: FloatArray) -> Flo
     return theta
 
 
-def _by_length(pieces: _Pieces, told: FloatArray, positive: BoolArray) -> dict[str, Any]:
-    weights = _weights(pieces, np.ones(len(told), dtype=bool), positive)
+def _by_length(pieces: _Pieces, told: FloatArray, positive: BoolArray, weights: FloatArray) -> dict[str, Any]:
     found = {}
     for name in (*LENGTH_CLASSES, WHOLE):
         members = (pieces.length_class == name) & (weights > 0)

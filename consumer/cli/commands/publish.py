@@ -180,10 +180,7 @@ def publish(
 
 def _own_limit(settings: ServiceSettings) -> int:
     """The bytes of the largest message that the client sends, where an option says so."""
-    from virnucpro_client.parts import ANY_SIZE
-
-    told = settings.kafka.get("message.max.bytes", "")
-    return int(told) if told.isdecimal() else ANY_SIZE
+    return _bytes_of(settings.kafka.get("message.max.bytes"))
 
 
 def _takes(admin: AdminClient, topic: str, embedded: bool) -> int:
@@ -195,8 +192,14 @@ def _takes(admin: AdminClient, topic: str, embedded: bool) -> int:
     if embedded:  # it answers no such question
         return ANY_SIZE
     found = find_topics(admin, [topic]).get(topic)
-    told = (found.config or {}).get(MAX_MESSAGE, "") if found is not None else ""
-    return int(told) if told.isdecimal() else ANY_SIZE
+    return _bytes_of(None if found is None else (found.config or {}).get(MAX_MESSAGE))
+
+
+def _bytes_of(option: str | None) -> int:
+    """The bytes that an option of Kafka names; any number where it is not set."""
+    from virnucpro_client.parts import ANY_SIZE
+
+    return int(option) if option is not None and option.isdecimal() else ANY_SIZE
 
 
 def _room(

@@ -9,12 +9,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli.options import (
-    AsJson,
-    LabelTable,
-    NewBundle,
-    NewId,
-)
+from consumer.cli.options import AsJson, LabelTable, NewBundle, NewId
 from consumer.cli.verbosity import Quiet
 
 _OF_TRAINING = ("hidden", "epochs", "learning_rate", "dropout", "validation_share")

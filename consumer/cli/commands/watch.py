@@ -13,6 +13,7 @@ import typer
 from consumer.cli.options import Bootstrap, FirstAnswer
 
 if TYPE_CHECKING:
+    from consumer.cli.output.answer_tally import AnswerTally
     from consumer.cli.topics.reading import Show, Start, Stop, Wanted
 
 FILTER_PANEL = "Which messages are shown"
@@ -201,21 +202,16 @@ def _show(
     stack: ExitStack,
 ) -> Show:
     """What is done with each message; what cannot be written is refused before anything is read."""
-    from consumer.cli.error_messages import UserError, tell
+    from consumer.cli.error_messages import UserError
     from consumer.cli.files.targets import answers_target, writing
-    from consumer.cli.output.answer_tally import AnswerTally
     from consumer.cli.output.json_lines import JsonLines
     from consumer.cli.output.report_lines import ReportLines
     from consumer.cli.output.table import WatchTable
     from consumer.errors import ExitCode
     from virnucpro_core.scoring.report import Details, report_of, reports
 
-    if form is None and output is None and not as_json:
-        return stack.enter_context(WatchTable())
-    tally = AnswerTally()
     if form is None and output is None:
-        stack.callback(lambda: tell(str(tally)))
-        return JsonLines(tally)
+        return JsonLines(_tally(stack)) if as_json else stack.enter_context(WatchTable())
     if as_json:
         raise UserError("--json goes with neither --format nor --output: see --format jsonl", ExitCode.USAGE)
     form = form or "tsv"
@@ -228,8 +224,17 @@ def _show(
         )
     stack.enter_context(writing(str(target) if isinstance(target, Path) else "standard output"))
     write = stack.enter_context(reports([report_of(form, target, Details())]))
+    return ReportLines(write, _tally(stack))
+
+
+def _tally(stack: ExitStack) -> AnswerTally:
+    """Counts answers; the counts are printed on stderr when `stack` is unwound."""
+    from consumer.cli.error_messages import tell
+    from consumer.cli.output.answer_tally import AnswerTally
+
+    tally = AnswerTally()
     stack.callback(lambda: tell(str(tally)))
-    return ReportLines(write, tally)
+    return tally
 
 
 def _wanted(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import threading
 import time
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote
+
+from tests.support.http_server import LocalHttpServer
 
 AUDIENCE, ISSUER = "kafka", "virnucpro-tests"
 LIFETIME_S = 3
@@ -19,7 +20,7 @@ _KEY_ID = "tests"
 _OPENSSL_S = 60
 
 
-class TokenEndpoint:
+class TokenEndpoint(LocalHttpServer):
     """The client credentials grant of OAuth 2 over HTTP, with tokens signed by RS256.
 
     Args:
@@ -44,14 +45,9 @@ class TokenEndpoint:
             "e": _base64url(b"\1\0\1"),
         }
         self.keys.write_text(json.dumps({"keys": [public]}))
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/token"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(self._handler())
+        self.url = f"http://127.0.0.1:{self.port}/token"
+        self.start()
 
     def token(self, client: str, audience: str = AUDIENCE) -> str:
         """A signed token for a client."""

@@ -110,7 +110,7 @@ def test_what_is_small_enough_is_one_message_without_a_header(encoder):
     assert PART_HEADER not in dict(piece.headers)
     for smaller in (replace(packer, max_bytes=size + 2000), replace(packer, max_bases=1999)):
         assert [piece.part.number for piece in smaller.pieces(record, None) if piece.part] == [1, 2]
-    # Beside the id there is no room for a chunk: the broker is left to refuse the record.
+    # A message with this id has no room for a chunk: the record is sent whole, and the broker refuses it.
     assert len(list(replace(packer, max_bytes=2500).pieces(record, None))) == 1
 
 

@@ -63,7 +63,8 @@ def test_scores_twice_too_sure_are_taken_back() -> None:
 
 
 def test_length_alone_says_nothing() -> None:
-    """All viruses are single chunks and all others long: a single chunk is no more a virus for that."""
+    """All viruses are single chunks and all others long: that a record has a single chunk must not make it more
+    probably viral."""
     rng = np.random.default_rng(4)
     counts = np.where(np.arange(400) % 2 == 0, 1, 40)
     owner = np.repeat(np.arange(400), counts)
