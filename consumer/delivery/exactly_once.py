@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+import structlog
 from confluent_kafka import TopicPartition
 
 from consumer.clock import Clock, Deadline, monotonic
@@ -35,6 +36,8 @@ from consumer.kafka.error_table import PER_MESSAGE, Kind, fenced_error
 from consumer.kafka.renewable_consumer import AnyConsumer
 from consumer.ledger import Ledger, Release
 from consumer.types import Partition, Source
+
+log = structlog.get_logger(__name__)
 
 _TURN_S = 0.8
 _AFTER_ABORT_S = 0.2
@@ -148,8 +151,14 @@ class ExactlyOnce:
         held = self._transaction
         if held is not None and self._failure is None:
             held.aborting = not held.committing
-            while self._transaction is held and not deadline.expired:
-                self._go_on()
+            try:
+                while self._transaction is held and not deadline.expired:
+                    self._go_on()
+            except ServiceError as error:
+                # The process ends for another reason, which is to be its last word. The next one of this id aborts.
+                if not held.aborting:
+                    raise
+                log.warning("transaction_left_open", error=str(error))
         self.transactions.close()
 
     # ---- one transaction --------------------------------------------------------------------------------------

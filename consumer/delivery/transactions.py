@@ -39,6 +39,10 @@ Result = Literal["done", "retry", "abort"]
 """How a call ended: done, to be repeated, or the transaction is to be aborted."""
 
 
+class NoTransaction(KafkaFatal):
+    """The broker has no open transaction of this producer, which can't be used any more."""
+
+
 class Transactions:
     """Owns the producer of one transactional id; all methods run on the thread that owns the consumer.
 
@@ -90,12 +94,20 @@ class Transactions:
         return result
 
     def abort(self) -> Result:
-        """Abort the open transaction, once the call in flight has returned or its producer was replaced."""
+        """Abort the open transaction, once the call in flight has returned or its producer was replaced.
+
+        Where the broker has refused every partition of it, the broker knows of no transaction. librdkafka asks for its
+        end all the same, and calls the answer fatal; nothing is open then, and a new producer takes over.
+        """
         if self._called_at is not None and not self._is_back():
             return "retry"
         if not self.registered:
             return "done"
-        return self._call(lambda: self.producer.abort_transaction(CALL_S))
+        try:
+            return self._call(lambda: self.producer.abort_transaction(CALL_S))
+        except NoTransaction:
+            self.replace()
+            return "done"
 
     def replace(self) -> None:
         """Take a new producer, to be registered; the old one has no transaction open."""
@@ -131,6 +143,8 @@ class Transactions:
             problem = classify(raised.args[0])
             if problem.kind is Kind.UNAUTHORIZED:
                 raise rejected_client(problem) from raised
+            if problem.kind is Kind.NO_TRANSACTION:
+                raise NoTransaction(str(fenced_error(problem))) from raised
             if problem.fatal or problem.kind is Kind.FENCED:
                 raise fenced_error(problem) from raised
             if problem.requires_abort:

@@ -46,6 +46,8 @@ class Kind(Enum):
     """The group has no committed offset, and auto.offset.reset=error forbids choosing one."""
     FENCED = auto()
     """A newer producer has the same transactional id, or the broker ended a transaction that took too long."""
+    NO_TRANSACTION = auto()
+    """The broker has no open transaction of this producer, so there is none to end."""
     FATAL = auto()
     """The client cannot be used any more."""
     ABORTABLE = auto()
@@ -144,6 +146,7 @@ ROWS = (
     ),
     Row(KafkaError._FENCED, Kind.FENCED, RESTART),
     Row(KafkaError.INVALID_PRODUCER_EPOCH, Kind.FENCED, RESTART),
+    Row(KafkaError.INVALID_TXN_STATE, Kind.NO_TRANSACTION, RESTART),
     Row(KafkaError._FATAL, Kind.FATAL, RESTART),
 )
 _BY_CODE: Mapping[int, Row] = {row.code: row for row in ROWS}

@@ -81,5 +81,7 @@ EVENTS: Mapping[str, str] = {
     "`dropped` messages in flight were of the old one, or may have been.",
     "topic_settings_not_shown": "The broker does not show the settings of a topic, most likely since the right "
     "DESCRIBE_CONFIGS is missing; they are not compared with what is wanted.",
+    "transaction_left_open": "While the service ended, a transaction could not be aborted; the next process of "
+    "the same instance id does it.",
     "transaction_to_abort": "Kafka asks for an abort; the same answers are sent again.",
 }

@@ -7,9 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AclOperation, ResourceType
 
-from consumer.errors import ExitCode
+from consumer.config.clients import consumer_config, producer_config
+from consumer.config.settings import load_settings
+from consumer.delivery.answers import Answer
+from consumer.delivery.transactions import Transactions
+from consumer.errors import ExitCode, ServiceError
 from schemas import decode_prediction
 from tests.support.harness import NoopServe, serving, virnucpro, wait_until
 from tests.support.kafka.ending import error_line, last_words
@@ -184,6 +189,55 @@ def test_a_topic_that_may_be_seen_but_not_used(secure_broker, job, tmp_path, top
     assert "Topic authorization failed" in line
     assert cure in line or f"{job.name}.{topic}" in line
     assert "grant" in line
+
+
+class Outcomes:
+    """Keeps how the commits ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def delivered(self, answer: Answer) -> None:
+        """No answers are sent here."""
+
+    def committed(self, outcome: str) -> None:
+        self.seen.append(outcome)
+
+
+def refuses(producer: Producer, topic: str) -> bool:
+    """Whether the client takes no more messages, since its transaction has failed."""
+    try:
+        producer.produce(topic, b"x")
+    except KafkaException:
+        return True
+    return False
+
+
+def test_a_transaction_of_which_the_broker_took_nothing_is_left_to_a_new_producer(secure_broker, job):
+    """The broker refuses to end a transaction that it has not begun, and librdkafka calls that fatal."""
+    seen = {"dlq": (ResourceType.TOPIC, f"{job.name}.dlq", AclOperation.DESCRIBE)}
+    secure_broker.grant("service", *(service_rights(job) | seen).values())
+    settings = load_settings(job.worker(0) | secure_broker.client())
+    own = {"transactional.id": f"{job.name}.worker-0", "error_cb": lambda error: None}
+    outcomes = Outcomes()
+    transactions = Transactions(lambda: Producer(producer_config(settings, own)), outcomes)
+    first = transactions.producer
+    try:
+        wait_until(lambda: transactions.register() == "done", "a registered producer", 30)
+        assert transactions.begin() == "done"
+        wait_until(lambda: refuses(first, f"{job.name}.dlq"), "a failed transaction", 30)
+        group = Consumer(consumer_config(settings)).consumer_group_metadata
+        with pytest.raises(ServiceError, match="Topic authorization failed"):
+            transactions.send_offsets([TopicPartition(f"{job.name}.in", 0, 1)], group)
+        wait_until(lambda: transactions.abort() == "done", "the end of the transaction", 30)
+        assert transactions.producer is not first
+        wait_until(lambda: transactions.register() == "done", "another registered producer", 30)
+        assert transactions.begin() == "done"
+        transactions.producer.produce(f"{job.name}.out", b"x")
+        wait_until(lambda: transactions.commit() == "done", "a commit", 30)
+    finally:
+        transactions.close()
+    assert [message.value() for message in job.read_all("out")] == [b"x"]
 
 
 def command_error(command: str, fasta: str, job: Job, variables: dict[str, str], *options: str) -> str:

@@ -270,6 +270,40 @@ def test_flush_gives_up_at_its_deadline_and_the_end_leaves_nothing_open(bench):
     assert bench.kafka.open_transactions == []
 
 
+UNAUTHORIZED = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "no right", False, False, True)
+NO_TRANSACTION = KafkaError(KafkaError.INVALID_TXN_STATE, "invalid state", True, False, False)
+
+
+def test_what_the_broker_has_refused_altogether_is_aborted_by_another_producer(bench):
+    bench.finish(1)
+    bench.abort("offsets")
+    bench.fail("abort", NO_TRANSACTION)
+    turns(bench)
+    assert bench.calls == ["begin", "offsets", "abort", "init", "begin", "offsets", "commit"]
+    assert len(bench.producers) == 2
+    assert bench.ids == ["1"]
+
+
+def test_a_commit_of_a_transaction_that_the_broker_does_not_know_is_fatal(bench):
+    """An earlier attempt may have committed it: only the committed offsets tell."""
+    bench.finish(1)
+    bench.fail("commit", NO_TRANSACTION)
+    with pytest.raises(KafkaFatal):
+        turns(bench)
+    assert bench.calls.count("init") == 0
+
+
+@pytest.mark.parametrize("error", [NO_TRANSACTION, fenced()], ids=KafkaError.name)
+def test_an_abort_that_fails_at_the_end_does_not_hide_why_it_ends(bench, error):
+    bench.finish(1)
+    bench.fail("offsets", UNAUTHORIZED)
+    bench.fail("abort", error)
+    with pytest.raises(ServiceError, match="grant it READ") as caught, bench.stack:
+        turns(bench)
+    assert not isinstance(caught.value, KafkaFatal)
+    assert bench.calls[-1] == "abort"
+
+
 def test_an_answer_whose_timestamp_is_refused_goes_without_it(bench):
     bench.finish(0)
     turns(bench)

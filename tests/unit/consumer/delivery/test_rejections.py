@@ -18,6 +18,7 @@ from tests.simulation.delivery_bench import LETTERS, PREDICTIONS, DeliveryBench
 Ending = Literal["delivered", "retried", "dead letter", "permanent", "fatal"]
 
 NO_ROW = KafkaError.POLICY_VIOLATION
+OVER = {Kind.FATAL, Kind.FENCED, Kind.NO_TRANSACTION}
 PERMANENT = {Kind.UNKNOWN_TOPIC, Kind.NOT_IN_METADATA, Kind.UNAUTHORIZED}
 
 
@@ -87,9 +88,9 @@ def test_a_message_rejected_in_a_transaction(row, at_once):
     bench = exactly_once()
     bench.finish(1)
     reject(bench, row.code, at_once)
-    ends = row.kind in PERMANENT | {Kind.FATAL} or (not at_once and row.kind is Kind.FENCED)
+    ends = row.kind in PERMANENT | {Kind.FATAL} or (not at_once and row.kind in OVER)
     if ends:
-        with pytest.raises(KafkaFatal if row.kind in (Kind.FATAL, Kind.FENCED) else ServiceError):
+        with pytest.raises(KafkaFatal if row.kind in OVER else ServiceError):
             bench.turn(5, 0.3)
         assert bench.ledger.records == 1
         assert (bench.done, bench.commits) == ([], [])
@@ -106,12 +107,12 @@ def test_an_error_of_a_transactional_call(row, flag):
     """Rights and fencing end the service whatever the flags; for all else librdkafka's flags decide."""
     bench = exactly_once()
     bench.finish(1)
-    if flag == "abortable" and row.kind not in (Kind.FENCED, Kind.FATAL, Kind.UNAUTHORIZED):
+    if flag == "abortable" and row.kind not in OVER | {Kind.UNAUTHORIZED}:
         bench.abort("commit", row.code)
     else:
         flags = (False, flag == "retriable", flag == "abortable")
         bench.fail("commit", KafkaError(row.code, "text", *flags))
-    if row.kind in (Kind.FENCED, Kind.FATAL):
+    if row.kind in OVER:
         with pytest.raises(KafkaFatal, match="VIRNUCPRO_INSTANCE_ID"):
             bench.turn(5, 0.3)
     elif row.kind is Kind.UNAUTHORIZED or flag == "none":
