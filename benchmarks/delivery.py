@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from benchmarks.machine import cpu_seconds
 from schemas import SequenceRecord, encode_record
 from tests.support.harness import NoopServe, Serve, serving
 from tests.support.kafka.kraft import KraftBroker, class_path, missing_tool
@@ -168,12 +169,6 @@ def kafka() -> Iterator[tuple[KraftBroker, Path]]:
             yield broker.start(), folder
         finally:
             broker.stop()
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used, in user mode and in the kernel."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(

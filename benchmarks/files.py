@@ -18,7 +18,6 @@ import argparse
 import gzip
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import READ, reads
 from consumer.config.settings import load_model_settings
 from consumer.scoring.loading import load_engine
 from virnucpro_core.models.device import use_threads
@@ -36,8 +36,6 @@ from virnucpro_core.scoring.model import preparer
 from virnucpro_core.scoring.packing import batches
 from virnucpro_core.sequence.fasta import read_sequences
 
-BASES = 500
-STOPS = ("TAA", "TAG", "TGA")
 ROUNDS = 3
 PREPARED = 600
 """Records of which the preparation and the scoring are timed."""
@@ -50,14 +48,10 @@ _READ = (
 
 
 def write_records(path: Path, records: int) -> None:
-    """Records of random letters, every second one of codons without a stop, so that about half have an open frame, as
-    reads do; the same for the same number."""
-    rng = random.Random(records)
-    codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in STOPS]
+    """As many reads as a FASTA file."""
     with path.open("w", encoding="ascii") as file:
-        for number in range(records):
-            letters = rng.choices(codons, k=BASES // 3 + 1) if number % 2 else rng.choices("ACGT", k=BASES)
-            file.write(f">read_{number}\n{''.join(letters)[:BASES]}\n")
+        for record_id, letters in reads(records):
+            file.write(f">{record_id}\n{letters}\n")
 
 
 def predicted(path: Path, seconds: float, threads: int) -> dict[str, float]:
@@ -179,7 +173,7 @@ def main() -> None:
     arguments.add_argument("--former", metavar="COMMIT")
     arguments.add_argument("--report", type=Path)
     chosen = arguments.parse_args()
-    found: dict[str, Any] = {"records": chosen.records, "bases": BASES, "threads": chosen.threads}
+    found: dict[str, Any] = {"records": chosen.records, "bases": READ, "threads": chosen.threads}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         path = folder / "reads.fasta"

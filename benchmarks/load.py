@@ -27,7 +27,6 @@ import multiprocessing
 import os
 import platform
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -43,6 +42,7 @@ import confluent_kafka
 import numpy as np
 
 from benchmarks.delivery import PARTITIONS, Committed, Stream, kafka
+from benchmarks.machine import commit
 from benchmarks.soak import memory_and_threads
 from tests.support.harness import TOPICS, NoopServe, Serve, serving
 from tests.support.kafka.job import read_to_the_end
@@ -305,13 +305,8 @@ def load(broker: KraftBroker, folder: Path, seconds: float, connections: int) ->
             "python": platform.python_version(),
         },
         "confluent_kafka": confluent_kafka.version(),
-        "commit": _commit(),
+        "commit": commit(),
     }
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def complaints(report: dict[str, object]) -> list[str]:

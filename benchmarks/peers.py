@@ -1,46 +1,35 @@
-"""ESM-2's packed forward with Triton's kernels against plain torch and against peers, on this GPU, in one run.
+"""ESM-2's forward by this project and by its peers, with the same random weights on one GPU.
 
-    python -m benchmarks.peers [--shape 650M|3B ...] [--precision fp16|bf16 ...] [--tokens N] [--rounds N]
-                                 [--json FILE]
+Each method takes proteins (token ids) and gives a forward over them, with its inputs on the device already, so that
+the forward alone is timed. `benchmarks.gpu` compares them.
 
-Weights are random (speed does not depend on them), proteins too: once all of 166 residues (U500), as 500-base
-chunks give them, and once of 20 to 166 (MIX). All methods alternate, round by round, so that they run on the same
-machine; the median round counts. Peers run where they can be imported: FAESM (package `faesm`) with flash-attn, and
-the published VirNucPro v2 (package `virnucpro`), which is fp16. What could not run is listed with the reason.
-
-The GPU's own limit is measured in the same rounds: the layers' four matrix products with distinct weights, as many
-tokens, nothing else.
+* This project's packed forward, in any of its precisions, with Triton's kernels or plain torch.
+* fair-esm itself, in batches padded to the longest protein and sorted by length.
+* FAESM (package `faesm`) with flash-attn, where it can be imported.
+* The published VirNucPro v2 (package `virnucpro`), which is fp16, where it can be imported.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import esm
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.forward import SHAPES, Proteins, random_proteins, seconds
+from benchmarks.forward import Proteins, padded_batches
 from virnucpro_core.bundle.manifest import Esm2Config
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
-from virnucpro_core.models.kernels.choice import TORCH, TRITON
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import mean_of_residues
 from virnucpro_core.models.precision import PRECISIONS
 from virnucpro_core.scoring.packing import pack
 
 PUBLISHED = "published v2 fp16"
-SETS = {"U500": (166, 166), "MIX": (20, 166)}
-_SHORTEST_S = 0.4
-"""A timing repeats its work until it takes this long: the GPU then runs at the clock that it can hold."""
 _LAYERS_OF_WEIGHTS = 12
 """Layers with separate weights in the products-only measurement: more than the caches hold."""
 
@@ -175,6 +164,30 @@ def published_v2(shape: Esm2Config) -> Peer:
     return Peer(PUBLISHED, prepared)
 
 
+def fair_esm(shape: Esm2Config, precision: str) -> Forward:
+    """fair-esm's own forward on padded batches, sorted by length; its rows in the proteins' order."""
+    model = random_esm2(shape).to(PRECISIONS[precision].dtype)
+
+    def prepared(proteins: Proteins) -> Callable[[], Tensor]:
+        batches = padded_batches(proteins, max(4096, sum(map(len, proteins))), "cuda")
+        masks = [batch.ne(1) for batch in batches]
+        starts = pack(proteins).cu_seqlens
+        order = np.argsort([len(protein) for protein in proteins], kind="stable")
+        places = np.concatenate([np.arange(starts[each], starts[each + 1]) for each in order])
+        where = torch.from_numpy(np.argsort(places)).cuda()
+
+        def forward() -> Tensor:
+            rows = [
+                model(batch, repr_layers=[shape.layers])["representations"][shape.layers][mask]
+                for batch, mask in zip(batches, masks, strict=True)
+            ]
+            return torch.cat(rows)[where]
+
+        return forward
+
+    return prepared
+
+
 def matrix_products(shape: Esm2Config, precision: str, tokens: int) -> tuple[Callable[[], None], int]:
     """The four products of some layers, with bias, and their floating-point operations."""
     dtype, dim = PRECISIONS[precision].dtype, shape.dim
@@ -218,154 +231,3 @@ def reference(shape: Esm2Config, proteins: Proteins) -> Tensor:
         for protein in proteins
     ]
     return pooled(torch.cat(rows), proteins)
-
-
-def repeated(work: Callable[[], object], times: int) -> Callable[[], None]:
-    """`work` as often as that."""
-
-    def run() -> None:
-        for _ in range(times):
-            work()
-
-    return run
-
-
-def spread(times: list[float]) -> float:
-    """(longest - shortest) / median."""
-    return (max(times) - min(times)) / statistics.median(times)
-
-
-def measure(name: str, precisions: list[str], tokens: int, rounds: int) -> dict[str, Any]:
-    """All methods of one shape."""
-    shape = SHAPES[name]
-    checked = random_proteins(*SETS["MIX"], 2048)
-    expected = reference(shape, checked).double()
-    forwards: dict[str, Forward] = {}
-    served: dict[str, Any] = {}
-    limits = {}
-    peers = [published_v2(shape)]
-    for precision in precisions:
-        for kernels in (TORCH, TRITON):
-            forwards[f"{kernels} {precision}"], served[f"{kernels} {precision}"] = ours(
-                shape, precision, kernels
-            )
-        limits[precision] = matrix_products(shape, precision, tokens)
-        peers.append(faesm(shape, precision))
-    forwards |= {peer.name: peer.forward for peer in peers if peer.forward is not None}
-    result: dict[str, Any] = {
-        "shape": name,
-        "served": served,
-        "not run": {peer.name: peer.reason for peer in peers if peer.forward is None},
-    }
-    accuracy = {}
-    for method, forward in forwards.items():
-        got = pooled(forward(checked)(), checked).double()
-        cosine = F.cosine_similarity(got, expected).min().item()
-        distance = ((got - expected).norm(dim=1) / expected.norm(dim=1)).max().item()
-        accuracy[method] = {"cosine": round(cosine, 9), "rel_l2": float(f"{distance:.3g}")}
-    for label, residues in SETS.items():
-        proteins = random_proteins(*residues, tokens)
-        total = sum(map(len, proteins))
-        work: dict[str, Callable[[], object]] = {
-            method: forward(proteins) for method, forward in forwards.items()
-        }
-        work |= {f"products {precision}": run for precision, (run, _) in limits.items()}
-        times: dict[str, list[float]] = {method: [] for method in work}
-        repeats = {}
-        for method, run in work.items():
-            seconds(run, "cuda")  # the first run is warming up
-            repeats[method] = math.ceil(_SHORTEST_S / seconds(run, "cuda"))
-        for number in range(rounds):
-            order = list(work)
-            for method in order[number % len(order) :] + order[: number % len(order)]:
-                times[method].append(
-                    seconds(repeated(work[method], repeats[method]), "cuda") / repeats[method]
-                )
-        rates = {
-            precision: flops / statistics.median(times[f"products {precision}"])
-            for precision, (_, flops) in limits.items()
-        }
-        per_token = 24 * shape.dim * shape.dim * shape.layers
-        rows: dict[str, dict[str, Any]] = {}
-        for method in forwards:
-            rate = total / statistics.median(times[method])
-            precision = method.rsplit(" ", 1)[1]
-            rows[method] = {
-                "tokens_per_s": round(rate),
-                "spread": round(spread(times[method]), 4),
-                "share_of_products": round(rate * per_token / rates[precision], 4)
-                if precision in rates
-                else None,
-                **accuracy[method],
-            }
-        result[label] = {
-            "methods": rows,
-            "products_tflops": {precision: round(rate / 1e12, 1) for precision, rate in rates.items()},
-            "ratios": {
-                f"triton {precision}": {
-                    other: round(rows[f"triton {precision}"]["tokens_per_s"] / row["tokens_per_s"], 3)
-                    for other, row in rows.items()
-                    if other != f"triton {precision}" and (precision in other or other == PUBLISHED)
-                }
-                for precision in precisions
-            },
-        }
-        _print(name, label, result[label])
-    return result
-
-
-def _print(shape: str, label: str, figures: dict[str, Any]) -> None:
-    print(f"\n{shape} {label}; matrix products alone, TFLOP/s: {figures['products_tflops']}")
-    for method, row in figures["methods"].items():
-        share = (
-            "" if row["share_of_products"] is None else f", {row['share_of_products']:.3f} of the products"
-        )
-        print(
-            f"  {method:20} {row['tokens_per_s']:9,} tokens/s{share}, cosine {row['cosine']}, "
-            f"spread {row['spread']:.1%}"
-        )
-    for method, ratios in figures["ratios"].items():
-        print(
-            f"  {method} / " + ", ".join(f"{other}: {ratio}" for other, ratio in ratios.items()), flush=True
-        )
-
-
-def versions() -> dict[str, str]:
-    """What was measured, on what."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def of(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "not installed"
-
-    packages = ("torch", "triton", "flash_attn", "faesm", "transformers", "fair-esm", "numpy")
-    return {"gpu": torch.cuda.get_device_name(), **{package: of(package) for package in packages}}
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=["650M", "3B"])
-    parser.add_argument("--precision", choices=["fp16", "bf16"], nargs="+", default=["fp16", "bf16"])
-    parser.add_argument("--tokens", type=int, default=16384, help="of a batch")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("needs a CUDA device: torch sees none")
-    results = []
-    with torch.inference_mode():
-        for shape in options.shape:
-            results.append(measure(shape, options.precision, options.tokens, options.rounds))
-            torch.cuda.empty_cache()
-    if options.json:
-        about = {"tokens": options.tokens, "rounds": options.rounds, "versions": versions()}
-        options.json.write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

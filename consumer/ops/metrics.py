@@ -56,7 +56,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _SMALL = tuple(10.0**power for power in range(-8, 1))
 _TOKENS = tuple(2**power for power in range(6, 18))
-_SHARES = tuple(tenths / 10 for tenths in range(1, 11))
+_SHARES = (*(tenths / 10 for tenths in range(1, 10)), 0.95, 1.0)
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TRACE = b"0" * 32
 
