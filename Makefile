@@ -19,7 +19,7 @@ CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom fuzz bench kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom fuzz bench bench-gpu bench-e2e kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ fuzz: $(READY) ## arbitrary bytes for all that reads bytes of others, for FUZZ_S
 
 bench: $(READY) ## measure this machine: how many tokens a second the bundled model scores
 	$(BIN)/python -m benchmarks.forward
+
+bench-gpu: $(READY) ## measure the forward beside peers on a GPU, for docs/performance.md (BENCH= for options)
+	$(BIN)/python -m benchmarks.gpu $(BENCH)
+
+bench-e2e: $(READY) ## measure the service end to end beside the bare model, for docs/performance.md
+	$(BIN)/python -m benchmarks.e2e $(BENCH)
 
 docs: $(READY) ## write the tables of the guides from the code
 	$(BIN)/python docs/generate.py

@@ -52,7 +52,7 @@ _BARE_S = 0.5
 _BARE_ROUNDS = 3
 _WARM_S = 3.0
 _WAIT_S = 180.0
-_LOOK_S = 0.1
+_LOOK_S = 0.25
 
 
 @dataclass(frozen=True)

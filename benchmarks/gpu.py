@@ -40,10 +40,12 @@ from benchmarks.peers import (
     published_v2,
     reference,
 )
-from virnucpro_core.bundle.bundle import Bundle, find_bundle
+from virnucpro_core.bundle.bundle import Bundle, find_bundle, read_manifest
+from virnucpro_core.models.device import EngineError, Placement
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.models.kernels.choice import TORCH, TRITON
 from virnucpro_core.models.precision import PRECISIONS
+from virnucpro_core.options import AUTO
 from virnucpro_core.scoring.model import preparer
 from virnucpro_core.scoring.packing import batches
 from virnucpro_core.sequence.fasta import read_sequences
@@ -227,10 +229,18 @@ def labels(path: Path, precisions: Sequence[str], frames: int = _FRAMES) -> dict
     return {"frames": len(chosen), "reads": path.name, "precisions": found}
 
 
-def served_precisions() -> list[str]:
-    """Those that this GPU can serve, without fp32."""
-    device = torch.device("cuda")
-    return [name for name, each in PRECISIONS.items() if name != "fp32" and each.refusal(device) is None]
+def precisions_here() -> tuple[list[str], dict[str, str]]:
+    """Those that this GPU can serve, without fp32; and the others, with the reason."""
+    manifest, _ = read_manifest(find_bundle("nano"))
+    serving, refused = [], {}
+    for name in PRECISIONS:
+        try:
+            Placement.resolve("cuda", name, AUTO, manifest)
+        except EngineError as error:
+            refused[name] = str(error)
+        else:
+            serving.append(name)
+    return [name for name in serving if name != "fp32"], refused
 
 
 def main() -> None:
@@ -247,11 +257,13 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("needs a CUDA device: torch sees none")
-    precisions = options.precision or served_precisions()
+    precisions, refused = precisions_here()
+    precisions = options.precision or precisions
     result: dict[str, Any] = {
         "about": about(("flash_attn", "faesm", "transformers")),
         "tokens": options.tokens,
         "rounds": options.rounds,
+        NOT_RUN: refused,
         "shapes": [],
     }
     with torch.inference_mode():

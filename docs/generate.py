@@ -217,6 +217,20 @@ def load_test() -> Iterator[str]:
     )
 
 
+def performance(name: str) -> Iterator[str]:
+    """A table of the benchmarks' results."""
+    from benchmarks import tables
+
+    yield from tables.table(name)
+
+
+def measured_on(name: str) -> Iterator[str]:
+    """The machine and the versions of a benchmark's result, and what it could not run."""
+    from benchmarks import tables
+
+    yield from tables.measured_on(name)
+
+
 TABLES: dict[str, Callable[..., Table]] = {
     "chaos faults": chaos_faults,
     "commands": commands,
@@ -224,7 +238,9 @@ TABLES: dict[str, Callable[..., Table]] = {
     "fields": fields,
     "load test": load_test,
     "log events": log_events,
+    "measured on": measured_on,
     "metrics": metrics,
+    "performance": performance,
     "reasons": reasons,
     "settings": settings,
 }

@@ -1,0 +1,205 @@
+"""docs/performance.md's tables, from the results in benchmarks/results: `make docs` writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+_NOT_RUN = "not run"
+_PUBLISHED, _FAIR_ESM = "published v2 fp16", "fair-esm fp16"
+_AGAINST = ("x published v2", "x FAESM", "x fair-esm fp16")
+_NAMES = {"triton": "this project", "torch": "this project, plain torch", "graph": "this project, CUDA graph"}
+"""Of our own methods, by their first word."""
+
+Result = Mapping[str, Any]
+
+
+def result(name: str, folder: Path = RESULTS) -> Result | None:
+    """What is kept of a benchmark; None if it has not been run."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def table(name: str, folder: Path = RESULTS) -> Iterator[str]:
+    """The lines of one table; a line that says how to run the benchmark where there is no result."""
+    source, rows = TABLES[name]
+    found = result(source, folder)
+    if found is None:
+        yield f"Not run yet: `make bench-{source}`."
+        return
+    lines = list(rows(found))
+    yield from lines or [f"Not run: `make bench-{source}` did not get there."]
+
+
+def measured_on(name: str, folder: Path = RESULTS) -> Iterator[str]:
+    """A sentence: the machine, its load, versions, commit, and what could not be run."""
+    found = result(name, folder)
+    if found is None:
+        return
+    about = found["about"]
+    processor = f"{about['cores']} cores of {about['processor']}" if about["processor"] else ""
+    machine = ", ".join(filter(None, (about["gpu"], processor)))
+    load = "" if about["load_average"] is None else f", load average {about['load_average']:.1f} before"
+    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items() if version)
+    yield f"Commit {about['commit']}, {about['date']}; {machine}{load}; {versions}."
+    if missing := dict(_missing(found)):
+        yield ""
+        yield "Not run: " + "; ".join(f"{what} ({why})" for what, why in missing.items()) + "."
+
+
+def _missing(found: Any) -> Iterator[tuple[str, str]]:
+    """What could not be run, wherever in a result, with the reason."""
+    if isinstance(found, Mapping):
+        yield from found.get(_NOT_RUN, {}).items()
+        for value in found.values():
+            yield from _missing(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from _missing(value)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _name(method: str) -> str:
+    first, _, rest = method.partition(" ")
+    return f"**{_NAMES[first]} {rest}**" if first in _NAMES else method
+
+
+def _times(row: Result, other: Result | None) -> str:
+    return f"{row['tokens_per_s'] / other['tokens_per_s']:.2f}" if other else "-"
+
+
+def _faesm(method: str) -> str:
+    """FAESM in the same 16-bit precision, or in bf16, its faster one, for others."""
+    precision = method.rsplit(" ", 1)[1]
+    return f"FAESM {precision if precision in ('fp16', 'bf16') else 'bf16'}"
+
+
+def forward(found: Result) -> Iterator[str]:
+    """ESM-2's forward at the full batch."""
+    if not found["shapes"]:
+        return
+    yield _row("", "U500 tokens/s", "MIX tokens/s", "share of the products", *_AGAINST, "cosine")
+    yield _row(*["---"] * 8)
+    for shape in found["shapes"]:
+        methods = shape["U500"]["methods"]
+        for method, row in methods.items():
+            mixed = shape["MIX"]["methods"][method]
+            share = row.get("share_of_products")
+            yield _row(
+                f"{shape['shape']}: {_name(method)}",
+                f"{row['tokens_per_s']:,}",
+                f"{mixed['tokens_per_s']:,}",
+                "-" if share is None else f"{share:.2f}",
+                *(_times(row, methods.get(peer)) for peer in (_PUBLISHED, _faesm(method), _FAIR_ESM)),
+                row["cosine"],
+            )
+    tflops = ", ".join(
+        f"{shape['shape']} {precision} {rate:.0f}"
+        for shape in found["shapes"]
+        for precision, rate in shape["U500"]["products_tflops"].items()
+    )
+    spreads = [
+        row["spread"]
+        for shape in found["shapes"]
+        for kind in ("U500", "MIX")
+        for row in shape[kind]["methods"].values()
+    ]
+    yield ""
+    yield (
+        f"{found['tokens']:,} tokens a batch, medians of {found['rounds']} rounds in one process, which differ by "
+        f"{min(spreads):.1%} to {max(spreads):.1%} of the median; ratios are of U500. The products alone, TFLOP/s: "
+        f"{tflops}."
+    )
+
+
+def small(found: Result) -> Iterator[str]:
+    """Small batches: milliseconds of a forward."""
+    sizes = [(shape, tokens) for shape in found["shapes"] for tokens in shape["small"]]
+    if not sizes:
+        return
+    heads = [f"{shape['shape']}, {int(tokens):,} tokens" for shape, tokens in sizes]
+    yield _row("ms a forward", *heads)
+    yield _row("---", *["---"] * len(sizes))
+    methods = dict.fromkeys(method for shape, tokens in sizes for method in shape["small"][tokens]["methods"])
+    for method in methods:
+        rows = [shape["small"][tokens]["methods"].get(method) for shape, tokens in sizes]
+        shown = ["-" if row is None else f"{row['ms']:.2f}" for row in rows]
+        yield _row(_name(method), *shown)
+
+
+def labels(found: Result) -> Iterator[str]:
+    """nano's labels in each precision."""
+    if "labels" not in found:
+        return
+    frames = f"{found['labels']['frames']:,} frames of real genomes"
+    yield _row("precision", f"labels as in fp32, {frames}", "largest difference of a score")
+    yield _row(*["---"] * 3)
+    for precision, row in found["labels"]["precisions"].items():
+        yield _row(precision, f"{row['equal']:.2%}", f"{row['largest_difference']:.2g}")
+
+
+def end_to_end(found: Result) -> Iterator[str]:
+    """The service beside the model alone."""
+    if not found["cases"]:
+        return
+    yield _row(
+        "",
+        "tokens/s",
+        "records/s",
+        "of ESM-2 alone",
+        "of `Engine.score`",
+        "GPU busy",
+        "batches at least 0.95 full",
+        "processor time a record",
+        "ready after",
+        "both models / ESM-2 alone",
+    )
+    yield _row(*["---"] * 10)
+    for case in found["cases"]:
+        service = case["service"]
+        yield _row(
+            f"{case['case']} on {case['device']}",
+            f"{service['tokens_per_s']:,}",
+            f"{service['records_per_s']:,.0f}",
+            f"{case['share_of_esm2']:.2f}",
+            f"{case['share_of_score']:.2f}",
+            f"{service['gpu_busy']:.0%}" if "gpu_busy" in service else "-",
+            f"{service['batches_full']:.1%}",
+            f"{service['cpu_us_a_record']:.0f} us",
+            f"{case['ready_s']:.1f} s",
+            f"{case['both_models_against_esm2']:.2f}",
+        )
+
+
+def stages(found: Result) -> Iterator[str]:
+    """Where the threads of the service spend their time."""
+    if not found["cases"]:
+        return
+    yield _row("", "us a record, by thread and stage")
+    yield _row("---", "---")
+    for case in found["cases"]:
+        spent = case["service"]["stage_us_a_record"].items()
+        shown = ", ".join(f"{_stage(labels_)} {us:.0f}" for labels_, us in spent if us >= 0.5)
+        yield _row(case["case"], shown)
+
+
+def _stage(labels_: str) -> str:
+    """`stage=infer,thread=inference` -> `inference: infer`."""
+    parts = dict(part.split("=", 1) for part in labels_.split(","))
+    return f"{parts['thread']}: {parts['stage']}"
+
+
+TABLES: dict[str, tuple[str, Callable[[Result], Iterator[str]]]] = {
+    "forward": ("gpu", forward),
+    "small": ("gpu", small),
+    "labels": ("gpu", labels),
+    "end-to-end": ("e2e", end_to_end),
+    "stages": ("e2e", stages),
+}
+"""By name: the result that a table is of, and its lines."""
