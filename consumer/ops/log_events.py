@@ -14,6 +14,8 @@ EVENTS: Mapping[str, str] = {
     "batch_done": "A batch has been scored.",
     "batch_failed": "One run of the model failed: out_of_memory or error. The batch is divided and run again.",
     "batch_halved": "The device ran out of memory; both halves of the batch are run.",
+    "batch_not_enqueued": "A batch could not be put behind the one on the device, most likely for lack of memory; it "
+    "is run when the device is free.",
     "batch_split": "The model failed on a batch; its parts are run to find the record that it fails on.",
     "breaker_closed": "Records pass again, and reading goes on.",
     "breaker_opened": "Too many of the latest records failed, so reading stops; with the reasons, the partitions and "

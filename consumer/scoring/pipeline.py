@@ -1,17 +1,18 @@
 """From a raw message to its outcome: preparation threads, the batcher, the inference thread, assembly.
 
-    submit -> [inbox] -> preparation -> [batcher] -> stage -> [1 batch] -> inference -> [done] -> assemble -> [outbox]
+    submit -> [inbox] -> preparation -> [batcher] -> stage -> [device] -> inference -> [done] -> assemble -> [outbox]
 
-The thread that owns Kafka only ever calls `submit` and `finished`; neither blocks on work. The inference thread only
-infers: the stage thread takes the next batch and writes down its suspects before that may run, the assemble thread
-turns scores into answers. A message whose codec waits for a dependency is tried again later (`delayed.py`).
+The thread that owns Kafka only ever calls `submit` and `finished`; neither blocks on work. The stage thread takes the
+next batch, writes down its suspects and enqueues it on the device, late in the time of the batch before it
+(`staging.py`). The inference thread reads what the device has computed, and runs what failed once more; on a processor
+it computes. The assemble thread turns scores into answers. A message whose codec waits for a dependency is tried again
+later (`delayed.py`).
 Partitions take turns in the inbox and in the batcher, so that none keeps the others waiting.
 Every queue is bounded: the inbox, `done` and the outbox by the records that admission lets in, the batcher by its
 backlog of tokens and a record for each preparation thread. A thread that dies takes its exception to the owner, who
 gets it at the next call of `finished`.
 
-A scheduler that enqueues the next batch before the last is read replaces `_inference_loop`; several devices are several
-such loops, each with its staged batch, on one batcher.
+Several devices are several such pairs of stage and inference threads on one batcher.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from consumer.clock import Deadline, monotonic
 from consumer.scoring.batcher import Batch, Batcher, JobSlot, RecordJob
 from consumer.scoring.delayed import DelayedMessages
 from consumer.scoring.inbox import Inbox, Waiting
-from consumer.scoring.inference import Inference, Suspects, finished
+from consumer.scoring.inference import Inference, Running, Suspects, finished
 from consumer.scoring.preparation import Preparation
 from consumer.scoring.staging import Staging
 from consumer.stage_times import StageTimes
@@ -80,7 +81,7 @@ class Pipeline:
     """Starts its threads at construction; `stop` ends them.
 
     Args:
-        scorer: the model; used by the inference thread alone.
+        scorer: the model; the stage thread enqueues, where it has a queue, and the inference thread reads.
         preparation: message -> frames; used by every preparation thread.
         is_wanted: whether a message should still be started. Called on any thread; once False it stays False.
         suspects: notified of what goes to the device, before it does.
@@ -100,7 +101,7 @@ class Pipeline:
         self._preparation, self._is_wanted = preparation, is_wanted
         self._listener, self._suspects, self._after_batch = listener, suspects, after_batch
         self._delayed = DelayedMessages()
-        self._staged: queue.Queue[Batch] = queue.Queue(1)
+        self._enqueued: queue.Queue[tuple[Batch, Running]] = queue.Queue(1)
         self._done: queue.Queue[tuple[RecordJob, Refused | None]] = queue.Queue(2 * limits.max_records)
         self._outbox: queue.Queue[Finished] = queue.Queue(2 * limits.max_records)
         self._lock = threading.Lock()
@@ -126,7 +127,7 @@ class Pipeline:
         }
         loops |= {
             "prepare-large": (partial(self._prepare_loop, large=True), _PREPARE_STAGES),
-            "stage": (self._stage_loop, ("wait", "write_suspects")),
+            "stage": (self._stage_loop, ("wait", "write_suspects", "enqueue")),
             "inference": (self._inference_loop, ("wait", "infer", "compare")),
             "assemble": (self._assemble_loop, ("wait", "assemble")),
         }
@@ -269,47 +270,53 @@ class Pipeline:
         self._tokens_per_byte += weight * (prepared.tokens / size - self._tokens_per_byte)
 
     def _stage_loop(self, times: StageTimes) -> None:
-        """Take the next batch and write down its suspects while the device computes the batch before it."""
+        """Take the next batch, write down its suspects and enqueue it, while the device computes the one before it."""
         while not self._stopping.is_set():
             if not self._staging.wait(_LOOK_UP_S):
                 continue
-            batch = None
-            while batch is None and not self._stopping.is_set():
-                batch = self._batcher.next_batch(_LOOK_UP_S)
-            if batch is not None:
-                times.enter("write_suspects")
+            slots: list[JobSlot] = []
+            while not slots and not self._stopping.is_set():
+                if (batch := self._batcher.next_batch(_LOOK_UP_S)) is None:
+                    continue
                 self._inbox.notify()
-                self._suspects.announced([record[0].record for record in by_record(batch.slots)])
-                self._staged.put(batch)  # there is room: one batch is staged at a time
-                times.enter("wait")
+                slots = self._start(batch)
+                if slots:
+                    times.enter("write_suspects")
+                    self._suspects.announced([record[0].record for record in by_record(slots)])
+                    times.enter("enqueue")
+                    # There is room: one batch is enqueued at a time.
+                    self._enqueued.put((batch, self._inference.enqueue(slots)))
+                    times.enter("wait")
 
     def _inference_loop(self, times: StageTimes) -> None:
         while not self._stopping.is_set():
             self._device_idle = True
             self._batcher.notify()
             try:
-                batch = self._staged.get(timeout=_LOOK_UP_S)
+                batch, running = self._enqueued.get(timeout=_LOOK_UP_S)
             except queue.Empty:
                 continue
             times.enter("infer")
             self._device_idle = False
             self._suspects.begins()
-            slots = self._start(batch)
-            tokens = sum(slot.frame.tokens for slot in slots)
-            self._staging.begins(tokens)
             begun = monotonic()
-            self._inference.run(slots)
+            # Nothing is enqueued behind a batch that is run now, since it may hold a record that is to run alone.
+            tokens = running.tokens if running.enqueued is not None else 0
+            if tokens:
+                self._staging.begins(tokens)
+            self._inference.finish(running)
             seconds = monotonic() - begun
+            if not tokens:
+                self._staging.begins(0)
             self._staging.ended(tokens, seconds)
-            if slots:
-                self._listener.batch_done(batch, seconds)
-                if self._after_batch is not None:
-                    times.enter("compare")
-                    self._after_batch([slot.frame for slot in slots])
+            self._listener.batch_done(batch, seconds)
+            if self._after_batch is not None:
+                times.enter("compare")
+                self._after_batch([slot.frame for slot in running.slots])
             times.enter("wait")
 
     def _start(self, batch: Batch) -> list[JobSlot]:
-        """The frames of a batch that go to the device, without those of records dropped since it was taken.
+        """The frames of a batch that go to the device, without those of records dropped since they were queued.
 
         Together with `discard` and `has_started`, which are called in this order after a record is no longer
         wanted: a record is either dropped here, or seen as started there.

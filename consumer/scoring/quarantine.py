@@ -2,8 +2,8 @@
 
 A record that makes the model raise is found by bisection (`virnucpro_core/scoring/robust.py`). One that kills the
 process (a driver's fault, memory that the kernel takes back) leaves no process to do that, and after the restart it is
-read again, and kills again. So the records of a batch are written to a file, and synced, before the batch runs, and
-removed when it has run. What the next process finds there was running when the last one died:
+read again, and kills again. So the records of a batch are written to a file, and synced, before the batch is enqueued,
+and removed when it has run. What the next process finds there was running when the last one died:
 
 * after one death nothing changes: something else may have killed it (a deployment, a full node);
 * after two a record runs alone, so that it takes no others with it, and others clear themselves;
@@ -23,8 +23,8 @@ while the batch before it computes (`consumer/scoring/running_files.py`), `.susp
 Two processes of the same instance id write to the same files; Kafka ends the elder one, and all that is lost is a
 suspicion.
 
-`announced` runs on the thread that takes batches, all other methods on the inference thread; `runs_alone` alone may be
-called from any thread.
+`announced` runs on the thread that takes batches, all other methods on the inference thread; `isolation` and
+`runs_alone` may be called from any thread.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Two small files that name the records on the device, for the process that comes after this one.
 
 One file belongs to the batch that runs, the other to the next batch: its records are written and synced while the
-device still computes the batch before it, so that the device need not wait for the disk. Which of the two is running
-at a process's end is not written: after it the records of both are suspects. A record that runs with nothing else in
+device still computes the batch before it, so that the device need not wait for the disk, and before that batch is
+enqueued behind it. Which of the two is running at a process's end is not written, and both may be on the device: after
+it the records of both are suspects. A record that runs with nothing else in
 flight is written again as it enters (`enter` with `alone`), because it is judged by that.
 """
 

@@ -2,7 +2,7 @@
 
 A batch that is taken when the one before it begins is closed for all that comes in its whole time: a small record then
 waits for the rest of the batch that runs, for the staged one and for its own. Taken shortly before the end it waits for
-two batches at most, and the device still finds the next batch ready.
+two batches at most, and the device still finds the next batch in its queue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from consumer.clock import Clock, monotonic
 
 _LEAD = 0.1  # the share of a batch's expected time that is left when the next one is taken
-_LEAD_S = 0.025  # and no less than this: to pack a batch and to write down its suspects
+_LEAD_S = 0.025  # and no less than this: to write down a batch's suspects, to pack it and to launch it
 _WEIGHT = 0.3  # of the latest batch in the mean time of a token
 
 

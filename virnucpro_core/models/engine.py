@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.weights import fill
-from virnucpro_core.errors import NotFinite
 from virnucpro_core.models.attention import BackendUnavailable
 from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.device import Placement, device_errors
 from virnucpro_core.models.dnabert_s import DnabertS
+from virnucpro_core.models.enqueued import on_host, queue_of
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.esm2_weights import build_esm2
 from virnucpro_core.models.kernels.choice import TORCH
@@ -26,8 +26,8 @@ from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean
 from virnucpro_core.models.self_test import run_self_test
 from virnucpro_core.models.unfilled import unfilled
 from virnucpro_core.options import AUTO
-from virnucpro_core.scoring.model import EngineInfo
-from virnucpro_core.scoring.packing import PackedTokens, pack_frames
+from virnucpro_core.scoring.model import EngineInfo, Enqueued, FloatArray
+from virnucpro_core.scoring.packing import PackedBatch, PackedTokens, pack_frames
 from virnucpro_core.scoring.verdicts import CLASSES
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import DnaTokenizer
@@ -38,8 +38,16 @@ _STANDARD = "fair-esm"
 """Stamped as ESM-2's attention back-end when its own forward computes."""
 
 
+class _Inputs(NamedTuple):
+    """A batch, and where its segments lie, on the device."""
+
+    batch: PackedBatch
+    dna: PackedLayout
+    protein: PackedLayout
+
+
 class Engine:
-    """Scores frames with a bundle's models. For one thread at a time.
+    """Scores frames with a bundle's models. Several threads may enqueue and read; they compute one after the other.
 
     Args:
         bundle: a checked bundle.
@@ -70,6 +78,7 @@ class Engine:
         manifest = bundle.manifest
         place = Placement.resolve(device, precision, attention_backend, manifest)
         self._device, dtype = place.device, place.precision.dtype
+        self._queue = queue_of(place.device)
         self.precision = place.precision
         self.tokenizer: DnaTokenizer = bundle.tokenizer()
         with device_errors(place.device), torch.inference_mode(False), torch.no_grad():
@@ -109,7 +118,7 @@ class Engine:
         """Tokens of a batch, for either model, that suit the device."""
         return _TOKEN_BUDGET_CPU if self._device.type == "cpu" else _TOKEN_BUDGET_GPU
 
-    def score(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
+    def score(self, frames: Sequence[PreparedFrame]) -> FloatArray:
         """The classifier's softmax scores, float32 [frames, 2], in the order others, virus.
 
         A frame's scores are the same, bit for bit, whatever frames go with it.
@@ -122,23 +131,29 @@ class Engine:
         """
         if not frames:
             return np.empty((0, len(CLASSES)), dtype=np.float32)
-        with device_errors(self._device), torch.inference_mode():
-            return self._scores(self._features(frames))
+        return self.enqueue(frames).read()
 
-    def features(self, frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
+    def enqueue(self, frames: Sequence[PreparedFrame]) -> Enqueued:
+        """Lay out at least one frame and have it computed: at once on a GPU, where this returns while it computes, and
+        on a CPU when the scores are read. Both may be called on threads of their own; errors are those of `score`,
+        from here or from `read`.
+        """
+        with device_errors(self._device), torch.inference_mode():
+            inputs = self._lay_out(frames)
+        return self._queue.enqueue(lambda: self._scores(self._features(inputs)))
+
+    def features(self, frames: Sequence[PreparedFrame]) -> FloatArray:
         """The classifier's input, float32 [frames, DNABERT-S dim + ESM-2 dim]; raises as `score` does."""
         if not frames:
             return np.empty((0, self.head.hidden.in_features), dtype=np.float32)
-        with device_errors(self._device), torch.inference_mode():
-            return _finite(self._features(frames), "features")
+        with self._queue.computing():
+            return on_host(self._features(self._lay_out(frames)), "features")
 
-    def features_and_scores(
-        self, frames: Sequence[PreparedFrame]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def features_and_scores(self, frames: Sequence[PreparedFrame]) -> tuple[FloatArray, FloatArray]:
         """What `features` and `score` give, from one forward; for at least one frame."""
-        with device_errors(self._device), torch.inference_mode():
-            features = self._features(frames)
-            return _finite(features, "features"), self._scores(features)
+        with self._queue.computing():
+            features = self._features(self._lay_out(frames))
+            return on_host(features, "features"), on_host(self._scores(features), "scores")
 
     def on_path(self, v1: bool) -> Engine:
         """This engine on the standard path (True) or the packed one; the weights are shared, not copied.
@@ -159,17 +174,19 @@ class Engine:
         )
         return twin
 
-    def _scores(self, features: Tensor) -> NDArray[np.float32]:
+    def _scores(self, features: Tensor) -> Tensor:
         scores = torch.softmax(self.head(features), dim=1)
         # An infinite feature can still give finite scores, and they would mean nothing.
         usable = features.isfinite().all(dim=1, keepdim=True)
-        return _finite(scores.masked_fill(~usable, torch.nan), "scores")
+        return scores.masked_fill(~usable, torch.nan)
 
-    def _features(self, frames: Sequence[PreparedFrame]) -> Tensor:
+    def _lay_out(self, frames: Sequence[PreparedFrame]) -> _Inputs:
         batch = pack_frames(frames)
-        dna = self._layout(batch.dna)
+        return _Inputs(batch, self._layout(batch.dna), self._layout(batch.protein))
+
+    def _features(self, inputs: _Inputs) -> Tensor:
+        batch, dna, protein = inputs
         dna_states = self.dnabert_s.forward_packed(torch.from_numpy(batch.dna.ids), dna, batch.dna.max_seqlen)
-        protein = self._layout(batch.protein)
         protein_states = self.esm2.forward_packed(
             torch.from_numpy(batch.protein.ids), protein, batch.protein.max_seqlen
         )["representations"][self.esm2.num_layers]
@@ -177,13 +194,3 @@ class Engine:
 
     def _layout(self, tokens: PackedTokens) -> PackedLayout:
         return PackedLayout.build(tokens.cu_seqlens, len(tokens.ids), self._device)
-
-
-def _finite(values: Tensor, what: str) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = values.float().cpu().numpy()
-    bad = np.flatnonzero(~np.isfinite(result).all(axis=1))
-    if bad.size:
-        raise NotFinite(
-            f"{what} of {bad.size} of {len(result)} frames are not finite, the first is frame {bad[0]}"
-        )
-    return result

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,50 @@ class Scorer(Protocol):
             DeviceLost: only a restart of the process helps.
             NotFinite: a score is NaN or infinite.
         """
+
+
+class Enqueued(Protocol):
+    """A batch on its way through a device."""
+
+    def read(self) -> FloatArray:
+        """Wait for its scores, as `Scorer.score` gives them, with its errors. Once, and in the order of `enqueue`."""
+
+
+@runtime_checkable
+class QueueingScorer(Protocol):
+    """A scorer that takes a batch before the one ahead of it has been read."""
+
+    def enqueue(self, frames: Sequence[PreparedFrame]) -> Enqueued:
+        """Take a batch behind those enqueued before; waits for none of them. On another thread than `read`, if at all.
+
+        Raises:
+            OutOfMemory, DeviceLost, ValueError: as `Scorer.score`; or else `read` raises it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class WhenRead:
+    """A batch that is computed when it is read, on the thread that reads it."""
+
+    compute: Callable[[], FloatArray]
+
+    def read(self) -> FloatArray:
+        return self.compute()
+
+
+class InTurn:
+    """Makes a `QueueingScorer` of any scorer: a batch is computed when it is read."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def enqueue(self, frames: Sequence[PreparedFrame]) -> Enqueued:
+        return WhenRead(partial(self._scorer.score, frames))
+
+
+def queueing(scorer: Scorer) -> QueueingScorer:
+    """The scorer's own queue, if it has one."""
+    return scorer if isinstance(scorer, QueueingScorer) else InTurn(scorer)
 
 
 class Embedder(Protocol):

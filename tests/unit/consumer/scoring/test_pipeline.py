@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
@@ -28,6 +29,7 @@ from tests.support.factories import (
     source,
 )
 from virnucpro_core.errors import DeviceLost
+from virnucpro_core.scoring.model import WhenRead
 
 LIMITS = PipelineLimits(token_budget=100, max_tokens=400, max_wait_s=0.02, prepare_threads=2, max_records=50)
 
@@ -376,7 +378,9 @@ class TestTheNextBatchIsStaged:
         scorer.open.set()
         assert len(collect(pipeline, 2)) == 2
 
-    def test_every_batch_is_announced_before_it_begins_and_begins_before_it_enters(self, make):
+    def test_every_batch_is_announced_before_it_is_enqueued_and_begins_before_the_next_is_announced(
+        self, make
+    ):
         events = []
 
         class Noting(NoSuspects):
@@ -386,46 +390,56 @@ class TestTheNextBatchIsStaged:
             def begins(self):
                 events.append(("begins", None))
 
-            def entering(self, jobs):
-                events.append(("entering", [job.source.offset for job in jobs]))
+        class Queueing(ConstantScorer):
+            def enqueue(self, frames):
+                events.append(("enqueued", len(frames)))
+                return WhenRead(partial(self.score, frames))
 
-        pipeline = make(ConstantScorer(), Noting())
+        pipeline = make(Queueing(), Noting())
         for offset in range(40):
             pipeline.submit(record_message(offset, "C" * 7))
         assert len(collect(pipeline, 40)) == 40
-        entered = [jobs for kind, jobs in events if kind == "entering"]
-        assert [jobs for kind, jobs in events if kind == "announced"] == entered
-        assert sum(kind == "begins" for kind, _ in events) == len(entered) > 20
-        ahead = begun = 0
-        for kind, _ in events:
+        kinds = [kind for kind, _ in events]
+        batches = kinds.count("begins")
+        assert batches > 20
+        before = [kind for kind in kinds if kind != "begins"]
+        assert before == ["announced", "enqueued"] * batches
+        ahead = 0
+        for kind in kinds:
             ahead += (kind == "announced") - (kind == "begins")
-            begun += (kind == "begins") - (kind == "entering")
-            assert ahead in (0, 1), "one batch is staged at a time"
-            assert begun in (0, 1)
+            assert ahead in (0, 1), "one batch is enqueued behind the one that runs"
 
-    def test_a_staged_record_has_not_started_and_is_dropped_with_its_partition(self, make, wanted):
-        staged = threading.Event()
+    def test_a_record_that_is_enqueued_has_started_and_is_finished_and_one_that_waits_is_dropped(
+        self, make, wanted
+    ):
+        enqueued = threading.Event()
 
         class Noting(NoSuspects):
             def announced(self, jobs):
                 if jobs[0].source.offset:
-                    staged.set()
+                    enqueued.set()
 
         scorer = Gate()
         pipeline = make(scorer, Noting())
         pipeline.submit(record_message(0, "C" * 10))
         assert scorer.entered.wait(10)
-        for offset in (1, 2, 3):
-            pipeline.submit(record_message(offset, "C" * 9, number=1))
-        assert staged.wait(10)
         assert not pipeline.has_started([source(0, number=1).partition])
+        for offset in (1, 2, 3, 4):
+            pipeline.submit(record_message(offset, "C" * 9, number=1))
+        assert enqueued.wait(10)
+        until(lambda: pipeline.queued_tokens == 260)
+        assert pipeline.has_started([source(0, number=1).partition])
         wanted[0] = lambda source: source.partition.number == 0
-        pipeline.discard()
         scorer.open.set()
-        assert [f.source for f in collect(pipeline, 2, seconds=0.5)] == [source(0)]
-        assert scorer.batches == [10]
+        done = [f.source.offset for f in collect(pipeline, 4, seconds=0.5)]
+        assert done[0] == 0
+        assert len(done) == 3, (
+            "two records are in the second batch, and of one of them the rest is in the third"
+        )
+        assert scorer.batches == [10, 10, 8]
+        assert not pipeline.has_started([source(0, number=1).partition])
 
-    def test_a_record_that_has_started_is_finished_though_its_rest_is_staged(self, make, wanted):
+    def test_a_record_that_has_started_is_finished_though_its_rest_waits(self, make, wanted):
         scorer = Gate()
         pipeline = make(scorer)
         pipeline.submit(record_message(0, "C" * 35))

@@ -15,6 +15,7 @@ from tests.support.factories import INFO
 from tests.unit.core.scoring.test_stream import HashEngine, frame_score, ids_and_reasons, run
 from virnucpro_core.errors import DeviceLost, OutOfMemory
 from virnucpro_core.scoring.frame_cache import CachedScorer, frame_key, with_cache
+from virnucpro_core.scoring.model import Enqueued, InTurn
 from virnucpro_core.scoring.stream import score_records
 from virnucpro_core.sequence.prepare import PreparedFrame
 
@@ -184,3 +185,57 @@ def test_memory_that_runs_out_halves_what_is_computed() -> None:
     engine = CachedEngine(10)
     engine._cached = CachedScorer(Small(), 10, [].append)
     assert [outcome.result for outcome in score_records(source, engine, 10_000, 1000)] == expected
+
+
+class TestABatchBehindAnother:
+    """Enqueued while the batch before it computes."""
+
+    def test_leaves_to_it_the_frames_that_both_have(self) -> None:
+        scorer, hits = Counting(), []
+        cached = CachedScorer(scorer, 10, hits.append)
+        first = cached.enqueue([numbered(1), numbered(2)])
+        second = cached.enqueue([numbered(2), numbered(3), numbered(1)])
+        third_frames = [numbered(3), numbered(4)]
+        rows = first.read(), second.read(), cached.enqueue(third_frames).read()
+        assert scorer.computed == [1, 2, 3, 4]
+        assert hits == [2, 1]
+        plain = Counting()
+        assert rows[1].tobytes() == plain.score([numbered(2), numbered(3), numbered(1)]).tobytes()
+        assert rows[2].tobytes() == plain.score(third_frames).tobytes()
+
+    def test_computes_them_itself_when_that_one_fails(self) -> None:
+        scorer, hits = Counting(), []
+        cached = CachedScorer(scorer, 10, hits.append)
+        first = cached.enqueue([numbered(1), numbered(2)])
+        second = cached.enqueue([numbered(2), numbered(3)])
+        scorer.error = ValueError("bad")
+        with pytest.raises(ValueError, match="bad"):
+            first.read()
+        scorer.error = None
+        assert second.read().tobytes() == Counting().score([numbered(2), numbered(3)]).tobytes()
+        assert scorer.computed == [3, 2]
+        assert hits == []
+
+    def test_finds_the_rows_of_one_that_was_forgotten_meanwhile(self) -> None:
+        """The cache holds one row, the batches more."""
+        scorer = Counting()
+        cached = CachedScorer(scorer, 1, [].append)
+        first = cached.enqueue([numbered(1), numbered(2)])
+        second = cached.enqueue([numbered(1), numbered(2)])
+        assert first.read().tobytes() == second.read().tobytes()
+        assert scorer.computed == [1, 2]
+
+    def test_is_not_held_up_by_one_that_could_not_be_enqueued(self) -> None:
+        class Full(Counting):
+            def enqueue(self, frames: Sequence[PreparedFrame]) -> Enqueued:
+                if self.error is not None:
+                    raise self.error
+                return InTurn(self).enqueue(frames)
+
+        scorer = Full(OutOfMemory("full"))
+        cached = CachedScorer(scorer, 10, [].append)
+        with pytest.raises(OutOfMemory):
+            cached.enqueue([numbered(1)])
+        scorer.error = None
+        cached.enqueue([numbered(1)]).read()
+        assert scorer.computed == [1]
