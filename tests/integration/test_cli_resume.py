@@ -74,7 +74,7 @@ def outputs(folder: Path) -> dict[str, object]:
     }
     if (folder / "summary.json").exists():
         summary = json.loads((folder / "summary.json").read_text().replace(str(folder), ""))
-        del summary["seconds"], summary["counts"]["frame_cache_hits"]
+        del summary["seconds"], summary["devices"], summary["counts"]["frame_cache_hits"]
         found["summary.json"] = summary
     return found
 

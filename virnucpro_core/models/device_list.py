@@ -76,6 +76,11 @@ def no_gpu() -> str | None:
     return f"torch (for CUDA {torch.version.cuda}) sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 
+def gpus() -> list[str]:
+    """The GPUs that torch sees, as `--device` takes them."""
+    return [name for name in _devices() if name.startswith("cuda")]
+
+
 def _devices() -> dict[str, str]:
     """The devices by name, those that `auto` takes first."""
     gpus = {}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -171,6 +172,12 @@ class EngineInfo:
     refusals: dict[str, str] = field(default_factory=dict)
     self_test: SelfTestResult | None = None
     calibration: Calibration | None = None
+
+    @property
+    def kind_of_device(self) -> str:
+        """The device, or each of several, without its number: those of one kind compute the same, bit for bit."""
+        kinds = (re.sub(r"^cuda:[0-9]+", "cuda", each) for each in self.device.split(", "))
+        return ", ".join(dict.fromkeys(kinds))
 
     @property
     def is_batch_invariant(self) -> bool:

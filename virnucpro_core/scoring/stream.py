@@ -1,4 +1,4 @@
-"""Put a stream of records through a model without any broker: the same steps as the service's, on one thread."""
+"""Put a stream of records through a model without any broker: the same steps as the service's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from virnucpro_core.scoring.model import Compute, FloatArray, Preparer, PreparingScorer, preparer
+from virnucpro_core.scoring.computing import Computing, Here, Rows
+from virnucpro_core.scoring.model import FloatArray, Preparer, PreparingScorer, preparer
 from virnucpro_core.scoring.outcomes import Computed, LeftOut, Outcome, Record, ScoredRecord
 from virnucpro_core.scoring.packing import Packer
 from virnucpro_core.scoring.pending import PendingRecord, Slot, slots_of
@@ -33,10 +34,12 @@ class _FileRecord(PendingRecord):
 class _Waiting:
     """Records on their way, in order, and those of their frames that have not been in a batch."""
 
-    def __init__(self, compute: Compute, token_budget: int, journal: RowJournal | None) -> None:
-        self._compute, self._journal = compute, journal
+    def __init__(self, computing: Computing, token_budget: int, journal: RowJournal | None) -> None:
+        self._computing, self._journal = computing, journal
         self._line: deque[_FileRecord | LeftOut] = deque()
         self._packer = Packer[Slot[_FileRecord]](token_budget)
+        # Batches that were begun, the oldest first.
+        self._begun: deque[tuple[list[Slot[_FileRecord]], Rows]] = deque()
 
     def add(self, record: _FileRecord | LeftOut) -> None:
         """Take a record, and compute the batches that those of its frames fill that are not in the journal."""
@@ -47,13 +50,15 @@ class _Waiting:
                 if slot.index in known:
                     record.keep(slot.index, known[slot.index])
                 else:
-                    self._score(self._packer.add(slot, slot.frame))
-        if len(self._line) > _MOST_WAITING_RECORDS:
+                    self._begin(self._packer.add(slot, slot.frame))
+        if len(self._line) > _MOST_WAITING_RECORDS * (1 + self._computing.ahead):
             self.compute_rest()
 
     def compute_rest(self) -> None:
-        """Compute the frames that wait, in a batch that need not be full."""
-        self._score(self._packer.take())
+        """Compute the frames that wait, in a batch that need not be full, and wait for all that was begun."""
+        self._begin(self._packer.take())
+        while self._begun:
+            self._finish_oldest()
 
     def take_done(self) -> Iterator[Computed | LeftOut]:
         """The records at the head of the line whose frames have all been in a batch."""
@@ -77,14 +82,30 @@ class _Waiting:
     def given_up(self, record: _FileRecord, failure: Failure) -> None:
         record.left_out = LeftOut.of(record.source, failure)
 
-    def _score(self, batch: list[Slot[_FileRecord]]) -> None:
-        score_robustly(self._run, batch, self)
+    def _begin(self, batch: list[Slot[_FileRecord]]) -> None:
+        batch = [slot for slot in batch if slot.record.failure is None]
+        if batch:
+            self._begun.append((batch, self._computing.begin([slot.frame for slot in batch])))
+        while len(self._begun) > self._computing.ahead:
+            self._finish_oldest()
 
-    def _run(self, slots: Sequence[Slot[_FileRecord]]) -> FloatArray:
-        rows = self._compute([slot.frame for slot in slots])
-        if self._journal is not None:
-            self._journal.append([(slot.record.number, slot.index) for slot in slots], rows)
-        return rows
+    def _finish_oldest(self) -> None:
+        batch, begun = self._begun.popleft()
+        first: list[Rows] = [begun]
+
+        def run(slots: Sequence[Slot[_FileRecord]]) -> FloatArray:
+            if first:
+                rows = first.pop()()
+                if len(slots) < len(batch) == len(rows):  # a record was given up after this batch was begun
+                    wanted = set(map(id, slots))
+                    rows = rows[[id(slot) in wanted for slot in batch]]
+            else:
+                rows = self._computing.begin([slot.frame for slot in slots])()
+            if self._journal is not None:
+                self._journal.append([(slot.record.number, slot.index) for slot in slots], rows)
+            return rows
+
+        score_robustly(run, batch, self)
 
 
 def score_records(
@@ -100,18 +121,24 @@ def score_records(
     Yields:
         what became of each record, in the order of `records`.
     """
-    for done in rows_of_records(records, engine, engine.score, token_budget, max_bases, keep_u, journal):
-        if isinstance(done, LeftOut):
-            yield done
-        else:
-            scores = np.array(done.rows, dtype=np.float32).reshape(-1, 2)
-            yield ScoredRecord(done.record, assemble(done.prepared, scores))
+    here = Here(engine.score)
+    yield from map(
+        outcome_of, rows_of_records(records, engine, here, token_budget, max_bases, keep_u, journal)
+    )
+
+
+def outcome_of(done: Computed | LeftOut) -> Outcome:
+    """The result of a record whose rows are the scores of its frames."""
+    if isinstance(done, LeftOut):
+        return done
+    scores = np.array(done.rows, dtype=np.float32).reshape(-1, 2)
+    return ScoredRecord(done.record, assemble(done.prepared, scores))
 
 
 def rows_of_records(
     records: Iterable[Record],
     engine: Preparer,
-    compute: Compute,
+    computing: Computing,
     token_budget: int,
     max_bases: int,
     keep_u: bool = False,
@@ -119,12 +146,12 @@ def rows_of_records(
 ) -> Iterator[Computed | LeftOut]:
     """Put records through a model in batches that several records share.
 
-    Memory is bounded by a batch, the record read last and the records that wait for either.
+    Memory is bounded by the batches under way, the record read last and the records that wait for either.
 
     Args:
         records: as `virnucpro_core.sequence.fasta.read_sequences` yields them.
         engine: the model that frames are prepared for.
-        compute: what is computed of a batch.
+        computing: computes the batches.
         token_budget: most tokens of a batch, for either model.
         max_bases: a longer sequence is invalid.
         keep_u: as of `virnucpro_core.sequence.prepare.prepare`.
@@ -140,7 +167,7 @@ def rows_of_records(
         OSError: from the journal.
     """
     prepare_sequence = preparer(engine, keep_u)
-    waiting = _Waiting(compute, token_budget, journal)
+    waiting = _Waiting(computing, token_budget, journal)
     for number, record in enumerate(records):
         record_id, _, sequence = record
         try:

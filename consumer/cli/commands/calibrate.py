@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consumer.cli.files.computing import OneDevice
 from consumer.cli.files.scoring import Run, max_bases_of
 from consumer.cli.options import (
     AsJson,
@@ -74,7 +75,7 @@ def calibrate(
 
     base = Bundle.load(find_bundle(settings.model))
     engine = load_engine(settings)
-    run = Run(engine, settings)
+    run = Run(engine, settings, OneDevice(engine, settings.frame_cache))
     calibration = _fit(run, records, engine.expected_length, seed)
     draft = replace(base.manifest, id=name, calibration=calibration)
     with writing(output):

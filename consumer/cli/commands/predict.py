@@ -151,6 +151,15 @@ def predict(
     min_chunks: MinChunks = DEFAULT_RULE.min_chunks,
     model: Model = None,
     device: Device = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            metavar="LIST",
+            help="Several devices at once, a process each: cuda:0,cuda:1, or all (GPUs), or cpu,cpu.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None,
     precision: Precision = None,
     attention_backend: AttentionBackend = None,
     v1_attention: V1Attention = False,
@@ -162,7 +171,7 @@ def predict(
             "--threads",
             metavar="N",
             min=1,
-            help="Threads that compute on the CPU. [default: one a core, or OMP_NUM_THREADS]",
+            help="Threads that compute on the CPU, of each process. [default: one a core, or OMP_NUM_THREADS]",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
@@ -178,13 +187,14 @@ def predict(
     Example: `virnucpro predict reads.fasta.gz -o reads.tsv --virus-fasta viruses.fasta.gz --bed viruses.bed`
     """
     from consumer.cli.error_messages import tell
+    from consumer.cli.files.computing import computing_on
+    from consumer.cli.files.device_names import device_names
     from consumer.cli.files.inputs import count_records, read_any
     from consumer.cli.files.outputs import checked_outputs
     from consumer.cli.files.probabilities import Asked, Probabilities
     from consumer.cli.files.resuming import begin, journal_beside
     from consumer.cli.files.scoring import Run, max_bases_of
     from consumer.cli.files.summary import Summary
-    from consumer.scoring.loading import load_engine
     from consumer.scoring.model import provenance
     from virnucpro_core.scoring.contig_rule import ContigRule
     from virnucpro_core.scoring.report import Details
@@ -211,26 +221,25 @@ def predict(
         min_nonviral_proportion,
         min_chunks,
     )
-    settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u, frame_cache)
+    names = device_names(device, devices)
+    settings = model_settings(
+        model, names[0], precision, attention_backend, v1_attention, keep_u, frame_cache
+    )
     read = partial(read_any, max_bases=max_bases_of(settings))
     asked.check(settings.model)
     with journal_beside(outputs, fasta, resume) as journal:
         size = count_records([fasta], read)
-        if threads is not None:
-            from virnucpro_core.models.device import use_threads
+        with computing_on(names, settings, threads) as (loaded, computing):
+            begin(journal, fasta, settings, loaded.info)
 
-            use_threads(threads)
-        engine = load_engine(settings)
-        begin(journal, fasta, settings, engine.info)
-
-        loading_s = time.monotonic() - began_at
-        run = Run(engine, settings)
-        probabilities = Probabilities(asked, engine.info)
-        details = Details(rule, asdict(provenance(engine.info)), probabilities.of)
-        summed_up = Summary(fasta, settings, rule, run, outputs, probabilities, loading_s)
-        with outputs.open(details, summed_up, probabilities.selection) as write:
-            for outcome in run.outcomes(read(fasta), size, journal):
-                write(outcome)
+            loading_s = time.monotonic() - began_at
+            run = Run(loaded, settings, computing)
+            probabilities = Probabilities(asked, loaded.info)
+            details = Details(rule, asdict(provenance(loaded.info)), probabilities.of)
+            summed_up = Summary(fasta, settings, rule, run, outputs, probabilities, loading_s)
+            with outputs.open(details, summed_up, probabilities.selection) as write:
+                for outcome in run.outcomes(read(fasta), size, journal):
+                    write(outcome)
     tally = run.tally
     tally.say_repeated_ids(form in TOLD_APART)
     where = f", written to {', '.join(map(str, outputs.paths))}" if outputs.paths else ""
@@ -238,6 +247,9 @@ def predict(
         f"scored {tally.scored:,} records, {tally.bases:,} bases, {tally.verdicts['virus']:,} of them viral, "
         f"{run.with_what()}{where}"
     )
+    if len(run.uses) > 1:
+        for use in run.uses:
+            tell(f"  {use}")
     if (selection := probabilities.selection) is not None:
         share = f"{selection.expected_fdr or 0.0:.3f} of these are expected to be others"
         tell(f"{selection.count:,} of them are written; {share}")

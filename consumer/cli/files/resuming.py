@@ -95,6 +95,7 @@ def _identity(fasta: str, settings: ModelSettings, info: EngineInfo) -> dict[str
         "input": Path(fasta).name,
         "sha256_of_the_input": digest,
         **info.as_dict(),
+        "device": info.kind_of_device,
         "kernels": info.kernels,
         "keep_u": settings.keep_u,
         "max_sequence_bases": max_bases_of(settings),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from consumer.cli.error_messages import detail
 from consumer.cli.files.tally import Tally
+from virnucpro_core.scoring.computing import Computing, Here, Rows
+from virnucpro_core.scoring.model import EngineInfo, Preparer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -16,16 +18,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from consumer.cli.files.device_use import DeviceUse
     from consumer.cli.files.inputs import Size
     from consumer.cli.progress import Meter
     from consumer.config.settings import ModelSettings
-    from virnucpro_core.models.engine import Engine
-    from virnucpro_core.scoring.model import Compute, EngineInfo
-    from virnucpro_core.scoring.outcomes import Computed, Outcome, Record
+    from virnucpro_core.scoring.model import Compute
+    from virnucpro_core.scoring.outcomes import Computed, LeftOut, Outcome, Record
     from virnucpro_core.scoring.results import RecordResult
     from virnucpro_core.scoring.row_journal import RowJournal
     from virnucpro_core.sequence.prepare import PreparedFrame
-    from virnucpro_core.sequence.tokens import DnaTokenizer
 
 
 def max_bases_of(settings: ModelSettings) -> int:
@@ -33,25 +34,59 @@ def max_bases_of(settings: ModelSettings) -> int:
     return settings.max_sequence_bases if "max_sequence_bases" in settings.model_fields_set else sys.maxsize
 
 
+class ModelOfFiles(Preparer, Protocol):
+    """What scoring a file asks of a model, or of several devices that have one."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What computes."""
+
+    @property
+    def default_token_budget(self) -> int:
+        """Tokens of a batch where the settings give none."""
+
+
+class Counting(Computing, Protocol):
+    """Computes batches of frames, and counts."""
+
+    @property
+    def uses(self) -> Sequence[DeviceUse]:
+        """What each device has done so far."""
+
+
 class Run:
     """Scores the records of one file with a progress bar, and counts.
+
+    Args:
+        model: the frames are prepared for it.
+        computing: scores them; None for `rows` alone.
 
     Attributes:
         tally: what became of the records so far.
         info: what computes.
-        reused: frames that were not computed, since equal ones had been.
         token_budget: tokens of a batch.
     """
 
-    def __init__(self, engine: Engine, settings: ModelSettings) -> None:
-        self._engine, self._max_bases = engine, max_bases_of(settings)
-        self.info: EngineInfo = engine.info
-        self.token_budget = settings.token_budget or engine.default_token_budget
-        self._keep_u, self._frame_cache = settings.keep_u, settings.frame_cache
-        self.reused = 0
+    def __init__(
+        self, model: ModelOfFiles, settings: ModelSettings, computing: Counting | None = None
+    ) -> None:
+        self._model, self._computing, self._max_bases = model, computing, max_bases_of(settings)
+        self.info = model.info
+        self.token_budget = settings.token_budget or model.default_token_budget
+        self._keep_u = settings.keep_u
         self._began_at = time.monotonic()
         self.tally = Tally()
-        _describe(engine.info, self.token_budget)
+        _describe(model.info, self.token_budget)
+
+    @property
+    def uses(self) -> Sequence[DeviceUse]:
+        """What each device has done so far."""
+        return self._computing.uses if self._computing is not None else []
+
+    @property
+    def reused(self) -> int:
+        """Frames that were not computed, since equal ones had been."""
+        return sum(use.reused for use in self.uses)
 
     @property
     def seconds(self) -> float:
@@ -67,25 +102,14 @@ class Run:
             size: the total for the progress bar, None if unknown.
             journal: as of `virnucpro_core.scoring.stream.rows_of_records`.
         """
-        from consumer.cli.progress import record_bar
-        from virnucpro_core.scoring.frame_cache import with_cache
-        from virnucpro_core.scoring.stream import score_records
+        from virnucpro_core.scoring.stream import outcome_of
 
-        engine = self._engine
-        scorer = with_cache(engine, engine.info, self._frame_cache, self._count_reused)
-        with record_bar("scoring", size) as done:
-            score = reporting(scorer.score, engine.expected_length, done)
-            for outcome in score_records(
-                self._counted(records),
-                _ReportingScorer(engine.expected_length, engine.tokenizer, score),
-                self.token_budget,
-                self._max_bases,
-                self._keep_u,
-                journal,
-            ):
-                self.tally.add(outcome)
-                done.add(len(outcome.record[2]))
-                yield outcome
+        if self._computing is None:
+            raise ValueError("a run without what scores")
+        for done in self._done(records, size, self._computing, "scoring", journal):
+            outcome = outcome_of(done)
+            self.tally.add(outcome)
+            yield outcome
         self.tally.say_rna(self._keep_u)
 
     def results(self, records: Iterable[Record], size: Size | None) -> Iterator[RecordResult]:
@@ -105,35 +129,47 @@ class Run:
             size: the total for the progress bar, None if unknown.
             doing: what the progress bar says.
         """
-        from consumer.cli.progress import record_bar
         from virnucpro_core.scoring.outcomes import LeftOut
-        from virnucpro_core.scoring.stream import rows_of_records
 
-        engine = self._engine
-        with record_bar(doing, size) as done:
-            for computed in rows_of_records(
-                self._counted(records),
-                engine,
-                reporting(compute, engine.expected_length, done),
-                self.token_budget,
-                self._max_bases,
-                self._keep_u,
-            ):
-                done.add(len(computed.record[2]))
-                if isinstance(computed, LeftOut):
-                    self.tally.leave_out(computed)
-                else:
-                    self.tally.bases += computed.prepared.length
-                    yield computed
+        for computed in self._done(records, size, Here(compute), doing, None):
+            if isinstance(computed, LeftOut):
+                self.tally.leave_out(computed)
+            else:
+                self.tally.bases += computed.prepared.length
+                yield computed
         self.tally.say_rna(self._keep_u)
 
     def with_what(self) -> str:
         """The end of the summary line: the model, where it ran, and how long it took."""
-        info = self._engine.info
+        info = self.info
         return f"with the model {info.model_id} on {info.device} ({info.precision}) in {self.seconds:.1f} s"
 
-    def _count_reused(self, frames: int) -> None:
-        self.reused += frames
+    def _done(
+        self,
+        records: Iterable[Record],
+        size: Size | None,
+        computing: Computing,
+        doing: str,
+        journal: RowJournal | None,
+    ) -> Iterator[Computed | LeftOut]:
+        """Each record when its frames are computed, with a progress bar."""
+        from consumer.cli.progress import record_bar
+        from virnucpro_core.scoring.stream import rows_of_records
+
+        model = self._model
+        with record_bar(doing, size) as meter:
+            reporting = Reporting(computing, model.expected_length, meter)
+            for done in rows_of_records(
+                self._counted(records),
+                model,
+                reporting,
+                self.token_budget,
+                self._max_bases,
+                self._keep_u,
+                journal,
+            ):
+                meter.add(len(done.record[2]))
+                yield done
 
     def _counted(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
@@ -141,24 +177,27 @@ class Run:
             yield record
 
 
-def reporting(compute: Compute, chunk_size: int, done: Meter) -> Compute:
-    """The same computation of a batch, which then updates the progress bar with the position within the last record."""
-
-    def compute_and_report(frames: Sequence[PreparedFrame]) -> NDArray[np.float32]:
-        rows = compute(frames)
-        done.within(frames[-1].chunk * chunk_size)
-        return rows
-
-    return compute_and_report
-
-
 @dataclass(frozen=True, slots=True)
-class _ReportingScorer:
-    """What `score_records` needs of an engine, with another `score`."""
+class Reporting:
+    """The same computation; after each batch the progress bar shows the position within its last record."""
 
-    expected_length: int
-    tokenizer: DnaTokenizer
-    score: Compute
+    computing: Computing
+    chunk_size: int
+    meter: Meter
+
+    @property
+    def ahead(self) -> int:
+        return self.computing.ahead
+
+    def begin(self, frames: Sequence[PreparedFrame]) -> Rows:
+        rows = self.computing.begin(frames)
+
+        def rows_and_report() -> NDArray[np.float32]:
+            found = rows()
+            self.meter.within(frames[-1].chunk * self.chunk_size)
+            return found
+
+        return rows_and_report
 
 
 def _describe(info: EngineInfo, token_budget: int) -> None:

@@ -64,6 +64,7 @@ class Summary:
                 "virus_by": self.outputs.virus_by,
                 "max_gap": self.outputs.max_gap,
             },
+            "devices": [use.as_dict() for use in run.uses],
             "outputs": self._names(),
             "seconds": {"loading": round(self.loading_s, 3), "scoring": round(run.seconds, 3)},
         }

@@ -14,9 +14,11 @@ from tests.support import reference_impl
 from tests.support.small_tokenizer import small_tokenizer
 from virnucpro_core.errors import DeviceLost, NotFinite, OutOfMemory
 from virnucpro_core.scoring import stream as predict
+from virnucpro_core.scoring.computing import Here, Rows
+from virnucpro_core.scoring.model import Compute, FloatArray
 from virnucpro_core.scoring.outcomes import LeftOut, Outcome, Record, ScoredRecord
 from virnucpro_core.scoring.results import RecordResult
-from virnucpro_core.scoring.stream import rows_of_records, score_records
+from virnucpro_core.scoring.stream import outcome_of, rows_of_records, score_records
 from virnucpro_core.sequence.prepare import PreparedFrame, prepare
 from virnucpro_core.sequence.tokens import DnaTokenizer
 
@@ -282,9 +284,61 @@ def test_rows_of_any_compute_go_the_same_way() -> None:
     """`embed` asks for features: a record that has none is left out there too."""
     source = [("a", None, "GCC" * 10), ("large", None, "GCC" * 20), ("b", None, "GCC" * 10)]
     engine = Small(LONGEST - 1)
-    a, large, b = rows_of_records(source, engine, engine.score, 200, 1000)
+    a, large, b = rows_of_records(source, engine, Here(engine.score), 200, 1000)
     assert [(each.prepared.record_id, len(each.rows)) for each in (a, b)] == [("a", 6), ("b", 6)]
     assert (large.record[0], large.reason) == ("large", "out_of_memory")
+
+
+class Ahead:
+    """Computes a batch when its rows are asked for, and notes how many were begun by then.
+
+    Args:
+        ahead: as of `Computing`.
+    """
+
+    def __init__(self, compute: Compute, ahead: int) -> None:
+        self._compute, self.ahead = compute, ahead
+        self.begun = 0
+        self.most = 0
+
+    def begin(self, frames: Sequence[PreparedFrame]) -> Rows:
+        self.begun += 1
+
+        def rows() -> FloatArray:
+            self.most = max(self.most, self.begun)
+            self.begun -= 1
+            return self._compute(frames)
+
+        return rows
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 7])
+@pytest.mark.parametrize("memory", [10_000, 60])
+def test_with_batches_ahead_each_record_gets_its_own_rows(ahead: int, memory: int) -> None:
+    """Also those of a record that is given up while later batches with its frames are begun."""
+    source = records(40)
+    bad = ("poison", None, "GCC" * 400)
+    poison = prepare("", bad[2], CHUNK, small_tokenizer()).frames[0].protein_ids.tobytes()
+    source.insert(7, bad)
+    engine = Small(memory, poison)
+    expected = list(score_records(source, engine, 200, 10_000))
+    ahead_of = Ahead(engine.score, ahead)
+    found = list(map(outcome_of, rows_of_records(source, engine, ahead_of, 200, 10_000)))
+    assert ids_and_reasons(found) == ids_and_reasons(expected)
+    assert [each.reason for each in found if isinstance(each, LeftOut)] == ["inference_failed"]
+    assert results_of(each for each in found if isinstance(each, ScoredRecord)) == results_of(
+        each for each in expected if isinstance(each, ScoredRecord)
+    )
+    assert ahead_of.most <= 2 * ahead + 1, "not more than were begun when it was given up"
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 7])
+def test_no_more_batches_are_begun_than_may_be_ahead(ahead: int) -> None:
+    engine = HashEngine()
+    ahead_of = Ahead(engine.score, ahead)
+    assert len(list(rows_of_records(records(40), engine, ahead_of, 200, 10_000))) == 40
+    assert ahead_of.most == ahead + 1
+    assert ahead_of.begun == 0
 
 
 def test_what_failed_is_not_kept_alive_while_its_parts_run() -> None:

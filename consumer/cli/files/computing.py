@@ -1,0 +1,81 @@
+"""Where `predict` computes: on one device in this process, or on several, a process each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from consumer.cli.files.device_use import DeviceUse
+from consumer.cli.files.scoring import Counting, ModelOfFiles
+from consumer.config.settings import ModelSettings
+from virnucpro_core.scoring.computing import Rows
+from virnucpro_core.scoring.frame_cache import with_cache
+from virnucpro_core.scoring.model import FloatArray
+from virnucpro_core.sequence.prepare import PreparedFrame
+
+if TYPE_CHECKING:
+    from virnucpro_core.models.engine import Engine
+
+
+class OneDevice:
+    """The model in this process, behind the cache of frames; a `Counting`.
+
+    Args:
+        entries: as of `virnucpro_core.scoring.frame_cache.with_cache`.
+    """
+
+    ahead = 0
+
+    def __init__(self, engine: Engine, entries: int) -> None:
+        self._use = DeviceUse(engine.info.device)
+        self._scorer = with_cache(engine, engine.info, entries, self._count)
+
+    @property
+    def uses(self) -> Sequence[DeviceUse]:
+        return [self._use]
+
+    def begin(self, frames: Sequence[PreparedFrame]) -> Rows:
+        return partial(self._score, frames)
+
+    def _score(self, frames: Sequence[PreparedFrame]) -> FloatArray:
+        begun = time.monotonic()
+        rows = self._scorer.score(frames)
+        self._use.add(frames, time.monotonic() - begun)
+        return rows
+
+    def _count(self, frames: int) -> None:
+        self._use.reused += frames
+
+
+@contextmanager
+def computing_on(
+    names: Sequence[str | None], settings: ModelSettings, threads: int | None
+) -> Iterator[tuple[ModelOfFiles, Counting]]:
+    """Load the model on each of these devices; gives what says how frames are prepared, and what scores them.
+
+    Args:
+        names: as of `consumer.cli.files.device_names.device_names`.
+        threads: of each process on a processor; None leaves that to torch, or shares the cores out.
+
+    Raises:
+        UserError, CoreError: a device cannot load the model.
+    """
+    from consumer.cli.files.device_names import threads_of_each
+
+    several = [name for name in names if name is not None]
+    if len(several) > 1:
+        from consumer.cli.files.device_pool import DevicePool
+
+        with DevicePool(several, settings, threads_of_each(several, threads)) as pool:
+            yield pool, pool
+        return
+    from consumer.scoring.loading import load_engine
+    from virnucpro_core.models.device import use_threads
+
+    if threads is not None:
+        use_threads(threads)
+    engine = load_engine(settings)
+    yield engine, OneDevice(engine, settings.frame_cache)

@@ -1,0 +1,255 @@
+"""Several devices for one file: a process each, batches to whichever is free, and the work of a lost one to the others.
+
+The parent reads, prepares and packs; it holds neither the model nor torch. A frame's row does not depend on the device
+among devices of one kind, so others are refused: the outputs have the same bytes as those of one device.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from consumer.cli.error_messages import UserError, warn
+from consumer.cli.files.device_use import DeviceUse
+from consumer.cli.files.device_worker import Failed, Lost, Ready, Refused, Scored, work
+from consumer.config.settings import ModelSettings
+from consumer.errors import ExitCode
+from virnucpro_core.errors import DeviceLost, OutOfMemory
+from virnucpro_core.scoring.computing import Rows
+from virnucpro_core.scoring.model import EngineInfo, FloatArray
+from virnucpro_core.sequence.prepare import PreparedFrame
+from virnucpro_core.sequence.tokens import DnaTokenizer
+
+_AHEAD_OF_EACH = 2
+"""Batches for each device: one that it computes, and one that is there when it has."""
+_MOST_LOSSES = 2
+"""Processes that may end over one batch before the run does: the batch may be the cause."""
+_END_S = 5.0
+"""What a process has to end before it is killed."""
+
+
+@dataclass(slots=True)
+class Device:
+    """One device: its process, and what it has done."""
+
+    name: str
+    pipe: Connection
+    process: BaseProcess
+    use: DeviceUse
+
+
+@dataclass(slots=True)
+class _Task:
+    frames: list[PreparedFrame]
+    rows: Future[FloatArray] = field(default_factory=Future)
+    losses: int = 0
+
+
+class DevicePool:
+    """A `virnucpro_core.scoring.computing.Computing` over several processes; a context, which ends them.
+
+    Args:
+        names: of devices, two at least; a processor may be named more than once.
+        settings: of the model; the device that they name is not used.
+        threads: of each process on a processor; None shares the cores out.
+
+    Attributes:
+        info: what computes; its device names all.
+
+    Raises:
+        UserError: a device cannot load the model, or the devices would not give the same bytes.
+    """
+
+    def __init__(self, names: Sequence[str], settings: ModelSettings, threads: int | None) -> None:
+        self.ahead = _AHEAD_OF_EACH * len(names)
+        self._changing = threading.Lock()
+        self._closing = False
+        # At most `ahead` tasks, and those of lost devices.
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self.devices: list[Device] = []
+        self._threads: list[threading.Thread] = []
+        try:
+            for name in names:
+                self.devices.append(_started(name, settings, threads))
+            ready = [_hello(device) for device in self.devices]
+            for device, each in zip(self.devices, ready, strict=True):
+                device.use.device = each.info.device
+            self.info = common_info(names, [each.info for each in ready])
+        except BaseException:
+            self._end(now=True)
+            raise
+        self.default_token_budget: int = ready[0].default_token_budget
+        self.tokenizer: DnaTokenizer = ready[0].tokenizer
+        for device in self.devices:
+            thread = threading.Thread(
+                target=self._serve, args=(device,), name=f"device {device.name}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    @property
+    def uses(self) -> Sequence[DeviceUse]:
+        return [device.use for device in self.devices]
+
+    @property
+    def expected_length(self) -> int:
+        """Bases in a full chunk."""
+        return self.info.expected_length
+
+    def __enter__(self) -> DevicePool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._end(now=kind is not None)
+
+    def begin(self, frames: Sequence[PreparedFrame]) -> Rows:
+        """Hand a batch to the device that is free first; its rows raise DeviceLost when no device is left."""
+        task = _Task(list(frames))
+        with self._changing:
+            if all(device.use.lost for device in self.devices):
+                task.rows.set_exception(self._nothing_left())
+            else:
+                self._tasks.put(task)
+        return partial(_rows_of, task)
+
+    # ---- one thread a device --------------------------------------------------------------------------------------
+
+    def _serve(self, device: Device) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                device.pipe.send(task.frames)
+                answer = device.pipe.recv()
+            except (EOFError, OSError):
+                device.process.join(_END_S)
+                answer = Lost(f"its process ended with exit code {device.process.exitcode}")
+            if isinstance(answer, Lost):
+                self._lose(device, task, answer.message)
+                return
+            if isinstance(answer, Scored):
+                device.use.add(task.frames, answer.seconds)
+                device.use.reused += answer.reused
+                task.rows.set_result(answer.rows)
+            else:
+                task.rows.set_exception(_error_of(answer))
+        self._tasks.put(None)  # for the next thread
+
+    def _lose(self, device: Device, task: _Task, why: str) -> None:
+        with self._changing:
+            device.use.lost = why
+            left = [other.name for other in self.devices if not other.use.lost]
+            task.losses += 1
+            if self._closing:
+                return
+            if not left:
+                self._fail_all(task)
+                return
+            if task.losses < _MOST_LOSSES:
+                self._tasks.put(task)
+            else:
+                task.rows.set_exception(
+                    DeviceLost(
+                        f"{task.losses} devices were lost over one batch, the last one {device.name} ({why})"
+                    )
+                )
+        warn(f"warning: {device.name} is lost ({why}): its work goes to {', '.join(left)}")
+
+    def _fail_all(self, task: _Task | None) -> None:
+        while task is not None:
+            task.rows.set_exception(self._nothing_left())
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:
+                return
+
+    def _nothing_left(self) -> DeviceLost:
+        return DeviceLost(
+            f"every device is lost: {'; '.join(f'{each.name}: {each.use.lost}' for each in self.devices)}"
+        )
+
+    # ---- the end --------------------------------------------------------------------------------------------------
+
+    def _end(self, now: bool) -> None:
+        """End the processes: at once, or when they have answered what was asked of them."""
+        with self._changing:
+            self._closing = True
+        self._tasks.put(None)
+        if now:
+            for device in self.devices:
+                device.process.terminate()
+        for thread in self._threads:
+            thread.join(_END_S)
+        for device in self.devices:
+            device.pipe.close()
+            device.process.join(_END_S)
+            if device.process.is_alive():
+                device.process.kill()
+                device.process.join(_END_S)
+
+
+def _started(name: str, settings: ModelSettings, threads: int | None) -> Device:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=work,
+        args=(theirs, settings.model_copy(update={"device": name}), threads),
+        name=f"virnucpro {name}",
+        daemon=True,
+    )
+    process.start()
+    # The child's end is open in the child alone, so that its death shows here.
+    theirs.close()
+    return Device(name, ours, process, DeviceUse(name))
+
+
+def _hello(device: Device) -> Ready:
+    """Wait until a device has loaded the model."""
+    answer: Ready | Refused
+    try:
+        answer = device.pipe.recv()
+    except (EOFError, OSError):
+        device.process.join(_END_S)
+        answer = Refused(
+            f"its process ended with exit code {device.process.exitcode} while it loaded the model",
+            ExitCode.DEVICE_LOST,
+        )
+    if isinstance(answer, Refused):
+        raise UserError(f"{device.name}: {answer.message}", ExitCode(answer.exit_code))
+    return answer
+
+
+def common_info(names: Sequence[str], infos: Sequence[EngineInfo]) -> EngineInfo:
+    """What computes, the same on every device but for its number; `device` names all.
+
+    Raises:
+        UserError: two devices differ in anything else.
+    """
+    first = infos[0]
+    for name, other in zip(names[1:], infos[1:], strict=True):
+        theirs = other.as_dict() | {"device": other.kind_of_device}
+        for what, value in (first.as_dict() | {"device": first.kind_of_device}).items():
+            if value != theirs[what]:
+                raise UserError(
+                    f"--devices: {names[0]} and {name} differ in {what} ({value}, {theirs[what]}), so an answer would "
+                    "depend on which of them gave it: name devices of one kind",
+                    ExitCode.USAGE,
+                )
+    return replace(first, device=", ".join(info.device for info in infos))
+
+
+def _rows_of(task: _Task) -> FloatArray:
+    return task.rows.result()
+
+
+def _error_of(answer: Failed) -> Exception:
+    """The exception of another process, under its own name and without its tensors."""
+    if answer.out_of_memory:
+        return OutOfMemory(answer.message)
+    named: type[RuntimeError] = type(answer.error, (RuntimeError,), {})
+    return named(answer.message)

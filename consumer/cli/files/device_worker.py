@@ -1,0 +1,110 @@
+"""The process of one device of `predict --devices`: it loads the model, then scores the batches that come by a pipe."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from consumer.cli.error_messages import exit_code_of, known_errors
+from consumer.config.settings import ModelSettings
+from virnucpro_core.errors import DeviceLost, OutOfMemory
+from virnucpro_core.scoring.frame_cache import with_cache
+from virnucpro_core.scoring.model import EngineInfo, FloatArray, Scorer
+from virnucpro_core.scoring.robust import FAILURES
+from virnucpro_core.sequence.prepare import PreparedFrame
+from virnucpro_core.sequence.tokens import DnaTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The model cannot be loaded; the message is one line."""
+
+    message: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded, and what the preparation of its frames needs."""
+
+    info: EngineInfo
+    default_token_budget: int
+    tokenizer: DnaTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The rows of a batch, the seconds that it took, and how many of its frames equal frames had given."""
+
+    rows: FloatArray
+    seconds: float
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The model failed on a batch: the name of the exception, its message, and whether memory ran out."""
+
+    error: str
+    message: str
+    out_of_memory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The device is lost to this process, which ends."""
+
+    message: str
+
+
+def work(pipe: Connection, settings: ModelSettings, threads: int | None) -> None:
+    """Load the model and answer each batch, a list of frames, until the other end is closed.
+
+    The first answer is `Ready` or `Refused`, each later one `Scored`, `Failed` or `Lost`.
+
+    Args:
+        settings: name this process's device.
+        threads: that compute on the CPU; None leaves that to torch.
+    """
+    # Ctrl-C reaches every process of a terminal; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _serve(pipe, settings, threads)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _serve(pipe: Connection, settings: ModelSettings, threads: int | None) -> None:
+    from consumer.scoring.loading import load_engine
+    from virnucpro_core.models.device import use_threads
+
+    if threads is not None:
+        use_threads(threads)
+    try:
+        engine = load_engine(settings)
+    except known_errors() as error:
+        pipe.send(Refused(str(error), exit_code_of(error)))
+        return
+    reused: list[int] = []
+    scorer = with_cache(engine, engine.info, settings.frame_cache, reused.append)
+    pipe.send(Ready(engine.info, engine.default_token_budget, engine.tokenizer))
+    while True:
+        frames = pipe.recv()
+        reused.clear()
+        answer = _answer(scorer, frames, reused)
+        pipe.send(answer)
+        if isinstance(answer, Lost):
+            return
+
+
+def _answer(scorer: Scorer, frames: list[PreparedFrame], reused: list[int]) -> Scored | Failed | Lost:
+    begun = time.monotonic()
+    try:
+        rows = scorer.score(frames)
+    except DeviceLost as error:
+        return Lost(str(error))
+    except FAILURES as error:
+        return Failed(type(error).__name__, str(error), isinstance(error, OutOfMemory))
+    return Scored(rows, time.monotonic() - begun, sum(reused))
