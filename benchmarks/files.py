@@ -1,6 +1,7 @@
 """Memory, first output, reading and preparation of a file of many short records, on a CPU.
 
     python -m benchmarks.files [--records 40000] [--seconds 60] [--former COMMIT] [--report FILE]
+    python -m benchmarks.files --scaling cuda:0,cuda:1 [--model FOLDER] [--records 40000] [--report FILE]
 
 * `predict` reads a FASTA of random records of 500 bases (40,000 of them have 20 MB) from a file and prints its table to
   a pipe: seconds until the first row, and the peak of resident memory until `--seconds` have passed, when it is ended,
@@ -8,6 +9,9 @@
 * The same records as FASTA.gz are read, without being scored; with `--former` by that commit of this repository too, in
   turns.
 * Records are prepared (cut, translated, tokenised) on one thread, and scored with nano on `--threads`.
+
+With `--scaling cuda:0,cuda:1 [--model FOLDER]` it does none of that: `predict` scores the records on the first of these
+devices, then on all of them, and the bytes of both tables are compared.
 
 Medians of three rounds. On processors that do other work too, the processor's seconds say most.
 """
@@ -152,6 +156,27 @@ def preparation(path: Path, threads: int) -> dict[str, float]:
     }
 
 
+def scaling(path: Path, names: str, model: str, folder: Path) -> dict[str, Any]:
+    """What `predict` says of a run on the first device, and on all of them; how many times as fast that is.
+
+    Raises:
+        ValueError: the tables differ.
+    """
+    found: dict[str, Any] = {"model": model}
+    first = names.split(",")[0]
+    for label, options in (("one", ["--device", first]), ("all", ["--devices", names])):
+        table, summary = folder / f"{label}.tsv", folder / f"{label}.json"
+        command = [sys.executable, "-m", "consumer.cli.app", "predict", str(path), "--model", model, *options]
+        outputs = ["--output", str(table), "--summary", str(summary), "--quiet"]
+        subprocess.run([*command, *outputs], cwd=ROOT, check=True)
+        said = json.loads(summary.read_text(encoding="utf-8"))
+        found[label] = {"seconds": said["seconds"], "devices": said["devices"], "model": said["model"]}
+    if (folder / "one.tsv").read_bytes() != (folder / "all.tsv").read_bytes():
+        raise ValueError("the two tables differ")
+    seconds = [found[label]["seconds"]["scoring"] for label in ("one", "all")]
+    return found | {"times_as_fast": round(seconds[0] / seconds[1], 2), "same_bytes": True}
+
+
 def _timed(work: Callable[[], None]) -> tuple[float, float]:
     """Medians of wall and processor seconds."""
     walls, cpus = [], []
@@ -171,6 +196,8 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=60)
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--former", metavar="COMMIT")
+    arguments.add_argument("--scaling", metavar="DEVICES")
+    arguments.add_argument("--model", default="nano")
     arguments.add_argument("--report", type=Path)
     chosen = arguments.parse_args()
     found: dict[str, Any] = {"records": chosen.records, "bases": READ, "threads": chosen.threads}
@@ -178,12 +205,16 @@ def main() -> None:
         folder = Path(made)
         path = folder / "reads.fasta"
         write_records(path, chosen.records)
-        packed = folder / "reads.fasta.gz"
-        packed.write_bytes(gzip.compress(path.read_bytes(), 6))
-        found |= {"megabytes": round(path.stat().st_size / 1e6, 1), "former": chosen.former}
-        found["reading_gz"] = reading(packed, chosen.former, folder)
-        found["preparation"] = preparation(path, chosen.threads)
-        found["predict"] = predicted(path, chosen.seconds, chosen.threads)
+        found["megabytes"] = round(path.stat().st_size / 1e6, 1)
+        if chosen.scaling:
+            found["scaling"] = scaling(path, chosen.scaling, chosen.model, folder)
+        else:
+            packed = folder / "reads.fasta.gz"
+            packed.write_bytes(gzip.compress(path.read_bytes(), 6))
+            found["former"] = chosen.former
+            found["reading_gz"] = reading(packed, chosen.former, folder)
+            found["preparation"] = preparation(path, chosen.threads)
+            found["predict"] = predicted(path, chosen.seconds, chosen.threads)
     text = json.dumps(found, indent=1)
     print(text)
     if chosen.report:
