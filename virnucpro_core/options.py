@@ -16,7 +16,9 @@ DEVICE_PATTERN = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 DEVICES = "auto, cpu, cuda or cuda:N"
 """What `DEVICE_PATTERN` takes, for people."""
 
-PrecisionChoice = Literal["auto", "fp32", "fp16", "bf16"]
+PrecisionChoice = Literal["auto", "fp32", "fp16", "bf16", "fp8-ffn", "fp8"]
+"""`fp8` computes the query, key and value projections and the feed-forward of ESM-2's layers in fp8, `fp8-ffn` the
+feed-forward alone."""
 BackendChoice = Literal["auto", "flash_attn", "varlen", "sdpa"]
 
 VirusBy = Literal["verdict", "call", "probability"]

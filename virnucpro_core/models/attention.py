@@ -102,10 +102,14 @@ class FlashAttn(Backend):
         return reason
 
     def bind(self, layout: PackedLayout, dtype: torch.dtype, slopes: Tensor | None = None) -> Attention:
+        return self.bind_bounds(layout.cu_seqlens, layout.max_seqlen, slopes)
+
+    def bind_bounds(self, bounds: Tensor, longest: int, slopes: Tensor | None = None) -> Attention:
+        """As `bind`, for segments of up to `longest` rows at the bounds, int32 [segments + 1], that are on the device
+        when it runs; segments may be empty. Rows of no segment get any values."""
         function, reason = _flash_attn()
         if function is None:
             raise BackendUnavailable(f"flash_attn: {reason}")
-        bounds, longest = layout.cu_seqlens, layout.max_seqlen
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out: Tensor = function(q, k, v, bounds, bounds, longest, longest, alibi_slopes=slopes)

@@ -56,7 +56,7 @@ class Placement:
             BackendUnavailable: the back-end that is asked for cannot serve.
         """
         where = _device(device)
-        chosen = _precision(precision, where)
+        chosen = _precision(precision, where, manifest.esm2.dim)
         dtype = chosen.dtype
         esm2, dna = manifest.esm2, manifest.dnabert_s
         esm2_choice = packed_choice(backend, where, dtype, esm2.dim // esm2.heads)
@@ -101,13 +101,13 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
-def _precision(name: str, device: torch.device) -> Precision:
+def _precision(name: str, device: torch.device, width: int) -> Precision:
     if name == AUTO:
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
         raise EngineError(f"unknown precision {name!r}: use {one_of(PRECISION_CHOICES)}")
     precision = PRECISIONS[name]
-    if reason := precision.refusal(device):
+    if reason := precision.refusal(device, width):
         raise EngineError(f"precision {name} {reason}")
     return precision
 

@@ -6,17 +6,17 @@ The modules are named as in the published checkpoint, so that its weights load w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro_core.bundle.manifest import DnabertSConfig
-from virnucpro_core.models.attention import Attention, Choice, choose_backend, compute_dtype
+from virnucpro_core.models.attention import Attention, Choice, FlashAttn, choose_backend, compute_dtype
+from virnucpro_core.models.graphs import CudaRecorder, ForwardGraphs, StaticBatch, sizes_of
 from virnucpro_core.models.inputs import packed_inputs
 from virnucpro_core.models.layout import PackedLayout
-from virnucpro_core.models.precision import MakeLinear
-from virnucpro_core.models.unfilled import unfilled
 from virnucpro_core.options import AUTO
 
 __all__ = ["DnabertS", "DnabertSConfig", "alibi_slopes"]
@@ -24,6 +24,9 @@ __all__ = ["DnabertS", "DnabertSConfig", "alibi_slopes"]
 _NORM_EPS = 1e-12
 _TOKEN_TYPES = 2  # only the first is ever used
 _INIT_STD = 0.02
+_LONGEST_RECORDED = 512
+"""Tokens of the longest sequence that a graph serves: more than a chunk of 500 bases can have."""
+_TILE = 64
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -56,9 +59,6 @@ class _SelfAttention(nn.Module):
         self.heads = config.heads
         self.Wqkv = nn.Linear(config.dim, 3 * config.dim)
 
-    def use_linear(self, linear: MakeLinear) -> None:
-        self.Wqkv = linear(self.Wqkv)  # type: ignore[assignment]
-
     def forward(self, x: Tensor, attend: Attention) -> Tensor:
         q, k, v = self.Wqkv(x).view(len(x), 3, self.heads, -1).unbind(1)
         return attend(q, k, v).reshape(x.shape)
@@ -69,9 +69,6 @@ class _AttentionOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.dim, config.dim)
         self.LayerNorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
-
-    def use_linear(self, linear: MakeLinear) -> None:
-        self.dense = linear(self.dense)  # type: ignore[assignment]
 
     def forward(self, attended: Tensor, x: Tensor) -> Tensor:
         out: Tensor = self.LayerNorm(self.dense(attended) + x)
@@ -95,20 +92,11 @@ class _GatedFeedForward(nn.Module):
         self.gated_layers = nn.Linear(config.dim, 2 * config.intermediate, bias=False)
         self.wo = nn.Linear(config.intermediate, config.dim)
         self.layernorm = nn.LayerNorm(config.dim, eps=_NORM_EPS)
-        self._gate_and_values: tuple[nn.Module, nn.Module] | None = None
-
-    def use_linear(self, linear: MakeLinear) -> None:
-        gate, values = (_without_bias(weight) for weight in self.gated_layers.weight.chunk(2))
-        self._gate_and_values = linear(gate), linear(values)
-        self.wo = linear(self.wo)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         # Two products, not one cut in two: on strided halves a CPU's gelu gives some elements other bits,
         # depending on how the batch happens to be split among threads.
-        if self._gate_and_values is None:
-            gate, values = (F.linear(x, weight) for weight in self.gated_layers.weight.chunk(2))
-        else:
-            gate, values = (product(x) for product in self._gate_and_values)
+        gate, values = (F.linear(x, weight) for weight in self.gated_layers.weight.chunk(2))
         out: Tensor = self.layernorm(self.wo(F.gelu(gate) * values) + x)
         return out
 
@@ -151,18 +139,13 @@ class DnabertS(nn.Module):
         self.encoder = _Encoder(config)
         self._choices: dict[tuple[torch.device, torch.dtype], Choice] = {}
         self._slopes: dict[torch.device, Tensor] = {}
+        self._graphs: ForwardGraphs | None = None
         self.apply(_initialise)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.embeddings.word_embeddings.weight.device
-
-    def use_linear(self, linear: MakeLinear) -> None:
-        """Put what `linear` gives in the place of each linear layer; once, when the weights are where they stay."""
-        for module in list(self.encoder.modules()):
-            if isinstance(module, _SelfAttention | _AttentionOutput | _GatedFeedForward):
-                module.use_linear(linear)
 
     def choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
         """The attention back-end for this device and precision.
@@ -194,9 +177,48 @@ class DnabertS(nn.Module):
         """
         ids, layout = packed_inputs(input_ids, cu_seqlens, max_seqlen, self.config.vocab, 0, self.device)
         dtype = compute_dtype(self.embeddings.word_embeddings.weight)
+        if self._graphs is not None and not torch.is_grad_enabled() and dtype == self._weight_dtype:
+            rows = self._graphs(ids, layout)
+            if rows is not None:
+                return rows
         attend = self.choice(self.device, dtype).backend.bind(layout, dtype, self._slopes_on(self.device))
         out: Tensor = self.encoder(self.embeddings(ids), attend)
         return out[: layout.total]
+
+    def record_graphs(self) -> tuple[int, ...]:
+        """Record the packed forward of small batches as CUDA graphs, which then serve those that fit.
+
+        Returns:
+            the numbers of rows that were recorded, rising; () where flash-attn does not serve: the other back-ends
+            need lengths on the host.
+        """
+        backend = self.choice(self.device, self._weight_dtype).backend
+        if not isinstance(backend, FlashAttn):
+            return ()
+        slopes = self._slopes_on(self.device)
+
+        def forward(batch: StaticBatch) -> Tensor:
+            attend = backend.bind_bounds(batch.bounds, _LONGEST_RECORDED, slopes)
+            out: Tensor = self.encoder(self.embeddings(batch.ids), attend)
+            return out
+
+        self._graphs = ForwardGraphs(
+            sizes_of(self.config.dim),
+            _LONGEST_RECORDED,
+            lambda rows: StaticBatch(rows, self.device, _TILE),
+            CudaRecorder(forward, self.device),
+        )
+        return self._graphs.sizes
+
+    @property
+    def _weight_dtype(self) -> torch.dtype:
+        return self.embeddings.word_embeddings.weight.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DnabertS:
+        """Move or cast the model; graphs that were recorded are given up."""
+        self._graphs = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def _slopes_on(self, device: torch.device) -> Tensor:
         """float32 [heads]; no buffer, because a buffer would be rounded when the model is cast."""
@@ -204,14 +226,6 @@ class DnabertS(nn.Module):
             with torch.inference_mode(False):
                 self._slopes[device] = torch.tensor(alibi_slopes(self.config.heads), device=device)
         return self._slopes[device]
-
-
-def _without_bias(weight: Tensor) -> nn.Linear:
-    """A linear layer with this weight [out, in], not copied."""
-    with unfilled():
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    return linear
 
 
 def _initialise(module: nn.Module) -> None:

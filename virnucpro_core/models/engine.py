@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.weights import fill
 from virnucpro_core.models.attention import BackendUnavailable
 from virnucpro_core.models.classifier import Head
-from virnucpro_core.models.device import Placement, device_errors
+from virnucpro_core.models.device import EngineError, Placement, device_errors
 from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.enqueued import on_host, queue_of
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
@@ -23,10 +24,11 @@ from virnucpro_core.models.esm2_weights import build_esm2
 from virnucpro_core.models.kernels.choice import TORCH
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import frame_features, mean_of_residues, mean_of_tokens
+from virnucpro_core.models.precision import PRECISIONS
 from virnucpro_core.models.self_test import run_self_test
 from virnucpro_core.models.unfilled import unfilled
 from virnucpro_core.options import AUTO
-from virnucpro_core.scoring.model import EngineInfo, Enqueued, FloatArray
+from virnucpro_core.scoring.model import CudaGraphs, EngineInfo, Enqueued, FloatArray
 from virnucpro_core.scoring.packing import PackedBatch, PackedTokens, pack_frames
 from virnucpro_core.scoring.verdicts import CLASSES
 from virnucpro_core.sequence.prepare import PreparedFrame
@@ -52,15 +54,17 @@ class Engine:
     Args:
         bundle: a checked bundle.
         device: "auto" (a CUDA device if there is one), or as torch names it.
-        precision: "auto" (fp16 on a GPU, fp32 on a CPU), "fp32", "fp16" or "bf16".
+        precision: "auto" (fp16 on a GPU, fp32 on a CPU), or one of `virnucpro_core.options.PRECISION_CHOICES`.
         attention_backend: "auto", or the name of the only one that may serve ESM-2. DNABERT-S uses the same
             one unless that cannot do ALiBi; then the first that can, see `EngineInfo.refusals`.
         v1_attention: True takes the standard path for ESM-2, False or None the packed one.
         self_test: compare the chosen path with fair-esm's own forward first.
+        cuda_graphs: record the forwards of small batches as CUDA graphs, where they can be.
 
     Raises:
         BundleError: the weights do not fit the manifest.
-        EngineError: this machine does not have the device, or the device cannot serve the precision.
+        EngineError: this machine does not have the device, or the device or the standard path cannot serve the
+            precision.
         BackendUnavailable: no attention back-end can serve, or not the one asked for by name.
         SelfTestFailed: with the distances.
         OutOfMemory, DeviceLost: the device failed while loading.
@@ -74,24 +78,32 @@ class Engine:
         attention_backend: str = AUTO,
         v1_attention: bool | None = None,
         self_test: bool = True,
+        cuda_graphs: bool = True,
     ) -> None:
         manifest = bundle.manifest
         place = Placement.resolve(device, precision, attention_backend, manifest)
+        if place.precision.fp8 and (v1_attention or place.esm2_backend is None):
+            raise EngineError(
+                f"precision {place.precision.name} is of the packed attention, not of the standard one (v1): use "
+                "fp16, or leave the standard attention off"
+            )
+        self._bundle = bundle
         self._device, dtype = place.device, place.precision.dtype
         self._queue = queue_of(place.device)
         self.precision = place.precision
         self.tokenizer: DnaTokenizer = bundle.tokenizer()
         with device_errors(place.device), torch.inference_mode(False), torch.no_grad():
             model = build_esm2(manifest.esm2, bundle.tensors("esm2"), place.device, dtype)
-            self.esm2 = ESM2WithFlashAttention(model, attention_backend, v1_attention, place.precision.linear)
+            self.esm2 = ESM2WithFlashAttention(model, attention_backend, v1_attention, place.precision.fp8)
             with unfilled():
                 dnabert_s = DnabertS(manifest.dnabert_s, place.dna_backend)
                 head = Head(manifest.feature_dim, manifest.head.hidden, temperature=manifest.temperature)
             self.dnabert_s = fill("dnabert_s", dnabert_s, bundle.tensors("dnabert_s"), place.device, dtype)
-            self.dnabert_s.use_linear(place.precision.linear)
             self.head = fill("head", head, bundle.tensors("head"), place.device, torch.float32)
+            v1 = self.esm2.takes_v1_path() or place.esm2_backend is None
+            graphs = self._record_graphs(v1) if cuda_graphs and place.device.type == "cuda" else None
             result = run_self_test(self.esm2, place.precision) if self_test else None
-        v1 = self.esm2.takes_v1_path() or place.esm2_backend is None
+            self.esm2.release_standard_path()
         kernels = self.esm2.kernels(place.device, dtype)
         self.info = EngineInfo(
             model_id=manifest.id,
@@ -105,6 +117,7 @@ class Engine:
             kernels=TORCH if v1 else kernels.name,
             refusals=place.refusals | {f"kernels: {name}": why for name, why in kernels.refusals.items()},
             self_test=result,
+            graphs=graphs,
             calibration=manifest.calibration,
         )
 
@@ -158,9 +171,15 @@ class Engine:
     def on_path(self, v1: bool) -> Engine:
         """This engine on the standard path (True) or the packed one; the weights are shared, not copied.
 
+        But for a precision with products in fp8: the standard path then has weights of its own, in 16 bits, which are
+        loaded by this call; its `info` says that precision.
+
         Raises:
             BackendUnavailable: there is no packed path here.
+            OutOfMemory, DeviceLost: the device failed while loading.
         """
+        if v1 and self.precision.fp8:
+            return self._standard_beside_fp8()
         choice = self.esm2.choice(self._device, self.precision.dtype)
         if choice is None and not v1:
             raise BackendUnavailable("no attention back-end can serve the packed path here")
@@ -171,8 +190,34 @@ class Engine:
             attention="v1" if v1 else "packed",
             attention_backend=_STANDARD if v1 or choice is None else choice.backend.name,
             kernels=TORCH if v1 else self.esm2.kernels(self._device, self.precision.dtype).name,
+            graphs=None if v1 else self.info.graphs,
         )
         return twin
+
+    def _standard_beside_fp8(self) -> Engine:
+        """This engine with ESM-2's standard path in the type that stands beside fp8."""
+        dtype, esm2 = self.precision.dtype, self._bundle.manifest.esm2
+        twin = copy.copy(self)
+        twin.precision = next(each for each in PRECISIONS.values() if each.dtype == dtype and not each.fp8)
+        with device_errors(self._device), torch.inference_mode(False), torch.no_grad():
+            model = build_esm2(esm2, self._bundle.tensors("esm2"), self._device, dtype)
+            twin.esm2 = ESM2WithFlashAttention(model, v1_attention=True)
+        twin.info = replace(
+            self.info,
+            attention="v1",
+            attention_backend=_STANDARD,
+            precision=twin.precision.name,
+            kernels=TORCH,
+            graphs=None,
+        )
+        return twin
+
+    def _record_graphs(self, v1: bool) -> CudaGraphs | None:
+        """Record the forwards of both models, of ESM-2 only if it takes the packed path; None if neither can be."""
+        begun = time.perf_counter()
+        esm2 = () if v1 else self.esm2.record_graphs()
+        dna = self.dnabert_s.record_graphs()
+        return CudaGraphs(esm2, dna, time.perf_counter() - begun) if esm2 or dna else None
 
     def _scores(self, features: Tensor) -> Tensor:
         scores = torch.softmax(self.head(features), dim=1)

@@ -8,7 +8,8 @@ stays at hand as `v1_compatible`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,26 +21,32 @@ from torch import Tensor, nn
 from virnucpro_core.models.attention import (
     Attention,
     Backend,
+    BackendUnavailable,
     Choice,
     compute_dtype,
     packed_choice,
 )
+from virnucpro_core.models.graphs import CudaRecorder, ForwardGraphs, StaticBatch, sizes_of
 from virnucpro_core.models.inputs import packed_inputs
-from virnucpro_core.models.kernels.choice import TRITON, Case, Kernels, choose_kernels
+from virnucpro_core.models.kernels.choice import LONGEST_FUSED, TRITON, Case, Kernels, choose_kernels
+from virnucpro_core.models.kernels.fp8 import Fp8Linear
+from virnucpro_core.models.kernels.rotary_attention import RotaryAttention
 from virnucpro_core.models.layout import PackedLayout
-from virnucpro_core.models.precision import MakeLinear, same_linear
-from virnucpro_core.models.projections import MergedProjections
+from virnucpro_core.models.projections import MergedProjections, give_up_weight
 from virnucpro_core.models.rotary import RotaryTables
 from virnucpro_core.options import AUTO
 
 _KEPT_IN_TRAINING = 1 - 0.15 * 0.8
 """ESM-2 was trained with masked tokens zeroed; without masks the embeddings are scaled down to match."""
 
-Product = Callable[[Tensor], Tensor]
+_QUANTISABLE = {"qkv", "fc1", "fc2"}
+
+Product = Callable[..., Tensor]
+"""[rows, in] -> [rows, out]; an `Fp8Linear` takes rows in fp8 and their scales."""
 
 
 class Products(NamedTuple):
-    """What computes the matrix products of one layer, each [rows, in] -> [rows, out].
+    """What computes the matrix products of one layer.
 
     `qkv` gives the query, key and value of all heads beside each other, [rows, 3 dim]; `out` is of the attended
     values; `fc1` and `fc2` are of the feed-forward.
@@ -110,13 +117,13 @@ class ESM2WithFlashAttention(nn.Module):
         backend: "auto", or the name of the only attention back-end that may serve.
         v1_attention: True or False decides for every call whether the standard path is taken; None leaves it
             to the call's `v1_compatible`.
-        linear: makes what computes each product of the packed path from the layer that has its weights; see
-            `virnucpro_core.models.precision`. The standard path keeps fair-esm's own.
+        fp8: the products of the packed path that are in fp8, of "qkv", "fc1" and "fc2", from quantised copies of the
+            model's weights. Then the packed path computes no gradients. The standard path keeps fair-esm's own.
         kernels: "auto" (Triton's where they can serve), "triton" or "torch", for the packed path without
             gradients.
 
     Raises:
-        ValueError: the model's `inv_freq` was cast, or differs between layers.
+        ValueError: the model's `inv_freq` was cast, or differs between layers; another name in `fp8`.
     """
 
     def __init__(
@@ -124,9 +131,11 @@ class ESM2WithFlashAttention(nn.Module):
         model: esm.ESM2,
         backend: str = AUTO,
         v1_attention: bool | None = None,
-        linear: MakeLinear = same_linear,
+        fp8: Collection[str] = (),
         kernels: str = AUTO,
     ) -> None:
+        if unknown := set(fp8) - _QUANTISABLE:
+            raise ValueError(f"no product in fp8 but {', '.join(sorted(_QUANTISABLE))}: {sorted(unknown)}")
         super().__init__()
         self.model = model
         self.backend_name = backend
@@ -138,9 +147,11 @@ class ESM2WithFlashAttention(nn.Module):
         self._choices: dict[tuple[torch.device, torch.dtype], Choice | None] = {}
         self._kernels: dict[tuple[torch.device, torch.dtype], Kernels] = {}
         self._rotary = RotaryTables([layer.self_attn.rot_emb for layer in model.layers])
-        self._linear = linear
-        self._projections = MergedProjections((layer.self_attn for layer in model.layers), linear)
+        self._fp8 = frozenset(fp8)
+        self._projections = MergedProjections((layer.self_attn for layer in model.layers), "qkv" in fp8)
         self._products = self._make_products()
+        self._graphs: ForwardGraphs | None = None
+        self._has_standard_path = True
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +189,13 @@ class ESM2WithFlashAttention(nn.Module):
         return self._kernels[key]
 
     def forward(self, tokens: Tensor, repr_layers: Sequence[int] = ()) -> dict[str, Any]:
-        """fair-esm's own forward on padded `tokens` [batch, length], int64; its own result."""
+        """fair-esm's own forward on padded `tokens` [batch, length], int64; its own result.
+
+        Raises:
+            BackendUnavailable: its weights were released.
+        """
+        if not self._has_standard_path:
+            raise BackendUnavailable("the standard path's weights were released: only the packed path is left")
         with self._rotary.lent_to_fair_esm(tokens.shape[1], self._compute_dtype()):
             result: dict[str, Any] = self.model(tokens, repr_layers=repr_layers)
         return result
@@ -209,6 +226,7 @@ class ESM2WithFlashAttention(nn.Module):
         Raises:
             ValueError: an argument is not as described; the message says which.
             BackendUnavailable: the attention back-end that was asked for by name cannot serve.
+            RuntimeError: products are in fp8, and gradients are on.
         """
         layers = (self.num_layers,) if repr_layers is None else tuple(repr_layers)
         for layer in layers:
@@ -230,6 +248,47 @@ class ESM2WithFlashAttention(nn.Module):
         twin.v1_attention = v1
         return twin
 
+    def record_graphs(self) -> tuple[int, ...]:
+        """Record the packed forward of small batches as CUDA graphs, which then serve those that fit.
+
+        Returns:
+            the numbers of rows that were recorded, rising; () where Triton's kernels do not do all of it.
+        """
+        dtype = self._compute_dtype()
+        kernels = self.kernels(self.device, dtype)
+        if kernels.name != TRITON or not kernels.fused_attention:
+            return ()
+        from virnucpro_core.models.kernels.rotary_attention_triton import QUERIES
+
+        with torch.inference_mode(False), torch.no_grad():
+            cos, sin = self._rotary.by_position(LONGEST_FUSED)
+
+        def forward(batch: StaticBatch) -> Tensor:
+            attend = kernels.attention_in_tiles(batch.bounds, batch.tiles, cos, sin)
+            x = self._embed(batch.ids, batch.bounds, batch.segment_ids.long())
+            last = self.num_layers
+            return self._layers_by_kernels(x, attend, (last,), kernels)[last]
+
+        self._graphs = ForwardGraphs(
+            sizes_of(self.dim),
+            LONGEST_FUSED,
+            lambda rows: StaticBatch(rows, self.device, QUERIES),
+            CudaRecorder(forward, self.device),
+        )
+        return self._graphs.sizes
+
+    def release_standard_path(self) -> None:
+        """Free the weights of which quantised copies compute. Only the packed path can be taken afterwards, and the
+        model stays where it is."""
+        if not self._fp8:
+            return
+        self._has_standard_path = False
+        if "qkv" in self._fp8:
+            self._projections.release()
+        for layer in self.model.layers:
+            for name in self._fp8 & {"fc1", "fc2"}:
+                give_up_weight(getattr(layer, name))
+
     def takes_v1_path(self, v1_compatible: bool = False) -> bool:
         """Whether the standard path is asked for."""
         return v1_compatible if self.v1_attention is None else self.v1_attention
@@ -244,12 +303,14 @@ class ESM2WithFlashAttention(nn.Module):
         """
         dtype = self._compute_dtype()
         kernels = self.kernels(self.device, dtype)
-        if kernels.name == TRITON and not torch.is_grad_enabled():
-            with torch.cuda.device(self.device):
+        if self._fp8 and torch.is_grad_enabled():
+            raise RuntimeError("products in fp8 have no gradients: call within torch.inference_mode()")
+        if (kernels.name == TRITON or self._fp8) and not torch.is_grad_enabled():
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 return self._forward_by_kernels(ids, layout, layers, backend, kernels)
         attend = backend.bind(layout, dtype)
         cos, sin = self._rotary.packed(layout, dtype)
-        x = self._embed(ids, layout)
+        x = self._embed(ids, layout.cu_seqlens, layout.segment_ids)
         kept = {0: x} if 0 in layers else {}
         for number, module in enumerate(self.model.layers, start=1):
             x = esm2_layer(x, module, self._layer_products(number - 1), attend, cos, sin)
@@ -263,28 +324,44 @@ class ESM2WithFlashAttention(nn.Module):
     def _forward_by_kernels(
         self, ids: Tensor, layout: PackedLayout, layers: Sequence[int], backend: Backend, kernels: Kernels
     ) -> dict[str, dict[int, Tensor]]:
-        """The packed path without gradients. As `esm2_layer`, but a sub-layer's addition to the stream and the norm
-        after it are one step, and the stream is changed in place.
-        """
+        """The packed path without gradients, by a graph if the batch fits one."""
         dtype, weight_dtype = self._compute_dtype(), self.model.embed_tokens.weight.dtype
+        if self._graphs is not None and layers == (self.num_layers,) and dtype == weight_dtype:
+            rows = self._graphs(ids, layout)
+            if rows is not None:
+                return {"representations": {self.num_layers: rows}}
         attend = kernels.attention(layout, dtype, *self._rotary.by_position(layout.max_seqlen), backend)
-        x = self._embed(ids, layout)  # float32 [rows, dim], the residual stream
-        kept = {0: x.clone()} if 0 in layers else {}
-        norms = [layer.self_attn_layer_norm for layer in self.model.layers[1:]]
-        h = _add_norm(kernels, x, None, self.model.layers[0].self_attn_layer_norm, dtype)
-        for number, (layer, norm) in enumerate(
-            zip(self.model.layers, [*norms, self.model.emb_layer_norm_after], strict=True), start=1
-        ):
-            products = self._layer_products(number - 1)
-            qkv = products.qkv(h)  # [rows, 3 dim]
-            attended = attend(qkv.view(len(x), 3, self.heads, -1))  # [rows, dim]
-            h = _add_norm(kernels, x, products.out(attended), layer.final_layer_norm, dtype)
-            fed = products.fc2(kernels.gelu(products.fc1(h)))  # [rows, dim], through [rows, 4 dim]
-            last = number == self.num_layers
-            h = _add_norm(kernels, x, fed, norm, weight_dtype if last else dtype)
-            if number in layers:
-                kept[number] = h if last else x.clone()
+        x = self._embed(ids, layout.cu_seqlens, layout.segment_ids)
+        kept = self._layers_by_kernels(x, attend, layers, kernels)
         return {"representations": {layer: kept[layer][: layout.total].to(weight_dtype) for layer in layers}}
+
+    def _layers_by_kernels(
+        self, x: Tensor, attend: RotaryAttention, layers: Sequence[int], kernels: Kernels
+    ) -> dict[int, Tensor]:
+        """As `esm2_layer` for every layer, but a sub-layer's addition to the stream and the norm after it are one step.
+
+        Args:
+            x: float32 [rows, dim], the embeddings; becomes the residual stream, and is changed in place.
+            attend: the attention of the batch.
+            layers: which representations are kept.
+            kernels: what computes.
+        """
+        dtype = self._compute_dtype()
+        final = self.model.emb_layer_norm_after
+        kept = {0: x.clone()} if 0 in layers else {}
+        added: Tensor | None = None  # what the sub-layer before adds to the stream
+        for number, layer in enumerate(self.model.layers, start=1):
+            products = self._layer_products(number - 1)
+            qkv = _of_normed(products.qkv, kernels, x, added, layer.self_attn_layer_norm, dtype)
+            if number - 1 in layers and number > 1:
+                kept[number - 1] = x.clone()
+            attended = attend(qkv.view(len(x), 3, self.heads, -1))  # [rows, dim]
+            added = products.out(attended)
+            hidden = _of_normed(products.fc1, kernels, x, added, layer.final_layer_norm, dtype)  # [rows, 4 dim]
+            added = _of_gelu(products.fc2, kernels, hidden)
+        weight_dtype = self.model.embed_tokens.weight.dtype
+        out = kernels.add_norm(x, added, final.weight, final.bias, final.eps, weight_dtype)
+        return kept | {self.num_layers: out}
 
     def _forward_packed_fallback(
         self, ids: Tensor, layout: PackedLayout, layers: Sequence[int]
@@ -304,26 +381,30 @@ class ESM2WithFlashAttention(nn.Module):
                 parts.append(representations[layer])
         return {"representations": {layer: plan.repack(parts) for layer, parts in outputs.items()}}
 
-    def _embed(self, ids: Tensor, layout: PackedLayout) -> Tensor:
-        """Token embeddings, fp32 [rows, dim], after token dropout."""
+    def _embed(self, ids: Tensor, bounds: Tensor, segment_ids: Tensor) -> Tensor:
+        """Token embeddings, fp32 [rows, dim], after token dropout, in segments as `PackedLayout` describes them."""
         x: Tensor = self.model.embed_scale * self.model.embed_tokens(ids).float()
         if not self.model.token_dropout:
             return x
         masked = ids == self.model.mask_idx
         # Sums of ones are exact in any order, so adding them up in parallel changes no bit.
-        counts = torch.zeros(len(layout.cu_seqlens) - 1, device=ids.device)
-        counts = counts.index_add(0, layout.segment_ids, masked.to(counts.dtype))
-        share = (counts / layout.cu_seqlens.diff())[layout.segment_ids, None]
+        counts = torch.zeros(len(bounds) - 1, device=ids.device)
+        counts = counts.index_add(0, segment_ids, masked.to(counts.dtype))
+        share = (counts / bounds.diff())[segment_ids, None]
         return token_dropout(x, masked, share)
 
     def _layer_products(self, index: int) -> Products:
         """Of layer `index`, from 0."""
         return Products(self._projections.of_layer(index), *self._products[index])
 
-    def _make_products(self) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
-        """What the precision puts in place of each layer's `out_proj`, `fc1` and `fc2`."""
+    def _make_products(self) -> list[tuple[Product, Product, Product]]:
+        """Each layer's `out`, `fc1` and `fc2`."""
         return [
-            (self._linear(layer.self_attn.out_proj), self._linear(layer.fc1), self._linear(layer.fc2))
+            (
+                layer.self_attn.out_proj,
+                Fp8Linear.of(layer.fc1) if "fc1" in self._fp8 else layer.fc1,
+                Fp8Linear.of(layer.fc2) if "fc2" in self._fp8 else layer.fc2,
+            )
             for layer in self.model.layers
         ]
 
@@ -331,7 +412,13 @@ class ESM2WithFlashAttention(nn.Module):
         return compute_dtype(self.model.embed_tokens.weight)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ESM2WithFlashAttention:
-        """Move or cast the model, but leave `inv_freq` in fp32, and merge the projections again."""
+        """Move or cast the model, but leave `inv_freq` in fp32, and merge the projections again.
+
+        Graphs that were recorded are given up.
+        """
+        if not self._has_standard_path:
+            raise RuntimeError("a model without its standard path's weights can be neither moved nor cast")
+        self._graphs = None
         kept = self._rotary.frequencies
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._rotary.restore(kept)
@@ -340,6 +427,17 @@ class ESM2WithFlashAttention(nn.Module):
         return self
 
 
-def _add_norm(kernels: Kernels, x: Tensor, y: Tensor | None, norm: Any, dtype: torch.dtype) -> Tensor:
-    """x += y; the LayerNorm of x in `dtype`."""
-    return kernels.add_norm(x, y, norm.weight, norm.bias, norm.eps, dtype)
+def _of_normed(
+    product: Product, kernels: Kernels, x: Tensor, y: Tensor | None, norm: Any, dtype: torch.dtype
+) -> Tensor:
+    """x += y, in place; the product of x's LayerNorm, which is in `dtype`, or in fp8 if the product takes that."""
+    if isinstance(product, Fp8Linear):
+        return product(*kernels.add_norm_quantise(x, y, norm.weight, norm.bias, norm.eps))
+    return product(kernels.add_norm(x, y, norm.weight, norm.bias, norm.eps, dtype))
+
+
+def _of_gelu(product: Product, kernels: Kernels, x: Tensor) -> Tensor:
+    """The product of gelu(x), in x's own type, or in fp8 if the product takes that; x may be changed."""
+    if isinstance(product, Fp8Linear):
+        return product(*kernels.gelu_quantise(x))
+    return product(kernels.gelu(x))

@@ -1,8 +1,8 @@
 """Precisions: a number format is one object here.
 
-Another one, fp8 for example, is one more `Precision` in `PRECISIONS` (and its name in `virnucpro_core.options`): the
-type of its activations, the module that it puts in the place of a linear layer, and how far its results may lie from
-the references.
+Another one is one more `Precision` in `PRECISIONS` (and its name in `virnucpro_core.options`): the type of weights and
+activations, the matrix products that are in fp8 instead, how far its results may lie from the references, and which
+devices cannot serve.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-MakeLinear = Callable[[nn.Linear], nn.Module]
-"""Gives what computes x [rows, in] -> [rows, out] in the place of a linear layer that has its weights already."""
+from virnucpro_core.models.kernels.fp8 import fp8_refusal
 
-Refusal = Callable[[torch.device], str | None]
-"""Why a device can't serve, and what to use instead; None if it can."""
+Refusal = Callable[[torch.device, int], str | None]
+"""(device, ESM-2's width) -> why it cannot serve, and what to use instead; None if it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +34,19 @@ class Tolerance:
     score: float
 
 
-def same_linear(linear: nn.Linear) -> nn.Module:
-    """The linear layer itself."""
-    return linear
-
-
-def _everywhere(_: torch.device) -> str | None:
+def _everywhere(_: torch.device, __: int) -> str | None:
     return None
 
 
-def _gpu_only(device: torch.device) -> str | None:
+def _gpu_only(device: torch.device, _: int) -> str | None:
     return "needs a GPU: on a CPU use fp32 or bf16" if device.type == "cpu" else None
+
+
+def _fp8_gpu_only(device: torch.device, width: int) -> str | None:
+    if reason := _gpu_only(device, width):
+        return reason
+    reason = fp8_refusal(device, torch.float16, width)
+    return f"{reason}: use fp16" if reason else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +55,17 @@ class Precision:
 
     Attributes:
         name: as in `virnucpro_core.options`.
-        dtype: of weights and activations.
+        dtype: of weights and activations, but for the products that are in fp8.
         tolerance: of its results.
-        linear: what it puts in the place of each linear layer of both encoders on the packed path. ESM-2's standard
-            path, fair-esm's own forward, and the head keep theirs.
-        refusal: which devices can't serve.
+        fp8: which products of ESM-2's layers are in fp8 on the packed path, of `virnucpro_core.models.esm2_flash.
+            Products`. All else is in `dtype`: the other products, attention, DNABERT-S, ESM-2's standard path.
+        refusal: which devices cannot serve.
     """
 
     name: str
     dtype: torch.dtype
     tolerance: Tolerance
-    linear: MakeLinear = same_linear
+    fp8: frozenset[str] = frozenset()
     refusal: Refusal = _everywhere
 
 
@@ -74,6 +74,20 @@ FP16 = Precision(
     "fp16", torch.float16, Tolerance(self_test=1e-2, features=1e-2, score=2e-2), refusal=_gpu_only
 )
 BF16 = Precision("bf16", torch.bfloat16, Tolerance(self_test=8e-2, features=8e-2, score=1e-1))
+FP8_FFN = Precision(
+    "fp8-ffn",
+    torch.float16,
+    Tolerance(self_test=2e-1, features=2e-1, score=2e-1),
+    frozenset({"fc1", "fc2"}),
+    _fp8_gpu_only,
+)
+FP8 = Precision(
+    "fp8",
+    torch.float16,
+    Tolerance(self_test=3e-1, features=3e-1, score=3e-1),
+    frozenset({"qkv", "fc1", "fc2"}),
+    _fp8_gpu_only,
+)
 
-PRECISIONS = {precision.name: precision for precision in (FP32, FP16, BF16)}
+PRECISIONS = {precision.name: precision for precision in (FP32, FP16, BF16, FP8_FFN, FP8)}
 """By name."""

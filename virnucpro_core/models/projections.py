@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from virnucpro_core.models.precision import MakeLinear, same_linear
+from virnucpro_core.models.kernels.fp8 import Fp8Linear
 from virnucpro_core.models.unfilled import unfilled
 
 
@@ -21,35 +21,42 @@ class MergedProjections:
 
     Args:
         attentions: fair-esm's attention module of each layer.
-        linear: given the merged linear layer, makes what computes its product; see
-            `virnucpro_core.models.precision`. Where gradients are wanted the product is torch's own.
+        fp8: the products are in fp8, from a quantised copy of the merged matrix; without gradients.
     """
 
-    def __init__(self, attentions: Iterable[nn.Module], linear: MakeLinear = same_linear) -> None:
-        self._linear = linear
+    def __init__(self, attentions: Iterable[nn.Module], fp8: bool = False) -> None:
+        self._fp8 = fp8
         self._parts: list[tuple[nn.Linear, nn.Linear, nn.Linear]] = [
             (attention.q_proj, attention.k_proj, attention.v_proj)  # type: ignore[misc]
             for attention in attentions
         ]
         self._merged: list[nn.Linear] = []
-        self._products: list[nn.Module] = []
+        self._quantised: list[Fp8Linear] = []
         self.merge()
 
     def merge(self) -> None:
         """Merge all layers; needed again when the parameters have moved."""
         self._merged = [_merge(parts) for parts in self._parts]
-        self._products = [self._linear(merged) for merged in self._merged]
+        self._quantised = [Fp8Linear.of(merged) for merged in self._merged] if self._fp8 else []
 
-    def of_layer(self, index: int) -> Callable[[Tensor], Tensor]:
+    def of_layer(self, index: int) -> Callable[[Tensor], Tensor] | Fp8Linear:
         """The product x [rows, dim] -> [rows, 3 dim] of a layer (from 0): q, k and v beside each other."""
+        if self._quantised:
+            return self._quantised[index]
         parts = self._parts[index]
         if torch.is_grad_enabled() and any(part.weight.requires_grad for part in parts):
             weight, bias = concatenated(parts)
             return lambda x: F.linear(x, weight, bias)
         if not _is_merged(parts, self._merged[index]):
             self._merged[index] = _merge(parts)
-            self._products[index] = self._linear(self._merged[index])
-        return self._products[index]
+        return self._merged[index]
+
+    def release(self) -> None:
+        """Give up the weights that the products in fp8 were made of."""
+        self._merged = []
+        for parts in self._parts:
+            for part in parts:
+                give_up_weight(part)
 
 
 def concatenated(parts: Iterable[nn.Linear]) -> tuple[Tensor, Tensor]:
@@ -80,3 +87,8 @@ def _is_merged(parts: tuple[nn.Linear, ...], merged: nn.Linear) -> bool:
             parts, merged.weight.chunk(3), merged.bias.chunk(3), strict=True
         )
     )
+
+
+def give_up_weight(linear: nn.Linear) -> None:
+    """Free the memory of a linear layer's weight; the layer cannot be used afterwards."""
+    linear.weight = nn.Parameter(linear.weight.detach().to("meta"), requires_grad=False)

@@ -142,6 +142,24 @@ class SelfTestResult:
 
 
 @dataclass(frozen=True, slots=True)
+class CudaGraphs:
+    """For which numbers of rows a forward of either model is recorded, rising; () if not at all. And how long that took.
+
+    A larger batch is launched kernel by kernel, with the same results.
+    """
+
+    esm2: tuple[int, ...]
+    dnabert_s: tuple[int, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        """For people."""
+        models = {"ESM-2": self.esm2, "DNABERT-S": self.dnabert_s}
+        recorded = [f"{name} up to {sizes[-1]:,} tokens" for name, sizes in models.items() if sizes]
+        return f"{', '.join(recorded)}, {len(self.esm2) + len(self.dnabert_s)} in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What computes the predictions; stamped on each of them.
 
@@ -152,11 +170,12 @@ class EngineInfo:
         attention_backend, dna_attention_backend: what serves ESM-2 and DNABERT-S.
         kernels: what computes ESM-2's packed path, "triton" or "torch"; Triton's also attend in segments of up to
             384 tokens unless `refusals` says why not.
-        precision: "fp32", "fp16" or "bf16".
+        precision: "fp32", "fp16", "bf16", "fp8-ffn" or "fp8" (docs/numerics.md).
         device: as torch names it, with its product name on a GPU.
         refusals: attention back-ends and kernels that would come first and why they do not serve, by
             "model: name" and "kernels: name".
         self_test: the figures of the start-up self-test, None if it was off.
+        graphs: the CUDA graphs of small batches, None if there are none.
         calibration: of the probability of a record, None if the bundle has none.
     """
 
@@ -171,6 +190,7 @@ class EngineInfo:
     kernels: str = "torch"
     refusals: dict[str, str] = field(default_factory=dict)
     self_test: SelfTestResult | None = None
+    graphs: CudaGraphs | None = None
     calibration: Calibration | None = None
 
     @property
@@ -185,7 +205,7 @@ class EngineInfo:
         return self.precision != "fp32" or self.device.startswith("cpu")
 
     def as_dict(self) -> dict[str, Any]:
-        """What identifies the computation, by attribute: all but `refusals`, `self_test` and
+        """What identifies the computation, by attribute: all but `refusals`, `self_test`, `graphs` and
         `calibration`, for which `model_sha256` stands."""
         return {
             "model_id": self.model_id,

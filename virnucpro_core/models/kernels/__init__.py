@@ -8,7 +8,7 @@ cannot serve, and beside it `*_triton`, imported only where it runs.
 | add_norm         | residual addition, LayerNorm, cast or fp8               | rows of up to 16,384 values       |
 | gelu             | gelu (erf), or gelu and fp8                             | fp16, bf16                        |
 | rotate           | rotary embedding of q and k                             | head sizes up to 256              |
-| rotary_attention | rotary embedding and attention, segments of up to 384   | head sizes 32, 64, 128            |
+| rotary_attention | rotary embedding and attention, segments of up to 384   | head sizes 16, 24, 32, 64, 128    |
 | segment_means    | mean over a segment's rows                              | fp16, bf16, fp32                  |
 | fp8.Fp8Linear    | matrix product in fp8, scales by row                    | compute capability 9.0            |
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final, Literal
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from virnucpro_core.models.attention import Backend
-from virnucpro_core.models.kernels import add_norm, gelu, rotation, segment_means
+from virnucpro_core.models.kernels import add_norm, gelu, quantise, rotation, segment_means
 from virnucpro_core.models.kernels.rotary_attention import (
     RotaryAttention,
     rotate_then_attend,
@@ -29,7 +29,7 @@ LONGEST_FUSED = 384
 measured on an H200 at 2,560 and 1,280 dimensions, with flash-attn 2.8 and with torch's varlen_attn."""
 _WIDEST = 16384
 """A row of the normalised width is held in registers."""
-_FUSED_HEADS = (32, 64, 128)
+_FUSED_HEADS = (16, 24, 32, 64, 128)
 
 
 class KernelsUnavailable(RuntimeError):
@@ -59,6 +59,8 @@ class Kernels:
     name: Literal["triton", "torch"]
     add_norm: Callable[[Tensor, Tensor | None, Tensor, Tensor, float, torch.dtype], Tensor]
     gelu: Callable[[Tensor], Tensor]
+    add_norm_quantise: Callable[[Tensor, Tensor | None, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    gelu_quantise: Callable[[Tensor], tuple[Tensor, Tensor]]
     rotate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     fused_attention: bool
     refusals: dict[str, str] = field(default_factory=dict)
@@ -87,8 +89,36 @@ class Kernels:
 
         return short_by_kernel(layout, fused, LONGEST_FUSED, QUERIES, apart)
 
+    def attention_in_tiles(
+        self, bounds: Tensor, tiles: Tensor, cos: Tensor, sin: Tensor
+    ) -> RotaryAttention:
+        """As `attention`, where it is fused, over the segments that tiles name, see `query_tiles`; other rows of the
+        result are left as they are. Nothing is derived from lengths on the host.
 
-PLAIN = Kernels(TORCH, add_norm.add_norm, gelu.gelu, rotation.rotate, fused_attention=False)
+        Args:
+            bounds: int32 [segments + 1], on the device.
+            tiles: int32 [tiles, 2], on the device.
+            cos, sin: float32 [`LONGEST_FUSED` or more, head size / 2].
+        """
+        from virnucpro_core.models.kernels.rotary_attention_triton import rotary_attention
+
+        def attend(qkv: Tensor) -> Tensor:
+            out = qkv.new_empty(len(qkv), qkv[0, 0].numel())
+            rotary_attention(qkv, cos, sin, bounds, tiles, out)
+            return out
+
+        return attend
+
+
+PLAIN = Kernels(
+    TORCH,
+    add_norm.add_norm,
+    gelu.gelu,
+    add_norm.add_norm_quantise,
+    quantise.gelu_quantise,
+    rotation.rotate,
+    fused_attention=False,
+)
 """Plain torch, anywhere."""
 
 
@@ -128,6 +158,11 @@ def _add_norm_refusal(case: Case) -> str | None:
     return None if 2 <= case.dim <= _WIDEST else f"needs a width of 2 to {_WIDEST}, not {case.dim}"
 
 
+def _gelu_quantise_refusal(case: Case) -> str | None:
+    most = _WIDEST // 4
+    return None if case.dim <= most else f"needs a width of up to {most}, not {case.dim}"
+
+
 def _rotate_refusal(case: Case) -> str | None:
     return None if case.head_dim <= 256 else f"needs a head size of up to 256, not {case.head_dim}"
 
@@ -145,6 +180,7 @@ def _none(case: Case) -> str | None:
 REFUSALS: dict[str, Callable[[Case], str | None]] = {
     "add_norm": _add_norm_refusal,
     "gelu": _none,
+    "gelu_quantise": _gelu_quantise_refusal,
     "rotate": _rotate_refusal,
     "rotary_attention": _rotary_attention_refusal,
 }
@@ -169,19 +205,18 @@ def choose_kernels(name: str, case: Case) -> Kernels:
     if reason is not None:
         if name == TRITON:
             raise KernelsUnavailable(f"Triton's kernels cannot serve: {reason}")
-        return Kernels(
-            TORCH, PLAIN.add_norm, PLAIN.gelu, PLAIN.rotate, fused_attention=False, refusals={TRITON: reason}
-        )
+        return replace(PLAIN, refusals={TRITON: reason})
     refused = {each: why for each, refusal in REFUSALS.items() if (why := refusal(case)) is not None}
-    from virnucpro_core.models.kernels.add_norm_triton import add_norm as fused_add_norm
-    from virnucpro_core.models.kernels.gelu_triton import gelu as fused_gelu
-    from virnucpro_core.models.kernels.rotation_triton import rotate as fused_rotate
+    from virnucpro_core.models.kernels import add_norm_triton, gelu_triton, quantise_triton, rotation_triton
 
+    norm = PLAIN if "add_norm" in refused else add_norm_triton
     return Kernels(
         TRITON,
-        PLAIN.add_norm if "add_norm" in refused else fused_add_norm,
-        fused_gelu,
-        PLAIN.rotate if "rotate" in refused else fused_rotate,
+        norm.add_norm,
+        gelu_triton.gelu,
+        norm.add_norm_quantise,
+        PLAIN.gelu_quantise if "gelu_quantise" in refused else quantise_triton.gelu_quantise,
+        PLAIN.rotate if "rotate" in refused else rotation_triton.rotate,
         fused_attention="rotary_attention" not in refused,
         refusals=refused,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from virnucpro_core.models.kernels.quantise import quantise_rows
+from virnucpro_core.wording import one_line
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,8 +32,13 @@ class Fp8Linear:
         rows, scales = quantise_rows(weight)
         return cls(rows.t(), scales[None], bias)
 
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Fp8Linear:
+        """From a linear layer, of which only the bias is kept."""
+        return cls.quantise(linear.weight.detach(), linear.bias.detach())
+
     def __call__(self, x: Tensor, scales: Tensor) -> Tensor:
-        """The layer's output.
+        """The layer's output; `plain`, where there is no CUDA device.
 
         Args:
             x, scales: fp8 [rows, in] and float32 [rows], from `quantise_rows` or a kernel that does the same.
@@ -39,6 +46,8 @@ class Fp8Linear:
         Returns:
             [rows, out] in the bias's type. A row depends on its own row of `x` alone.
         """
+        if x.device.type != "cuda":
+            return self.plain(x, scales)
         return torch._scaled_mm(
             x,
             self.weight,
@@ -56,13 +65,29 @@ class Fp8Linear:
 
 
 def fp8_refusal(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
-    """Why products of that width cannot be in fp8 with results in `dtype`, or None if they can."""
+    """Why products of that width cannot be in fp8 with results in `dtype`, or None if they can.
+
+    The first call for a device and type that could serve computes a small product.
+    """
     if device.type != "cuda":
         return f"needs a CUDA device, not {device.type}"
     if torch.cuda.get_device_capability(device) < (9, 0):
-        return "row-wise scales need compute capability 9.0 or higher"
+        return "needs a GPU of compute capability 9.0 or higher"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"needs fp16 or bf16 beside it, not {str(dtype).removeprefix('torch.')}"
     if dim % 16:
         return f"needs a width that is a multiple of 16, not {dim}"
+    return _trial(device, dtype)
+
+
+@cache
+def _trial(device: torch.device, dtype: torch.dtype) -> str | None:
+    # torch's function is private, and older versions, or builds for other GPUs, lack some of its forms.
+    linear = Fp8Linear.quantise(
+        torch.ones(32, 32, device=device), torch.zeros(32, dtype=dtype, device=device)
+    )
+    try:
+        linear(*quantise_rows(torch.ones(32, 32, device=device)))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        return f"cannot be computed by torch {torch.__version__} ({one_line(error)})"
     return None

@@ -22,13 +22,16 @@ _LOG2_E = 1.4426950408889634
 
 
 @triton.jit
-def _load_turned(at, cos_ptr, sin_ptr, position, column, real, HALF: tl.constexpr):
-    """Rotated halves [tile, HALF] of the heads at `at`, in their own type."""
+def _load_turned(at, cos_ptr, sin_ptr, position, column, is_row, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """Rotated halves [tile, BLOCK] of the heads at `at`, in their own type; zeros beyond HALF."""
     place = position[:, None] * HALF + column[None, :]
-    cos = tl.load(cos_ptr + place, mask=real[:, None], other=0.0)
-    sin = tl.load(sin_ptr + place, mask=real[:, None], other=0.0)
-    first = tl.load(at, mask=real[:, None], other=0.0)
-    second = tl.load(at + HALF, mask=real[:, None], other=0.0)
+    real = is_row[:, None]
+    if BLOCK > HALF:
+        real = real & (column < HALF)[None, :]
+    cos = tl.load(cos_ptr + place, mask=real, other=0.0)
+    sin = tl.load(sin_ptr + place, mask=real, other=0.0)
+    first = tl.load(at, mask=real, other=0.0)
+    second = tl.load(at + HALF, mask=real, other=0.0)
     turned_first, turned_second = turned(first.to(tl.float32), second.to(tl.float32), cos, sin)
     return turned_first.to(first.dtype), turned_second.to(second.dtype)
 
@@ -44,6 +47,7 @@ def _rotary_attention(
     scale,  # of the scores, times log2(e): exponents are of two
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
+    BLOCK: tl.constexpr,  # HALF, or more: a power of two, and no fewer than the 16 that a product needs
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
 ):
@@ -54,8 +58,8 @@ def _rotary_attention(
     segment = tl.load(tiles_ptr + 2 * tile)
     start = tl.load(bounds_ptr + segment).to(tl.int64)
     length = (tl.load(bounds_ptr + segment + 1) - start).to(tl.int32)
-    half = tl.arange(0, HALF)
-    whole = tl.arange(0, SIZE)
+    half = tl.arange(0, BLOCK)
+    whole = tl.arange(0, 2 * BLOCK)
     q_at = qkv_ptr + start * 3 * WIDTH + head * SIZE
     k_at = q_at + WIDTH
     v_at = k_at + WIDTH
@@ -63,15 +67,15 @@ def _rotary_attention(
     query = tl.load(tiles_ptr + 2 * tile + 1) + tl.arange(0, QUERIES)
     is_query = query < length
     q_place = q_at + query[:, None] * (3 * WIDTH) + half[None, :]
-    q_first, q_second = _load_turned(q_place, cos_ptr, sin_ptr, query, half, is_query, HALF)
+    q_first, q_second = _load_turned(q_place, cos_ptr, sin_ptr, query, half, is_query, HALF, BLOCK)
     top = tl.full([QUERIES], float("-inf"), tl.float32)  # largest score so far
     total = tl.zeros([QUERIES], tl.float32)  # sum of exponentials, relative to it
-    out = tl.zeros([QUERIES, SIZE], tl.float32)
+    out = tl.zeros([QUERIES, 2 * BLOCK], tl.float32)
     for begin in range(0, length, KEYS):
         key = begin + tl.arange(0, KEYS)
         is_key = key < length
         k_place = k_at + key[:, None] * (3 * WIDTH) + half[None, :]
-        k_first, k_second = _load_turned(k_place, cos_ptr, sin_ptr, key, half, is_key, HALF)
+        k_first, k_second = _load_turned(k_place, cos_ptr, sin_ptr, key, half, is_key, HALF, BLOCK)
         scores = tl.dot(q_first, tl.trans(k_first))
         scores = tl.dot(q_second, tl.trans(k_second), scores)
         scores = tl.where(is_key[None, :], scores * scale, float("-inf"))
@@ -80,12 +84,18 @@ def _rotary_attention(
         shrink = tl.exp2(top - new_top)
         total = total * shrink + tl.sum(weights, 1)
         v_place = v_at + key[:, None] * (3 * WIDTH) + whole[None, :]
-        v = tl.load(v_place, mask=is_key[:, None], other=0.0)
+        is_value = is_key[:, None]
+        if BLOCK > HALF:
+            is_value = is_value & (whole < SIZE)[None, :]
+        v = tl.load(v_place, mask=is_value, other=0.0)
         out = out * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
         top = new_top
     out = out / total[:, None]
     out_place = out_ptr + (start + query)[:, None] * WIDTH + head * SIZE + whole[None, :]
-    tl.store(out_place, out.to(out_ptr.dtype.element_ty), mask=is_query[:, None])
+    is_out = is_query[:, None]
+    if BLOCK > HALF:
+        is_out = is_out & (whole < SIZE)[None, :]
+    tl.store(out_place, out.to(out_ptr.dtype.element_ty), mask=is_out)
 
 
 def rotary_attention(
@@ -96,7 +106,7 @@ def rotary_attention(
     All tensors contiguous, on one CUDA device; nothing is checked.
 
     Args:
-        qkv: float16 or bfloat16 [rows, 3, heads, head size] as projected; a head size of 32, 64 or 128.
+        qkv: float16 or bfloat16 [rows, 3, heads, head size] as projected; a head size of 16, 24, 32, 64 or 128.
         cos, sin: float32 [longest segment or more, head size / 2].
         bounds: int32 [segments + 1].
         tiles: int32 [tiles, 2], from `query_tiles` with tiles of `QUERIES`.
@@ -113,6 +123,7 @@ def rotary_attention(
         _LOG2_E / math.sqrt(size),
         heads,
         size // 2,
+        max(16, triton.next_power_of_2(size // 2)),
         QUERIES,
         _KEYS,
         num_warps=4,

@@ -172,7 +172,7 @@ def test_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     cuda = torch.device("cuda")
     assert triton_refusal(cuda) == "needs compute capability 8.0 or higher"
-    assert fp8_refusal(cuda, torch.float16, 1280) == "row-wise scales need compute capability 9.0 or higher"
+    assert fp8_refusal(cuda, torch.float16, 1280) == "needs a GPU of compute capability 9.0 or higher"
 
 
 def test_a_gpu_without_triton_is_served_by_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,9 +188,18 @@ def test_a_gpu_without_triton_is_served_by_plain_torch(monkeypatch: pytest.Monke
     ("dim", "head_dim", "refused"),
     [
         (2560, 64, {}),
-        (320, 16, {"rotary_attention": "needs a head size of 32, 64, 128, not 16"}),
-        (480, 24, {"rotary_attention": "needs a head size of 32, 64, 128, not 24"}),
-        (20480, 64, {"add_norm": "needs a width of 2 to 16384, not 20480"}),
+        (320, 16, {}),
+        (480, 24, {}),
+        (480, 48, {"rotary_attention": "needs a head size of 16, 24, 32, 64, 128, not 48"}),
+        (5120, 128, {"gelu_quantise": "needs a width of up to 4096, not 5120"}),
+        (
+            20480,
+            64,
+            {
+                "add_norm": "needs a width of 2 to 16384, not 20480",
+                "gelu_quantise": "needs a width of up to 4096, not 20480",
+            },
+        ),
     ],
 )
 def test_each_kernel_says_what_it_cannot_serve(dim: int, head_dim: int, refused: dict[str, str]) -> None:
