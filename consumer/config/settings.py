@@ -212,13 +212,17 @@ class ModelSettings(BaseModel):
     device: str = Field(AUTO, description=DEVICES, pattern=DEVICE_PATTERN)
     """Where it runs; `auto` takes a GPU if there is one."""
     precision: PrecisionChoice = Field("auto", description=one_of(PRECISION_CHOICES))
-    """Number format of the forward pass; `auto` is fp16 on a GPU, fp32 on a CPU."""
+    """Number format of the forward pass; `auto` is fp16 on a GPU, fp32 on a CPU. `fp8` and `fp8-ffn` are faster and
+    less exact; they need a GPU of compute capability 9.0 or higher and the packed attention."""
     v1_attention: Annotated[bool | None, BeforeValidator(_switch)] = Field(None, description=_YES_NO)
     """Standard attention, compatible with VirNucPro 1.0, instead of the packed one: slower."""
     attention_backend: BackendChoice = Field("auto", description=one_of(BACKEND_CHOICES))
     """A back-end asked for by name is never replaced by another: if it cannot serve, the start fails."""
     self_test: Switch = Field(True, description=_YES_NO)
     """At the start, compare the chosen attention with the standard one on a few proteins."""
+    cuda_graphs: Switch = Field(True, description=_YES_NO)
+    """On a GPU, record the forwards of small batches at the start, and launch each in one call. The results are the
+    same."""
     keep_u: Switch = Field(False, description=_YES_NO)
     """Do not read U as T: a codon with a U is dropped, as in VirNucPro, so that RNA has hardly a frame left.
     """

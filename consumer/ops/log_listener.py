@@ -121,3 +121,10 @@ def log_startup(loaded: ModelLoaded) -> None:
         token_budget=loaded.token_budget,
         self_test=None if info.self_test is None else f"{info.self_test.per_token:.1e}",
     )
+    if info.graphs is not None:
+        log.info(
+            "cuda_graphs_recorded",
+            esm2=list(info.graphs.esm2),
+            dnabert_s=list(info.graphs.dnabert_s),
+            seconds=round(info.graphs.seconds, 1),
+        )

@@ -26,6 +26,7 @@ def load_engine(settings: ModelSettings) -> Engine:
         attention_backend=settings.attention_backend,
         v1_attention=settings.v1_attention,
         self_test=settings.self_test,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 

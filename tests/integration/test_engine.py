@@ -126,9 +126,9 @@ def test_what_it_says_of_itself(bundle: Bundle, engine: Engine) -> None:
         ({"device": "abacus"}, EngineError, "unknown device 'abacus': use auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:99"}, EngineError, r"device 'cuda:99' is not there: torch sees \d+ CUDA devices"),
         (
-            {"device": "cpu", "precision": "fp8"},
+            {"device": "cpu", "precision": "fp4"},
             EngineError,
-            "unknown precision 'fp8': use auto, fp32, fp16 or bf16",
+            "unknown precision 'fp4': use auto, fp32, fp16, bf16, fp8-ffn or fp8",
         ),
         ({"device": "cpu", "precision": "fp16"}, EngineError, "fp16 needs a GPU: on a CPU use fp32 or bf16"),
         ({"device": "cpu", "attention_backend": "varlen"}, BackendUnavailable, "varlen: needs a CUDA device"),

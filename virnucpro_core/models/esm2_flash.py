@@ -195,7 +195,9 @@ class ESM2WithFlashAttention(nn.Module):
             BackendUnavailable: its weights were released.
         """
         if not self._has_standard_path:
-            raise BackendUnavailable("the standard path's weights were released: only the packed path is left")
+            raise BackendUnavailable(
+                "the standard path's weights were released: only the packed path is left"
+            )
         with self._rotary.lent_to_fair_esm(tokens.shape[1], self._compute_dtype()):
             result: dict[str, Any] = self.model(tokens, repr_layers=repr_layers)
         return result
@@ -357,7 +359,9 @@ class ESM2WithFlashAttention(nn.Module):
                 kept[number - 1] = x.clone()
             attended = attend(qkv.view(len(x), 3, self.heads, -1))  # [rows, dim]
             added = products.out(attended)
-            hidden = _of_normed(products.fc1, kernels, x, added, layer.final_layer_norm, dtype)  # [rows, 4 dim]
+            hidden = _of_normed(
+                products.fc1, kernels, x, added, layer.final_layer_norm, dtype
+            )  # [rows, 4 dim]
             added = _of_gelu(products.fc2, kernels, hidden)
         weight_dtype = self.model.embed_tokens.weight.dtype
         out = kernels.add_norm(x, added, final.weight, final.bias, final.eps, weight_dtype)

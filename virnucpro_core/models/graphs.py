@@ -25,10 +25,10 @@ LARGEST = 16384
 """Rows of the largest graph: what a batch has by default on a GPU."""
 _STEP = 256
 _LAUNCH_BOUND = 2560 * 2048
-"""Rows times width up to which a graph is recorded. Measured on an H200 (eager, with Triton's kernels, against a graph):
-2,560 dimensions (36 layers) at 512 rows 9.2 and 5.9 ms, at 2,048 rows 22.6 and 22.4 ms; 1,280 dimensions (33 layers) at
-1,024 rows 5.6 and 3.4 ms, at 4,096 rows 12.0 and 11.9 ms; 320 and 128 dimensions gain at any size. Above, computing takes
-longer than launching, and padding to the next graph's rows would cost what the graph saves."""
+"""Rows times width up to which a graph is recorded: above, computing takes longer than launching, and padding to the
+next graph's rows would cost more than the graph saves. Measured on an H200, ms a forward whose kernels are launched one
+by one, and by a graph: 2,560 dimensions (36 layers) at 512 rows 9.2 and 5.9, at 2,048 rows 22.6 and 22.4; 1,280 dimensions
+(33 layers) at 1,024 rows 5.6 and 3.4, at 4,096 rows 12.0 and 11.9; 320 and 128 dimensions gain at any size."""
 _ROWS_A_SEGMENT = 32
 """A graph has room for one segment in so many rows: 30 residues. A batch of more, shorter ones takes a larger graph."""
 _ALIGNED = 4  # int32 values: kernels are compiled for addresses that are a multiple of 16 bytes
@@ -139,7 +139,9 @@ class CudaRecorder:
             current = torch.cuda.current_stream()
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
-                self._forward(batch)  # compiles kernels and allocates libraries' workspaces, as a recording must not
+                self._forward(
+                    batch
+                )  # compiles kernels and allocates libraries' workspaces, as a recording must not
             graph = torch.cuda.CUDAGraph()
             # Other threads may go on using the device meanwhile.
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):

@@ -143,7 +143,7 @@ class SelfTestResult:
 
 @dataclass(frozen=True, slots=True)
 class CudaGraphs:
-    """For which numbers of rows a forward of either model is recorded, rising; () if not at all. And how long that took.
+    """For which numbers of rows the forwards of both models are recorded, rising; () if not at all. In what time.
 
     A larger batch is launched kernel by kernel, with the same results.
     """

@@ -63,24 +63,25 @@ def divergence(
     if fasta is not None:
         sets[fasta] = _frames_of(fasta, engine, max_bases_of(settings), settings.keep_u)
     found = {name: measure(packed, v1, frames, budget) for name, frames in sets.items()}
+    about = _about(packed, v1)
     if as_json or form == "json":
-        print(json.dumps(_about(packed) | {"sets": {name: d.as_dict() for name, d in found.items()}}))
+        print(json.dumps(about | {"sets": {name: d.as_dict() for name, d in found.items()}}))
         return
-    about = _about(packed)
     where = f"{about['model']} on {about['device']}, {about['precision']}"
-    print(escaped(f"{where}: packed ({about['packed_backend']}) against v1"))
+    print(escaped(f"{where}: packed ({about['packed_backend']}) against v1 in {about['v1_precision']}"))
     for name, compared in found.items():
         print(f"\n{escaped(name)}")
         _show(compared)
 
 
-def _about(packed: Engine) -> dict[str, str]:
+def _about(packed: Engine, v1: Engine) -> dict[str, str]:
     info = packed.info
     return {
         "model": info.model_id,
         "device": info.device,
         "precision": info.precision,
         "packed_backend": info.attention_backend,
+        "v1_precision": v1.info.precision,
     }
 
 

@@ -211,6 +211,8 @@ def _describe(info: EngineInfo, token_budget: int) -> None:
     )
     for name, why in info.refusals.items():
         detail(f"not used: {name}: {why}")
+    if info.graphs is not None:
+        detail(f"CUDA graphs: {info.graphs}")
     if info.self_test is not None:
         detail(
             f"self-test passed: {info.self_test.per_token:.1e} a token, {info.self_test.tolerance:.0e} allowed"

@@ -89,9 +89,7 @@ class Kernels:
 
         return short_by_kernel(layout, fused, LONGEST_FUSED, QUERIES, apart)
 
-    def attention_in_tiles(
-        self, bounds: Tensor, tiles: Tensor, cos: Tensor, sin: Tensor
-    ) -> RotaryAttention:
+    def attention_in_tiles(self, bounds: Tensor, tiles: Tensor, cos: Tensor, sin: Tensor) -> RotaryAttention:
         """As `attention`, where it is fused, over the segments that tiles name, see `query_tiles`; other rows of the
         result are left as they are. Nothing is derived from lengths on the host.
 

@@ -111,7 +111,7 @@ def test_a_switch_takes_nothing_else(name, text):
         ("VIRNUCPRO_MAX_WAIT_MS", "1.5", "a whole number of milliseconds, 0 to 60000"),
         ("VIRNUCPRO_HTTP_PORT", "65536", "a port, 1 to 65535, or 0 for any free one"),
         ("VIRNUCPRO_HTTP_PORT", "", "a port, 1 to 65535, or 0 for any free one"),
-        ("VIRNUCPRO_PRECISION", "fp8", "auto, fp32, fp16 or bf16"),
+        ("VIRNUCPRO_PRECISION", "fp4", "auto, fp32, fp16, bf16, fp8-ffn or fp8"),
         ("VIRNUCPRO_DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
         ("VIRNUCPRO_DELIVERY", "at_most_once", "exactly_once or at_least_once"),
         ("VIRNUCPRO_DRAIN_TIMEOUT_S", "inf", "a number of seconds, 0 or more"),
@@ -409,6 +409,7 @@ def test_a_command_for_files_reads_the_settings_of_the_model_as_the_service_does
         "VIRNUCPRO_ATTENTION_BACKEND": "sdpa",
         "VIRNUCPRO_V1_ATTENTION": "yes",
         "VIRNUCPRO_SELF_TEST": "no",
+        "VIRNUCPRO_CUDA_GRAPHS": "no",
         "VIRNUCPRO_KEEP_U": "yes",
         "VIRNUCPRO_TOKEN_BUDGET": "4096",
         "VIRNUCPRO_FRAME_CACHE": "1000",
@@ -433,8 +434,8 @@ def test_a_command_for_files_reads_the_settings_of_the_model_as_the_service_does
             "unknown setting VIRNUCPRO_NONSENSE: unset it, or see docs/settings.md",
         ),
         (
-            {"VIRNUCPRO_PRECISION": "fp8"},
-            "VIRNUCPRO_PRECISION=fp8 is refused: it takes auto, fp32, fp16 or bf16",
+            {"VIRNUCPRO_PRECISION": "fp4"},
+            "VIRNUCPRO_PRECISION=fp4 is refused: it takes auto, fp32, fp16, bf16, fp8-ffn or fp8",
         ),
     ],
 )

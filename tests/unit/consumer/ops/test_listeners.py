@@ -40,6 +40,7 @@ from tests.support.factories import (
     scored,
     source,
 )
+from virnucpro_core.scoring.model import CudaGraphs
 
 HELD = InFlight(3, 400, 50)
 FIELDS = {"records": 3, "bytes": 400, "tokens": 50}
@@ -167,6 +168,20 @@ def test_the_log_says_what_computes_and_what_cannot():
     assert (refused["event"], refused["backend"]) == ("attention_backend_refused", "varlen")
     assert (off["event"], off["log_level"]) == ("self_test_off", "warning")
     assert (loaded["event"], loaded["model"], loaded["token_budget"]) == ("model_loaded", "nano", 1000)
+
+
+def test_the_log_says_which_batches_are_launched_in_one_call():
+    graphs = CudaGraphs(esm2=(256, 512), dnabert_s=(), seconds=1.234)
+    with capture_logs() as lines:
+        LogListener().happened(ModelLoaded(replace(MODEL, info=replace(MODEL.info, graphs=graphs)), 1000))
+    assert lines[-1] == {
+        "event": "cuda_graphs_recorded",
+        "log_level": "info",
+        "esm2": [256, 512],
+        "dnabert_s": [],
+        "seconds": 1.2,
+    }
+    assert str(graphs) == "ESM-2 up to 512 tokens, 2 in 1.2 s"
 
 
 @pytest.mark.parametrize("each", [True, False])

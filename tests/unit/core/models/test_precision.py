@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.models.attention import BackendUnavailable
 from virnucpro_core.models.device import EngineError
 from virnucpro_core.models.engine import Engine
-from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
+from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention, Products
 from virnucpro_core.models.kernels import add_norm, quantise
 from virnucpro_core.models.kernels.fp8 import Fp8Linear
 from virnucpro_core.models.kernels.quantise import quantise_rows
@@ -75,14 +76,12 @@ def test_the_products_that_are_named_are_in_fp8_and_no_others(fp8: tuple[str, ..
     wrapped = ESM2WithFlashAttention(expected)
     make = wrapped._layer_products
 
-    def rounding(index: int):
+    def on_rounded(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: product(rounded(x))
+
+    def rounding(index: int) -> Products:
         products = make(index)
-        return products._replace(
-            **{
-                name: lambda x, product=getattr(products, name): product(rounded(x))  # type: ignore[misc]
-                for name in fp8
-            }
-        )
+        return products._replace(**{name: on_rounded(getattr(products, name)) for name in fp8})
 
     wrapped._layer_products = rounding  # type: ignore[method-assign]
     # A value near the middle of two steps of fp8 may go to either: 1/16 of it.
@@ -131,7 +130,9 @@ def test_an_engine_stamps_it_and_stays_near_fp32(
     frames, split = random_frames(6), bundle.manifest.dnabert_s.dim
     plain, features = (each.features(frames) for each in (Engine(bundle, "cpu", "fp32"), engine))
     assert np.array_equal(features[:, :split], plain[:, :split])  # DNABERT-S is as it was
-    distance = np.linalg.norm((features - plain)[:, split:], axis=1) / np.linalg.norm(plain[:, split:], axis=1)
+    distance = np.linalg.norm((features - plain)[:, split:], axis=1) / np.linalg.norm(
+        plain[:, split:], axis=1
+    )
     assert (distance > 1e-4).all()
     assert (distance < precision.tolerance.features).all()
 
@@ -174,7 +175,10 @@ def test_the_standard_path_beside_it_is_the_16_bit_one_and_says_so(
     frames = random_frames(3)
     expected = Engine(bundle, device="cpu", precision="fp32", v1_attention=True)
     assert np.array_equal(standard.features(frames), expected.features(frames))
-    assert (standard.info.attention, standard.info.precision) == ("v1", "fp32")  # of the dtype beside fp8, here fp32
+    assert (standard.info.attention, standard.info.precision) == (
+        "v1",
+        "fp32",
+    )  # of the dtype beside fp8, here fp32
     assert np.array_equal(packed_path.features(frames), engine.features(frames))
     assert packed_path.info.precision == precision.name
 

@@ -1,0 +1,154 @@
+"""What a graph reads, which graph serves a batch, and what comes back; recording itself is tested on a GPU.
+
+In the place of a CUDA graph stands the forward itself, run again when it is replayed, on the same fixed tensors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.support.models_fixture import ESM2_SHAPES, layout_of, random_dna, random_dnabert_s, random_esm2
+from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
+from virnucpro_core.models.graphs import ForwardGraphs, Recorded, StaticBatch, sizes_of
+from virnucpro_core.models.kernels.rotary_attention import query_tiles
+from virnucpro_core.models.layout import PackedLayout
+
+CPU = torch.device("cpu")
+TILE = 64
+TABLE = torch.randint(-9, 10, (100, 3), generator=torch.Generator().manual_seed(0)).float()  # sums are exact
+
+
+def forward(batch: StaticBatch) -> Tensor:
+    """[rows, 3]: a value of each id, plus the sum of those of its segment, plus the tiles that name the segment."""
+    values = TABLE[batch.ids.long()]
+    segments = batch.segment_ids.long()
+    sums = torch.zeros(len(batch.bounds) - 1, 3).index_add(0, segments, values)
+    tiles = torch.bincount(batch.tiles[:, 0].long(), minlength=len(sums)).to(values.dtype)
+    return values + sums[segments] + tiles[segments, None]
+
+
+def replaying(batch: StaticBatch) -> Recorded:
+    out = forward(batch)
+    return Recorded(batch, out, lambda: out.copy_(forward(batch)))
+
+
+def graphs(*sizes: int, longest: int = 384) -> ForwardGraphs:
+    return ForwardGraphs(sizes, longest, lambda rows: StaticBatch(rows, CPU, TILE), replaying)
+
+
+def ids_and_layout(lengths: list[int], seed: int = 0) -> tuple[Tensor, PackedLayout]:
+    """As a forward has them: the ids padded to the layout's rows."""
+    segments = random_dna(lengths, seed, vocabulary=100)
+    layout = layout_of(segments)
+    ids = torch.from_numpy(np.concatenate(segments))
+    return torch.nn.functional.pad(ids, (0, layout.rows - layout.total)), layout
+
+
+def expected(ids: Tensor, layout: PackedLayout) -> Tensor:
+    parts = torch.split(TABLE[ids[: layout.total].long()], layout.lengths.tolist())
+    return torch.cat([part + part.sum(0) + -(-len(part) // TILE) for part in parts])
+
+
+@pytest.mark.parametrize(
+    ("dim", "largest", "count"),
+    [
+        (128, 16384, 20),
+        (320, 16384, 20),
+        (1280, 4096, 12),
+        (2560, 2048, 8),
+        (5120, 1024, 4),
+        (20_000, 256, 1),
+    ],
+)
+def test_how_many_rows_are_recorded_follows_from_the_width(dim: int, largest: int, count: int) -> None:
+    sizes = sizes_of(dim)
+    assert (sizes[0], sizes[-1], len(sizes)) == (256, largest, count)
+    steps = np.diff(sizes)
+    assert (steps <= np.maximum(256, np.array(sizes[:-1]) / 4)).all()
+    assert all(size % 256 == 0 for size in sizes)
+
+
+def test_a_model_too_wide_for_any_graph_has_none() -> None:
+    assert sizes_of(40_000) == ()
+    assert graphs()(*ids_and_layout([5])) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 384), min_size=1, max_size=20), min_size=1, max_size=4))
+def test_each_batch_gets_its_own_rows_whatever_was_there_before(batches: list[list[int]]) -> None:
+    recorded = graphs(256, 512, 1024)
+    for seed, lengths in enumerate(batches):
+        ids, layout = ids_and_layout(lengths, seed)
+        rows = recorded(ids, layout)
+        if layout.total > 1024:
+            assert rows is None
+        else:
+            assert rows is not None
+            assert torch.equal(rows, expected(ids, layout))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 384), min_size=1, max_size=24))
+def test_the_fixed_batch_describes_the_segments_then_the_padding_then_nothing(lengths: list[int]) -> None:
+    ids, layout = ids_and_layout(lengths)
+    batch = StaticBatch(-(-layout.rows // 256) * 256, CPU, TILE)
+    assert batch.takes(layout)
+    batch.fill(ids, layout)
+    own = len(lengths)
+    bounds = batch.bounds.tolist()
+    assert bounds[: own + 1] == layout.cu_seqlens[: own + 1].tolist()
+    assert set(bounds[own + 1 :]) == {batch.rows}
+    assert len(bounds) >= own + 3  # there is an empty segment
+    assert torch.equal(batch.segment_ids[: layout.total], layout.segment_ids[: layout.total].int())
+    assert set(batch.segment_ids[layout.total :].tolist()) <= {own}
+    tiles = query_tiles(layout.lengths, np.ones(own, dtype=bool), TILE).tolist()
+    assert batch.tiles.tolist()[: len(tiles)] == tiles
+    empty, start = batch.tiles[len(tiles) :].unique(dim=0)[0].tolist()
+    assert (bounds[empty], bounds[empty + 1], start) == (batch.rows, batch.rows, 0)
+    assert len(batch.tiles[len(tiles) :].unique(dim=0)) == 1
+
+
+def test_the_smallest_graph_that_has_room_serves() -> None:
+    recorded = graphs(256, 512, 1024)
+    used: list[int] = []
+    for each in recorded._recorded:
+        object.__setattr__(each, "replay", lambda rows=each.batch.rows: used.append(rows))
+    for lengths in ([256], [257], [100, 100, 100, 200], [1] * 24, [1] * 33, [384, 384, 256], [1] * 49):
+        recorded(*ids_and_layout(lengths))
+    # 256 rows have room for 24 segments, 512 for 32, 1,024 for 48.
+    assert used == [256, 512, 512, 256, 1024, 1024]
+
+
+def test_a_segment_that_is_too_long_is_left_to_the_forward() -> None:
+    recorded = graphs(1024, longest=200)
+    assert recorded(*ids_and_layout([200, 7])) is not None
+    assert recorded(*ids_and_layout([7, 201])) is None
+
+
+def test_a_result_is_a_copy() -> None:
+    recorded = graphs(256)
+    ids, layout = ids_and_layout([30, 5])
+    first = recorded(ids, layout)
+    recorded(*ids_and_layout([7, 90], seed=1))
+    assert first is not None
+    assert torch.equal(first, expected(ids, layout))
+
+
+def test_what_a_graph_reads_stays_where_it_is() -> None:
+    batch = StaticBatch(256, CPU, TILE)
+    parts = (batch.ids, batch.bounds, batch.segment_ids, batch.tiles)
+    before = [part.data_ptr() for part in parts]
+    batch.fill(*ids_and_layout([30, 5]))
+    assert [part.data_ptr() for part in parts] == before
+    # Kernels are compiled for addresses that are a multiple of 16 bytes.
+    assert all((part.data_ptr() - batch.bounds.data_ptr()) % 16 == 0 for part in parts[1:])
+
+
+def test_without_tritons_kernels_and_flash_attn_nothing_is_recorded() -> None:
+    assert ESM2WithFlashAttention(random_esm2(ESM2_SHAPES[0])).record_graphs() == ()
+    assert random_dnabert_s().record_graphs() == ()
