@@ -115,7 +115,9 @@ def main() -> None:
     torch.manual_seed(1)
     with torch.device(device):
         fair_esm = esm.ESM2(shape.layers, shape.dim, shape.heads).eval().requires_grad_(False)
-    model = ESM2WithFlashAttention(fair_esm).to(PRECISIONS[options.precision].dtype)
+    precision = PRECISIONS[options.precision]
+    model = ESM2WithFlashAttention(fair_esm, fp8=precision.fp8).to(precision.dtype)
+    model.record_graphs()
     choice = model.choice(model.device, PRECISIONS[options.precision].dtype)
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"ESM-2 {options.shape}, {options.precision}, {options.tokens} tokens a batch")

@@ -58,8 +58,10 @@ def random_esm2(shape: Esm2Config) -> esm.ESM2:
 
 def ours(shape: Esm2Config, precision: str, kernels: str) -> tuple[Forward, dict[str, Any]]:
     """This project's packed forward, and what serves it."""
-    dtype = PRECISIONS[precision].dtype
-    model = ESM2WithFlashAttention(random_esm2(shape), kernels=kernels).to(dtype)
+    dtype, fp8 = PRECISIONS[precision].dtype, PRECISIONS[precision].fp8
+    model = ESM2WithFlashAttention(random_esm2(shape), fp8=fp8, kernels=kernels).to(dtype)
+    model.release_standard_path()
+    graphs = model.record_graphs()
 
     def prepared(proteins: Proteins) -> Callable[[], Tensor]:
         together = pack(proteins)
@@ -72,6 +74,7 @@ def ours(shape: Esm2Config, precision: str, kernels: str) -> tuple[Forward, dict
         "attention_backend": choice.backend.name if choice else None,
         "kernels": model.kernels(model.device, dtype).name,
         "refusals": model.kernels(model.device, dtype).refusals,
+        "cuda_graphs": list(graphs),
     }
 
 

@@ -28,7 +28,7 @@ _LAUNCH_BOUND = 2560 * 2048
 """Rows times width up to which a graph is recorded: above, computing takes longer than launching, and padding to the
 next graph's rows would cost more than the graph saves. Measured on an H200, ms a forward whose kernels are launched one
 by one, and by a graph: 2,560 dimensions (36 layers) at 512 rows 9.2 and 5.9, at 2,048 rows 22.6 and 22.4; 1,280
-dimensions (33 layers) at 1,024 rows 5.6 and 3.4, at 4,096 rows 12.0 and 11.9; 320 and 128 gain at any number of rows."""
+dimensions (33 layers) at 1,024 rows 5.6 and 3.4, at 4,096 rows 12.0 and 11.9; 320 and 128 gain at any of them."""
 _ROWS_A_SEGMENT = 32
 """A graph has room for one segment in so many rows: 30 residues. A batch of more, shorter ones takes a larger graph."""
 _ALIGNED = 4  # int32 values: kernels are compiled for addresses that are a multiple of 16 bytes
@@ -107,7 +107,7 @@ class StaticBatch:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Recorded:
-    """One recorded forward: `replay` computes `out` [rows, dim] anew of what `batch` holds then."""
+    """One recorded forward: `replay` computes `out` [rows, dim] again, of what `batch` holds then."""
 
     batch: StaticBatch
     out: Tensor
