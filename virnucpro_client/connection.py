@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,10 @@ from virnucpro_client.errors import BrokerUnavailable
 
 ANSWER_S = 15.0
 """How long a broker may take to answer a question about a topic."""
+CREATED_S = 3.0
+"""How long a topic may be unknown: a broker answers that it has created one before all brokers know it."""
+_ASK_AGAIN_S = 0.1
+_OF_A_NEW_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE})
 _MOCK_CLUSTER = "mockCluster"
 """How the id of librdkafka's mock cluster begins, the service's embedded broker: it does not tell topics' settings."""
 
@@ -62,17 +67,24 @@ class Connection:
         return self._common | own | self._options
 
     def partitions(self, consumer: Consumer, topic: str, timeout: float = ANSWER_S) -> range:
-        """The partitions of a topic.
+        """The partitions of a topic. One that a broker does not know is asked for again for `CREATED_S`.
 
         Raises:
             BrokerUnavailable: no broker answers, or the topic does not exist.
         """
-        try:
-            found = consumer.list_topics(topic, timeout=timeout).topics[topic]
-        except KafkaException as error:
-            consumer.poll(0)  # calls `_on_error` with the cause, which the exception does not have
-            raise self.unavailable(error) from error
-        if found.error is not None or not found.partitions:
+        end = time.monotonic() + CREATED_S
+        while True:
+            try:
+                found = consumer.list_topics(topic, timeout=timeout).topics[topic]
+            except KafkaException as error:
+                consumer.poll(0)  # calls `_on_error` with the cause, which the exception does not have
+                raise self.unavailable(error) from error
+            usable = found.error is None and bool(found.partitions)
+            new = found.error is None or found.error.code() in _OF_A_NEW_TOPIC
+            if usable or not new or time.monotonic() > end:
+                break
+            time.sleep(_ASK_AGAIN_S)
+        if not usable:
             why = found.error.str() if found.error is not None else "it has no partitions"
             raise BrokerUnavailable(
                 f"the topic {topic} cannot be used ({why}): create it, correct the name in "

@@ -18,7 +18,7 @@ from tests.support.kafka import admin
 
 _QUIET_S, _NEARLY_QUIET = 10.0, 100
 """How long to wait until everything is committed, and read; with more records than that left it is not tried."""
-_CREATE_S, _DELETE_RECORDS_S = 30.0, 30.0
+_CREATE_S, _DELETE_RECORDS_S = 90.0, 30.0
 _REFUSED_S, _JOINED_S = 40.0, 60.0
 _AFTER_S = 30.0
 """How long workers may still end because a topic was missing for a moment: they look for it three times."""

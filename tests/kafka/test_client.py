@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from schemas import DeadLetter
 from tests.support.harness import NoopServe, serving
+from tests.support.kafka.admin import create_topics
 from tests.support.kafka.job import UNIT, Job
 from virnucpro_client import BrokerUnavailable, Client, Topics
 
@@ -30,6 +34,16 @@ def test_a_run_is_answered_whole_when_the_worker_is_killed_in_the_middle(job, tm
     assert sorted(answer.id for answer in found) == sorted(record_id for record_id, _ in records)
     refused = {answer.id for answer in found if isinstance(answer.content, DeadLetter)}
     assert refused == {f"r{number}" for number in range(0, 300, 10)}
+
+
+def test_a_topic_that_is_just_being_created_is_waited_for(job):
+    name = f"{job.name}.late"
+    with ThreadPoolExecutor(1) as pool, Client(job.bootstrap, replace(topics(job), input=name)) as client:
+        publishing = pool.submit(client.publish, [("a", UNIT)])
+        time.sleep(0.5)  # it has asked, and was told that the topic is unknown
+        assert not publishing.done()
+        create_topics(job.bootstrap, {name: 1}, {})
+        assert publishing.result(30) is not None
 
 
 def test_a_topic_that_does_not_exist_is_named(job):
