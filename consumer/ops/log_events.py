@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 EVENTS: Mapping[str, str] = {
     "announcement_failed": "The line `ready` could not be written to standard output; the service goes on.",
-    "attention_backend_refused": "An attention back-end, or the kernels, cannot serve here, and why; another one does.",
+    "attention_backend_refused": "An attention back-end, the kernels or CUDA graphs cannot serve here, and why; what "
+    "comes next does.",
     "attention_paths_disagree": "A batch that went through both attention paths differs by more than the limit.",
     "batch_done": "A batch has been scored.",
     "batch_failed": "One run of the model failed: out_of_memory or error. The batch is divided and run again.",

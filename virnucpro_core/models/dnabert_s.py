@@ -185,12 +185,17 @@ class DnabertS(nn.Module):
         out: Tensor = self.encoder(self.embeddings(ids), attend)
         return out[: layout.total]
 
+    def graphs_refusal(self) -> str | None:
+        """Why no forward can be recorded, or None if some can."""
+        backend = self.choice(self.device, self._weight_dtype).backend
+        # The others need lengths on the host.
+        return None if isinstance(backend, FlashAttn) else f"needs the attention back-end {FlashAttn.name}"
+
     def record_graphs(self) -> tuple[int, ...]:
         """Record the packed forward of small batches as CUDA graphs, which then serve those that fit.
 
         Returns:
-            the numbers of rows that were recorded, rising; () where flash-attn does not serve: the other back-ends
-            need lengths on the host.
+            the numbers of rows that were recorded, rising; () if `graphs_refusal` says why not.
         """
         backend = self.choice(self.device, self._weight_dtype).backend
         if not isinstance(backend, FlashAttn):

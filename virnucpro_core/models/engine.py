@@ -101,7 +101,8 @@ class Engine:
             self.dnabert_s = fill("dnabert_s", dnabert_s, bundle.tensors("dnabert_s"), place.device, dtype)
             self.head = fill("head", head, bundle.tensors("head"), place.device, torch.float32)
             v1 = self.esm2.takes_v1_path() or place.esm2_backend is None
-            graphs = self._record_graphs(v1) if cuda_graphs and place.device.type == "cuda" else None
+            recorded = place.device.type == "cuda" and cuda_graphs
+            graphs = self._record_graphs(v1) if recorded else None
             result = run_self_test(self.esm2, place.precision) if self_test else None
             self.esm2.release_standard_path()
         kernels = self.esm2.kernels(place.device, dtype)
@@ -115,7 +116,9 @@ class Engine:
             precision=place.precision.name,
             device=place.device_name,
             kernels=TORCH if v1 else kernels.name,
-            refusals=place.refusals | {f"kernels: {name}": why for name, why in kernels.refusals.items()},
+            refusals=place.refusals
+            | {f"kernels: {name}": why for name, why in kernels.refusals.items()}
+            | (self._graph_refusals(v1) if recorded else {}),
             self_test=result,
             graphs=graphs,
             calibration=manifest.calibration,
@@ -218,6 +221,13 @@ class Engine:
         esm2 = () if v1 else self.esm2.record_graphs()
         dna = self.dnabert_s.record_graphs()
         return CudaGraphs(esm2, dna, time.perf_counter() - begun) if esm2 or dna else None
+
+    def _graph_refusals(self, v1: bool) -> dict[str, str]:
+        whys = {
+            "esm2": "is on the standard path" if v1 else self.esm2.graphs_refusal(),
+            "dnabert_s": self.dnabert_s.graphs_refusal(),
+        }
+        return {f"cuda graphs: {model}": why for model, why in whys.items() if why is not None}
 
     def _scores(self, features: Tensor) -> Tensor:
         scores = torch.softmax(self.head(features), dim=1)

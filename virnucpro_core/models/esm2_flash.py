@@ -250,16 +250,22 @@ class ESM2WithFlashAttention(nn.Module):
         twin.v1_attention = v1
         return twin
 
+    def graphs_refusal(self) -> str | None:
+        """Why no forward can be recorded, or None if some can."""
+        kernels = self.kernels(self.device, self._compute_dtype())
+        if kernels.name != TRITON:
+            return "needs Triton's kernels"
+        return None if kernels.fused_attention else "needs the kernel rotary_attention"
+
     def record_graphs(self) -> tuple[int, ...]:
         """Record the packed forward of small batches as CUDA graphs, which then serve those that fit.
 
         Returns:
-            the numbers of rows that were recorded, rising; () where Triton's kernels do not do all of it.
+            the numbers of rows that were recorded, rising; () if `graphs_refusal` says why not.
         """
-        dtype = self._compute_dtype()
-        kernels = self.kernels(self.device, dtype)
-        if kernels.name != TRITON or not kernels.fused_attention:
+        if self.graphs_refusal() is not None:
             return ()
+        kernels = self.kernels(self.device, self._compute_dtype())
         from virnucpro_core.models.kernels.rotary_attention_triton import QUERIES
 
         with torch.inference_mode(False), torch.no_grad():

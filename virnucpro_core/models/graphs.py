@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from virnucpro_core.models.kernels.rotary_attention import query_tiles
-from virnucpro_core.models.layout import PackedLayout, to_device
+from virnucpro_core.models.layout import PackedLayout, for_device
 
 LARGEST = 16384
 """Rows of the largest graph: what a batch has by default on a GPU."""
@@ -102,7 +102,7 @@ class StaticBatch:
         tiles[::2] = self.segments + 1  # always empty
         real = query_tiles(lengths, np.ones(own, dtype=np.bool_), self._tile).ravel()
         tiles[: len(real)] = real
-        self._moved.copy_(to_device(values, self._device), non_blocking=True)
+        self._moved.copy_(for_device(values, self._device), non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

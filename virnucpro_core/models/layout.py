@@ -25,10 +25,13 @@ _MIN_ROWS_ELSEWHERE = 256
 
 def to_device(array: NDArray[np.int32] | NDArray[np.int64], device: torch.device) -> Tensor:
     """The array on the device; from pinned memory, so that the host does not wait for the copy."""
+    return for_device(array, device).to(device, non_blocking=True)
+
+
+def for_device(array: NDArray[np.int32] | NDArray[np.int64], device: torch.device) -> Tensor:
+    """The array on the host, in pinned memory if the device copies from that without a wait."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -172,8 +172,8 @@ class EngineInfo:
             384 tokens unless `refusals` says why not.
         precision: "fp32", "fp16", "bf16", "fp8-ffn" or "fp8" (docs/numerics.md).
         device: as torch names it, with its product name on a GPU.
-        refusals: attention back-ends and kernels that would come first and why they do not serve, by
-            "model: name" and "kernels: name".
+        refusals: attention back-ends, kernels and graphs that would come first and why they do not serve, by
+            "model: name", "kernels: name" and "cuda graphs: model".
         self_test: the figures of the start-up self-test, None if it was off.
         graphs: the CUDA graphs of small batches, None if there are none.
         calibration: of the probability of a record, None if the bundle has none.

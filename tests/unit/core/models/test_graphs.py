@@ -150,5 +150,7 @@ def test_what_a_graph_reads_stays_where_it_is() -> None:
 
 
 def test_without_tritons_kernels_and_flash_attn_nothing_is_recorded() -> None:
-    assert ESM2WithFlashAttention(random_esm2(ESM2_SHAPES[0])).record_graphs() == ()
-    assert random_dnabert_s().record_graphs() == ()
+    esm2, dna = ESM2WithFlashAttention(random_esm2(ESM2_SHAPES[0])), random_dnabert_s()
+    assert esm2.record_graphs() == dna.record_graphs() == ()
+    assert esm2.graphs_refusal() == "needs Triton's kernels"
+    assert dna.graphs_refusal() == "needs the attention back-end flash_attn"
