@@ -134,13 +134,8 @@ class Recipe:
         return recipe
 
     def digest(self, *sections: str) -> str:
-        """Names the settings of some sections: equal digests, equal settings.
-
-        A recipe that leaves the extra sources out is named as before there were any.
-        """
+        """Names the settings of some sections: equal digests, equal settings."""
         content = {section: asdict(getattr(self, section)) for section in sections}
-        if "data" in content and self.data.extra_weight == 0:
-            del content["data"]["extra_weight"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -181,29 +176,3 @@ def _build(kind: Any, content: Any, where: str) -> Any:
     if unknown := set(content) - set(values):
         raise ValueError(f"{where} has no setting {', '.join(sorted(unknown))}")
     return kind(**values)
-
-
-_FORMER_NAMES = {
-    "draws": "data",
-    "rate": "lr",
-    "warm_up": "warmup_steps",
-    "decay": "weight_decay",
-    "average": "ema_decay",
-    "hidden": "lm_weight",
-    "pairs": "pairs_weight",
-    "dna_rate": "dna_lr_ratio",
-    "encoder_rate": "encoder_lr_ratio",
-    "members": "ensemble",
-    "looks": "evals",
-}
-
-
-def current_names(content: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as a bundle's manifest has it, sections and settings by the names that they have today.
-
-    The manifests of nano-500 and nano-300 have the former ones; a manifest is never rewritten.
-    """
-    return {
-        _FORMER_NAMES.get(name, name): current_names(value) if isinstance(value, dict) else value
-        for name, value in content.items()
-    }

@@ -16,9 +16,9 @@ from training.data.corpus import EXTRA
 from training.data.folds import Folds
 from training.data.make_tables import evaluated_part
 from training.data.prepare_data import NOT_A_FAMILY
-from training.reports.fold_metrics import MEASURES, MOST_PIECES, LeftOut, judge, spread_out, write_scores
+from training.reports.fold_metrics import MEASURES, MOST_PIECES, LeftOut, judge, spread_out
+from training.reports.record_scores import read_scores, write_scores
 from virnucpro_core.evaluation.calibration_fit import fit_calibration
-from virnucpro_core.evaluation.labelled_chunks import LabelledChunks
 from virnucpro_core.evaluation.metrics import auroc
 
 
@@ -100,24 +100,23 @@ def test_a_calibration_is_fitted_on_the_scores_that_are_written(tmp_path: Path) 
     )
     write_scores(tmp_path / "scores.jsonl", parts, corpus, 500, temperature=2.0)
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
-    there = [
-        (owner, number, (np.log(virus / (1 - virus)) - np.log(others / (1 - others))) / 2)
-        for owner, line in enumerate(lines)
-        for number, scores in enumerate(line["scores"])
-        if scores is not None
-        for others, virus in [scores]
-    ]
-    owner, number, margins = (np.array(column) for column in zip(*there, strict=True))
-    assert margins == pytest.approx(np.concatenate([part.chunk_margins for part in parts]) / 2, abs=1e-5)
-    units = sorted({line["unit"] for line in lines})
-    chunks = LabelledChunks(
-        margins,
-        owner,
-        number,
-        np.array([line["label"] == "virus" for line in lines]),
-        np.array([units.index(line["unit"]) for line in lines]),
-        500,
+    scores = read_scores(tmp_path / "scores.jsonl")
+    assert scores.margins == pytest.approx(
+        np.concatenate([part.chunk_margins for part in parts]) / 2, abs=1e-5
     )
-    found = fit_calibration(chunks)
+    assert scores.ids.tolist() == [line["id"] for line in lines]
+    assert scores.chunks.tolist() == [len(line["scores"]) for line in lines]
+    assert [
+        (lines[i]["scores"][n]) for i, n in zip(scores.owner, scores.number, strict=True)
+    ] == scores.scores.tolist()
+    found = fit_calibration(scores.labelled(500))
     assert found.about["records"] == len(lines)
     assert found.about["viruses"] == 10
+
+
+def test_a_line_that_is_not_the_scores_of_a_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    for line in ('{"id": "a"}', '{"id": "a", "label": "virus", "scores": [[0.5]]}', "no JSON"):
+        path.write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"scores\.jsonl, line 1 is not the scores of a record"):
+            read_scores(path)

@@ -20,6 +20,7 @@ from training.runs.runner import TOO_LATE
 from training.runs.sweep import as_good, complexity, markdown, ranked, read
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.evaluation.metrics import auroc
+from virnucpro_core.hashing import sha256_of
 from virnucpro_core.scoring.verdicts import is_virus
 from virnucpro_core.sequence.chunks import chunk_spans
 
@@ -137,6 +138,10 @@ def test_the_last_training_has_everything_and_what_cross_validation_says_of_its_
     assert manifest.training["trained_on"] == ["train", "dev", "validation", "extra"]
     assert manifest.training["cross_validation"]["right"] == result["right"]
     assert manifest.validation["auroc"] == result["auroc"]["mean"]
+    assert manifest.calibration is not None
+    scores = folder / "scores-500.jsonl"
+    assert manifest.calibration.about["scores"]["sha256"] == sha256_of(scores)
+    assert manifest.calibration.about["records"] == len(scores.read_text().splitlines())
     assert len(manifest.training["data"]["extra"]["ids"].split()) == (corpus.splits == EXTRA).sum()
     assert not (out / "nano-500").exists(), "nothing was measured on validation"
     with pytest.raises(SystemExit, match=r"result-500\.json is of another recipe or other data: repeat"):

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from training.data.corpus import EXTRA, VIRUS, Corpus
-from training.data.folds import Folds, key_of
+from training.data.folds import Folds
 from training.data.frame_table import Frames
 from training.data.prepare_data import NOT_A_FAMILY
-from virnucpro_core.atomic_files import atomic_write
-from virnucpro_core.evaluation.labels import LABELS
-from virnucpro_core.evaluation.metrics import BoolArray, FloatArray, IntArray, auroc, sigmoid, temperature
+from virnucpro_core.evaluation.metrics import BoolArray, FloatArray, IntArray, auroc, temperature
 from virnucpro_core.scoring.verdicts import verdict_margins
-from virnucpro_core.sequence.chunks import chunk_spans
 
 MOST_PIECES = 12
 """Chunks of a record that are judged at most, or a few long genomes would decide."""
 MEASURES = ("auroc", "unseen_families", "without_extra")
-_DIGITS = 9  # of a score: so near to 1 as a margin of 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,44 +113,3 @@ def _right(
         }
         for name, members in kinds.items()
     }
-
-
-def write_scores(
-    path: Path, left_out: Iterable[LeftOut], corpus: Corpus, length: int, temperature: float
-) -> None:
-    """The scores of the records of all folds, for fitting what makes a probability of a record's scores.
-
-    A line of JSON for each record with an open frame: id, label, group, unit (the family or genus that it is in the
-    folds by: those of one unit are alike), fold, length in bases, and scores: for each of its chunks the highest others
-    and virus scores of the frames, or null where none is open. They are of a model that had not seen the record's
-    family or genus, with margins divided by `temperature`.
-    """
-    with atomic_write(path) as (unfinished,), unfinished.open("w", encoding="utf-8") as file:
-        for one in left_out:
-            table, scaled = one.table, one.margins.astype(np.float64) / temperature
-            first = np.searchsorted(table.frame_chunk, np.arange(len(table.chunk_record)))
-            virus = sigmoid(np.maximum.reduceat(scaled, first))
-            others = sigmoid(-np.minimum.reduceat(scaled, first))
-            for record in np.unique(table.chunk_record).tolist():
-                chunks = slice(*np.searchsorted(table.chunk_record, (record, record + 1)))
-                of_start = {
-                    int(start): [round(float(o), _DIGITS), round(float(v), _DIGITS)]
-                    for (start, _), o, v in zip(
-                        table.chunk_span[chunks], others[chunks], virus[chunks], strict=True
-                    )
-                }
-                line = _described(corpus, record) | {
-                    "fold": one.fold,
-                    "length": int(corpus.lengths[record]),
-                    "scores": [
-                        of_start.get(start) for start, _ in chunk_spans(int(corpus.lengths[record]), length)
-                    ],
-                }
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-
-
-def _described(corpus: Corpus, record: int) -> dict[str, Any]:
-    label, group = LABELS[corpus.labels[record]], str(corpus.groups[record])
-    key = key_of(label, group, str(corpus.genera[record]))
-    assert key is not None  # it is in a fold
-    return {"id": str(corpus.ids[record]), "label": label, "group": group, "unit": " ".join(key)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from training.data.corpus import SPLITS, VALIDATION
 from training.data.prepare_data import name_of
-from training.recipe import Recipe, current_names
+from training.recipe import Recipe
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.evaluation.labels import LABELS
 
@@ -160,7 +160,7 @@ def settings(content: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 def training_section(bundles: Sequence[Made]) -> Iterator[str]:
     """What was run, on what, with which settings; the bundles are of one recipe."""
     facts = bundles[0].manifest.training
-    recipe = current_names(facts["recipe"])
+    recipe = facts["recipe"]
     usual, used = settings(asdict(Recipe.load())), settings(recipe)
     changed = [f"`{name}={value}`" for name, value in used.items() if usual.get(name) != value]
     yield "## The training"

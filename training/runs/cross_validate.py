@@ -5,8 +5,8 @@
 For each fold a model is trained on the genomes of the others, encoders included, and scores those of the fold; the
 validation split has no part in it. Folds run side by side on all GPUs. Writes, in OUT/cross-validation/recipe,
 result-LENGTH.json and scores-LENGTH.jsonl, the scores of records by models that had not seen their family or genus;
-training.reports.fold_metrics says what is in either. What is done is not repeated: with --minutes the command ends in
-time, and the same command resumes it.
+training.reports.fold_metrics and training.reports.record_scores say what is in either. What is done is not repeated:
+with --minutes the command ends in time, and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from training.progress import log
-from training.reports.fold_metrics import LeftOut, judge, write_scores
+from training.reports.fold_metrics import LeftOut, judge
+from training.reports.record_scores import write_scores
 from training.runs.pretrain import LENGTH, encoders_file
 from training.runs.runner import Runner, command
 from training.runs.train_head import key_of, margins_file, report_file
@@ -47,6 +48,11 @@ class Trial:
 def result_file(folder: Path, length: int) -> Path:
     """What cross-validation says of the recipe of a folder."""
     return folder / f"result-{length}.json"
+
+
+def scores_file(folder: Path, length: int) -> Path:
+    """The scores of the records, each by the model that had not seen its family or genus."""
+    return folder / f"scores-{length}.jsonl"
 
 
 def result_key(given: argparse.Namespace, length: int) -> str:
@@ -163,9 +169,8 @@ class CrossValidation:
         path = result_file(works[0].out, self._length)
         with atomic_write(path) as (unfinished,):
             unfinished.write_text(json.dumps(row, indent=1, allow_nan=False) + "\n")
-        write_scores(
-            works[0].out / f"scores-{self._length}.jsonl", left_out, corpus, self._length, row["temperature"]
-        )
+        scores = scores_file(works[0].out, self._length)
+        write_scores(scores, left_out, corpus, self._length, row["temperature"])
         return row
 
 

@@ -5,8 +5,9 @@
 Pre-trains the encoders, trains a trial and a final model for each length, and writes the bundles OUT/nano-500 and
 OUT/nano-300 with their metrics on the validation split, and OUT/nano-*.json with the whole reports. With --everything
 the encoders and the model are trained on all genomes, validation among them, and the bundles are
-OUT/everything/nano-500 and OUT/everything/nano-300: what is known of them is the cross-validation of their recipe. What
-is done already is not done again; a run that was interrupted goes on.
+OUT/everything/nano-500 and OUT/everything/nano-300: what is known of them is the cross-validation of their recipe, and
+the probability of a record is fitted on its scores. What is done already is not done again; a run that was interrupted
+goes on.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from training.recipe import LENGTHS
 from training.reports.baseline import CHUNKS
 from training.reports.evaluate import evaluate, headline
 from training.reports.fold_metrics import MEASURES
-from training.runs.cross_validate import result_file, result_key
+from training.reports.record_scores import read_scores
+from training.runs.cross_validate import result_file, result_key, scores_file
 from training.runs.export import data_list, draft_manifest, export
 from training.runs.pretrain import pretrain
 from training.runs.train_head import key_of, train_head
 from training.runs.workspace import EVERYTHING, FINAL, TRIAL, Workspace, options, workspace
 from virnucpro_core.bundle.bundle import read_manifest
+from virnucpro_core.evaluation.calibration_fit import fit_calibration
+from virnucpro_core.hashing import sha256_of
+from virnucpro_core.scoring.calibration import Calibration
 
 MEASURED_BY = (
     "cross-validation: models of the same recipe, trained without the fold that they were measured on"
@@ -110,11 +115,14 @@ def make(trial: Workspace, final: Workspace, length: int, chunks: int) -> None:
     finish(final, network, length, report["temperature"], facts(final, length, judged), chunks)
 
 
-def make_of_everything(work: Workspace, length: int, judged: dict[str, Any]) -> None:
-    """The bundle of a model that was trained on all genomes, unless it is there; judged: see `read_result`.
+def make_of_everything(work: Workspace, length: int, judged: dict[str, Any], scores: Path) -> None:
+    """The bundle of a model that was trained on all genomes, unless it is there.
+
+    judged: see `read_result`; scores: the file of the scores of cross-validation, on which its calibration is fitted.
 
     Raises:
         SystemExit: a bundle of that name is there, of other data or another recipe.
+        CalibrationError: the scores do not rank viruses above others, or are of too few families.
     """
     name = f"nano-{length}"
     if is_there(work, work.folder / name, length):
@@ -124,11 +132,24 @@ def make_of_everything(work: Workspace, length: int, judged: dict[str, Any]) -> 
     draft = draft_manifest(
         network, name, length, judged["temperature"], facts(work, length, {"cross_validation": figures})
     )
+    draft = replace(draft, calibration=calibration_of(scores, length))
     validation: dict[str, Any] = {"by": MEASURED_BY}
     for measure in MEASURES:
         validation |= {measure: judged[measure]["mean"], f"{measure}_spread": judged[measure]["spread"]}
     export(network, work.folder / name, replace(draft, validation=validation), work.tokenizer)
     log(bundle=name, phase=work.phase, **validation)
+
+
+def calibration_of(scores: Path, length: int) -> Calibration:
+    """The probability of a record, fitted on the scores of cross-validation; length: bases of a chunk.
+
+    Raises:
+        OSError, ValueError: see `read_scores`.
+        CalibrationError: see `fit_calibration`.
+    """
+    found = fit_calibration(read_scores(scores).labelled(length))
+    facts = {"scores": {"by": MEASURED_BY, "sha256": sha256_of(scores)}}
+    return replace(found, about=facts | found.about)
 
 
 def read_result(folder: Path, length: int, key: str) -> dict[str, Any]:
@@ -167,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
         work = workspace(given, EVERYTHING)
         pretrain(work)
         for length, result in zip(given.lengths, results, strict=True):
-            make_of_everything(work, length, result)
+            make_of_everything(work, length, result, scores_file(given.everything, length))
         return 0
     trial, final = workspace(given, TRIAL), workspace(given, FINAL)
     pretrain(trial)
