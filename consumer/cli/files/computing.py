@@ -1,4 +1,7 @@
-"""Where `predict` computes: on one device in this process, or on several, a process each."""
+"""Where `predict` computes: on the processor in this process, or on GPUs or several devices, a process each.
+
+A GPU is given a process although it is alone: it computes while frames are prepared and results are written.
+"""
 
 from __future__ import annotations
 
@@ -63,13 +66,12 @@ def computing_on(
     Raises:
         UserError, CoreError: a device cannot load the model.
     """
-    from consumer.cli.files.device_names import threads_of_each
+    from consumer.cli.files.device_names import processes_for, threads_of_each
 
-    several = [name for name in names if name is not None]
-    if len(several) > 1:
+    if processes := processes_for(names, settings.device):
         from consumer.cli.files.device_pool import DevicePool
 
-        with DevicePool(several, settings, threads_of_each(several, threads)) as pool:
+        with DevicePool(processes, settings, threads_of_each(processes, threads)) as pool:
             yield pool, pool
         return
     from consumer.scoring.loading import load_engine

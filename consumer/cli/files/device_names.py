@@ -44,6 +44,21 @@ def device_names(device: str | None, text: str | None) -> Sequence[str | None]:
     return names
 
 
+def processes_for(names: Sequence[str | None], device: str) -> list[str]:
+    """The devices that get a process of their own: none where the one processor serves, in this process.
+
+    Args:
+        names: as of `device_names`.
+        device: of the settings.
+    """
+    several = [name or device for name in names]
+    if several == [AUTO]:
+        from virnucpro_core.models.device_list import gpus
+
+        several = gpus()[:1] or ["cpu"]
+    return [] if several == ["cpu"] else several
+
+
 def threads_of_each(names: Sequence[str], threads: int | None) -> int | None:
     """Threads of each process: so many as asked for, else the cores shared among those on the processor; None leaves
     it to torch."""

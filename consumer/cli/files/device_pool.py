@@ -1,4 +1,4 @@
-"""Several devices for one file: a process each, batches to whichever is free, and the work of a lost one to the others.
+"""The devices of one file: a process each, batches to whichever is free, and the work of a lost one to the others.
 
 The parent reads, prepares and packs; it holds neither the model nor torch. A frame's row does not depend on the device
 among devices of one kind, so others are refused: the outputs have the same bytes as those of one device.
@@ -56,7 +56,7 @@ class DevicePool:
     """A `virnucpro_core.scoring.computing.Computing` over several processes; a context, which ends them.
 
     Args:
-        names: of devices, two at least; a processor may be named more than once.
+        names: of devices; a processor may be named more than once.
         settings: of the model; the device that they name is not used.
         threads: of each process on a processor; None shares the cores out.
 
@@ -78,7 +78,7 @@ class DevicePool:
         try:
             for name in names:
                 self.devices.append(_started(name, settings, threads))
-            ready = [_hello(device) for device in self.devices]
+            ready = [_hello(device, len(names)) for device in self.devices]
             for device, each in zip(self.devices, ready, strict=True):
                 device.use.device = each.info.device
             self.info = common_info(names, [each.info for each in ready])
@@ -208,8 +208,8 @@ def _started(name: str, settings: ModelSettings, threads: int | None) -> Device:
     return Device(name, ours, process, DeviceUse(name))
 
 
-def _hello(device: Device) -> Ready:
-    """Wait until a device has loaded the model."""
+def _hello(device: Device, of: int) -> Ready:
+    """Wait until a device, one of so many, has loaded the model."""
     answer: Ready | Refused
     try:
         answer = device.pipe.recv()
@@ -220,7 +220,8 @@ def _hello(device: Device) -> Ready:
             ExitCode.DEVICE_LOST,
         )
     if isinstance(answer, Refused):
-        raise UserError(f"{device.name}: {answer.message}", ExitCode(answer.exit_code))
+        name = f"{device.name}: " if of > 1 else ""
+        raise UserError(f"{name}{answer.message}", ExitCode(answer.exit_code))
     return answer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.cli.error_messages import UserError
-from consumer.cli.files.device_names import device_names, threads_of_each
+from consumer.cli.files.device_names import device_names, processes_for, threads_of_each
 from consumer.cli.files.device_pool import common_info
 from virnucpro_core.scoring.model import EngineInfo
 
@@ -44,6 +44,16 @@ def test_all_is_every_gpu_else_the_processor(monkeypatch):
     assert device_names(None, "all") == ["cuda:0", "cuda:1"]
     monkeypatch.setattr("virnucpro_core.models.device_list.gpus", list)
     assert device_names(None, "all") == ["cpu"]
+
+
+def test_a_gpu_has_a_process_of_its_own_and_the_one_processor_none(monkeypatch):
+    monkeypatch.setattr("virnucpro_core.models.device_list.gpus", lambda: ["cuda:0", "cuda:1"])
+    assert processes_for([None], "auto") == ["cuda:0"]
+    assert processes_for([None], "cuda:1") == processes_for(["cuda:1"], "cuda:1") == ["cuda:1"]
+    assert processes_for(["cpu", "cpu"], "cpu") == ["cpu", "cpu"]
+    assert processes_for([None], "cpu") == processes_for(["cpu"], "cpu") == []
+    monkeypatch.setattr("virnucpro_core.models.device_list.gpus", list)
+    assert processes_for([None], "auto") == []
 
 
 def test_processes_on_one_processor_share_its_cores(monkeypatch):
