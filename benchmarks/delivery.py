@@ -32,7 +32,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from benchmarks.machine import cpu_seconds
 from schemas import SequenceRecord, encode_record
-from tests.support.harness import NoopServe, Serve, serving
+from tests.support.harness import Child, NoopServe, serving
 from tests.support.kafka.kraft import KraftBroker, class_path, missing_tool
 
 GUARANTEES = ("at_least_once", "exactly_once")
@@ -191,7 +191,7 @@ def measure(
     progress = Committed(broker.bootstrap_servers, name)
     try:
         with serving(folder / f"{name}.log", kind=NoopServe, **variables) as serve:
-            rate, cpu = _watch(serve, progress, records)
+            rate, cpu = watch(serve, progress, records)
             if (code := serve.stop()) != 0:
                 raise RuntimeError(
                     f"the service ended with exit code {code}:\n{serve.log.read_text()[-3000:]}"
@@ -201,9 +201,9 @@ def measure(
     return Run(guarantee, interval_ms, number, rate, cpu * 1e6)
 
 
-def _watch(serve: Serve, progress: Committed, records: int) -> tuple[float, float]:
-    """Records/s from the first commit to the last, and the service's processor seconds for a record."""
-    pid = serve.process.pid
+def watch(process: Child, progress: Committed, records: int) -> tuple[float, float]:
+    """Records/s from the first commit to the last, and the processor seconds that `process` takes for a record."""
+    pid = process.process.pid
     first: tuple[float, int] | None = None
     done, moved_at, cpu_at_first = 0, time.monotonic(), 0.0
     while done < records:
@@ -211,8 +211,8 @@ def _watch(serve: Serve, progress: Committed, records: int) -> tuple[float, floa
         now = time.monotonic()
         if done > before:
             moved_at = now
-        elif now - moved_at > _STALLED_S or serve.process.poll() is not None:
-            raise RuntimeError(f"stalled at {done} of {records}:\n{serve.log.read_text()[-3000:]}")
+        elif now - moved_at > _STALLED_S or process.process.poll() is not None:
+            raise RuntimeError(f"stalled at {done} of {records}:\n{process.log.read_text()[-3000:]}")
         if first is None and done:
             first, cpu_at_first = (now, done), cpu_seconds(pid)
         time.sleep(_LOOK_S)
