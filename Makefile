@@ -19,7 +19,7 @@ CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom fuzz bench bench-gpu bench-e2e kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom fuzz bench bench-gpu bench-e2e bench-cpu kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-gpu: $(READY) ## measure the forward beside peers on a GPU, for docs/perfo
 
 bench-e2e: $(READY) ## measure the service end to end beside the bare model, for docs/performance.md
 	$(BIN)/python -m benchmarks.e2e $(BENCH)
+
+bench-cpu: $(READY) ## measure predict, and the service beside plain loops on a real Kafka, on this machine's processors
+	$(BIN)/python -m benchmarks.cpu $(BENCH)
 
 docs: $(READY) ## write the tables of the guides from the code
 	$(BIN)/python docs/generate.py

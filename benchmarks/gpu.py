@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.forward import SHAPES, Proteins, random_proteins, seconds
+from benchmarks.forward import SHAPES, random_proteins, seconds
 from benchmarks.machine import NOT_RUN, RESULTS, about, save, spread
 from benchmarks.peers import (
     Forward,
@@ -67,6 +67,8 @@ class Contest:
 
     shape: str
     forwards: dict[str, Forward]
+    graphs: dict[str, tuple[Forward, int]]
+    """By CUDA graphs, up to so many tokens."""
     served: dict[str, Any]
     not_run: dict[str, str]
 
@@ -75,18 +77,22 @@ class Contest:
         """Load them all."""
         shape = SHAPES[name]
         forwards: dict[str, Forward] = {}
+        graphs: dict[str, tuple[Forward, int]] = {}
         served: dict[str, Any] = {}
         peers = [published_v2(shape)]
         for precision in precisions:
             for kernels in (TORCH, TRITON) if precision in SIXTEEN_BIT else (TRITON,):
                 method = f"{kernels} {precision}"
-                forwards[method], served[method] = ours(shape, precision, kernels)
+                own = ours(shape, precision, kernels)
+                forwards[method], served[method] = own.forward, own.about
+                if own.largest_graph:
+                    graphs[f"graph {precision}"] = (own.graphed, own.largest_graph)
             if precision in SIXTEEN_BIT:
                 peers.append(faesm(shape, precision))
         peers += [Peer(f"fair-esm {each}", fair_esm(shape, each)) for each in ("fp16", "fp32")]
         forwards |= {peer.name: peer.forward for peer in peers if peer.forward is not None}
         not_run = {peer.name: peer.reason for peer in peers if peer.forward is None}
-        return cls(name, forwards, served, not_run)
+        return cls(name, forwards, graphs, served, not_run)
 
     def accuracy(self, tokens: int = 2048) -> dict[str, dict[str, float]]:
         """How far the pooled vectors of each method lie from fair-esm's in fp32: lowest cosine, largest distance."""
@@ -102,15 +108,10 @@ class Contest:
             }
         return found
 
-    def speed(
-        self, proteins: Proteins, rounds: int, leave_out: Sequence[str] = ()
-    ) -> dict[str, dict[str, Any]]:
-        """Tokens a second and milliseconds of a forward, by method."""
-        work = {
-            method: forward(proteins) for method, forward in self.forwards.items() if method not in leave_out
-        }
-        total = sum(map(len, proteins))
-        return {method: _row(total, times) for method, times in alternated(work, rounds).items()}
+    def at(self, tokens: int) -> dict[str, Forward]:
+        """The methods for batches of so many tokens: those by graphs, too, where one is large enough."""
+        graphs = {method: forward for method, (forward, largest) in self.graphs.items() if tokens <= largest}
+        return self.forwards | graphs
 
 
 def alternated(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -151,7 +152,9 @@ def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> d
     """All methods of one shape: large batches of both kinds with the products alone, and small batches."""
     shape = SHAPES[name]
     contest = Contest.of(name, precisions)
+    # Graphs compute the same bits.
     accuracy = contest.accuracy()
+    accuracy |= {method: accuracy[f"{TRITON} {method.split()[1]}"] for method in contest.graphs}
     result: dict[str, Any] = {"shape": name, "served": contest.served, NOT_RUN: contest.not_run}
     per_token = 24 * shape.dim * shape.dim * shape.layers
     limits = {
@@ -162,8 +165,9 @@ def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> d
     for label, residues in SETS.items():
         proteins = random_proteins(*residues, tokens)
         total = sum(map(len, proteins))
+        forwards = contest.at(tokens)
         work: dict[str, Callable[[], object]] = {
-            method: forward(proteins) for method, forward in contest.forwards.items()
+            method: forward(proteins) for method, forward in forwards.items()
         }
         work |= {f"products {precision}": run for precision, (run, _) in limits.items()}
         times = alternated(work, rounds)
@@ -171,7 +175,7 @@ def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> d
             precision: flops / statistics.median(times[f"products {precision}"])
             for precision, (_, flops) in limits.items()
         }
-        rows = {method: _row(total, times[method]) | accuracy[method] for method in contest.forwards}
+        rows = {method: _row(total, times[method]) | accuracy[method] for method in forwards}
         for method, row in rows.items():
             precision = method.rsplit(" ", 1)[1]
             if precision in rates:
@@ -184,8 +188,9 @@ def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> d
     result["small"] = {}
     for few in SMALL.get(name, ()):
         proteins = random_proteins(*SETS["U500"], few)
-        rows = contest.speed(proteins, rounds, leave_out=("fair-esm fp32",))
-        result["small"][str(few)] = {"methods": rows}
+        total = sum(map(len, proteins))
+        times = alternated({method: forward(proteins) for method, forward in contest.at(few).items()}, rounds)
+        result["small"][str(few)] = {"methods": {method: _row(total, each) for method, each in times.items()}}
         _print(f"{name} U500, {few} tokens", result["small"][str(few)])
     return result
 

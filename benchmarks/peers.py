@@ -11,6 +11,7 @@ the forward alone is timed. `benchmarks.gpu` compares them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,16 @@ class Peer:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Own:
+    """This project's forward, launched kernel by kernel, and by graphs up to so many tokens; and what serves it."""
+
+    forward: Forward
+    graphed: Forward
+    largest_graph: int
+    about: dict[str, Any]
+
+
 def random_esm2(shape: Esm2Config) -> esm.ESM2:
     """fair-esm's model with random weights that fp16 holds exactly, always the same."""
     torch.manual_seed(7)
@@ -56,26 +67,36 @@ def random_esm2(shape: Esm2Config) -> esm.ESM2:
     return model
 
 
-def ours(shape: Esm2Config, precision: str, kernels: str) -> tuple[Forward, dict[str, Any]]:
-    """This project's packed forward, and what serves it."""
+def ours(shape: Esm2Config, precision: str, kernels: str) -> Own:
+    """This project's packed forward, launched kernel by kernel, and by CUDA graphs where they can be recorded."""
     dtype, fp8 = PRECISIONS[precision].dtype, PRECISIONS[precision].fp8
     model = ESM2WithFlashAttention(random_esm2(shape), fp8=fp8, kernels=kernels).to(dtype)
     model.release_standard_path()
-    graphs = model.record_graphs()
+    graphed = copy.copy(model)  # shares the weights
+    sizes = graphed.record_graphs()
 
-    def prepared(proteins: Proteins) -> Callable[[], Tensor]:
-        together = pack(proteins)
-        layout = PackedLayout.build(together.cu_seqlens, len(together.ids), "cuda")
-        ids = torch.from_numpy(together.ids).cuda()
-        return lambda: model.forward_packed(ids, layout, together.max_seqlen)["representations"][shape.layers]
+    def forward_of(model: ESM2WithFlashAttention) -> Forward:
+        def prepared(proteins: Proteins) -> Callable[[], Tensor]:
+            together = pack(proteins)
+            layout = PackedLayout.build(together.cu_seqlens, len(together.ids), "cuda")
+            ids = torch.from_numpy(together.ids).cuda()
 
-    choice = model.choice(model.device, dtype)
-    return prepared, {
+            def forward() -> Tensor:
+                result = model.forward_packed(ids, layout, together.max_seqlen)
+                return result["representations"][shape.layers]
+
+            return forward
+
+        return prepared
+
+    choice, served = model.choice(model.device, dtype), model.kernels(model.device, dtype)
+    about = {
         "attention_backend": choice.backend.name if choice else None,
-        "kernels": model.kernels(model.device, dtype).name,
-        "refusals": model.kernels(model.device, dtype).refusals,
-        "cuda_graphs": list(graphs),
+        "kernels": served.name,
+        "refusals": served.refusals,
+        "cuda_graphs": list(sizes),
     }
+    return Own(forward_of(model), forward_of(graphed), max(sizes, default=0), about)
 
 
 def faesm(shape: Esm2Config, precision: str) -> Peer:

@@ -205,3 +205,20 @@ def test_checking_a_bundle_needs_no_torch(tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == ["random-0", "False"]
+
+
+def test_torchs_threads_do_not_keep_a_core_busy_while_they_wait():
+    """As GNU's OpenMP itself says when it is loaded, unless the user decides."""
+    for given, shown in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")):
+        done = subprocess.run(
+            [sys.executable, "-c", "import virnucpro_core.models.device"],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+            | {"OMP_DISPLAY_ENV": "TRUE"}
+            | given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert f"OMP_WAIT_POLICY = '{shown}'" in done.stderr
