@@ -6,8 +6,8 @@
   and with two threads, alone and while another program keeps every core busy.
 * A stream of records of 60 to 500 bases in a real Kafka, by the service (exactly once), by a plain loop, and by the
   same logic inside quixstreams and FastStream (benchmarks/loops; at least once, each in an environment of its own). The
-  clock runs from the first committed offset that is seen to the last, so start-up does not count. They take turns; broker
-  and program share the cores. Between them the engine alone scores the same records, already prepared.
+  clock runs from the first committed offset that is seen to the last, so start-up does not count. They take turns, and
+  share the cores with the broker. Between them the engine alone scores the same records, already prepared.
 * The service with a model that computes nothing, exactly once: processor time a record around the model.
 
 Needs Java and Maven for the broker (tests/support/kafka/kraft.py).
