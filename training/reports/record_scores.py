@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from training.data.corpus import Corpus
 from training.data.folds import key_of
-from training.reports.fold_metrics import LeftOut
+from training.reports.fold_metrics import LeftOut, spread_out
 from virnucpro_core.atomic_files import atomic_write
 from virnucpro_core.evaluation.labelled_chunks import LabelledChunks
 from virnucpro_core.evaluation.labels import LABELS
-from virnucpro_core.evaluation.metrics import BoolArray, FloatArray, IntArray, sigmoid
+from virnucpro_core.evaluation.metrics import BoolArray, FloatArray, IntArray, binary_metrics, sigmoid
 from virnucpro_core.scoring.verdicts import CLASSES, VIRUS
 from virnucpro_core.sequence.chunks import chunk_spans
 
@@ -61,15 +61,31 @@ class RecordScores:
     @property
     def margins(self) -> FloatArray:
         """The margin behind the verdict on each chunk, as `virnucpro_core.scoring.margins`; float [scored chunks]."""
-        clipped = np.clip(self.scores, _LEAST, 1 - _LEAST)
-        others, virus = (np.log(clipped) - np.log1p(-clipped)).T
-        margins: FloatArray = (virus - others) / 2
-        return margins
+        return margin_of_scores(*self.scores.T)
+
+    def metrics(self) -> dict[str, Any]:
+        """Metrics of what `predict` prints: `chunk`, at most `MOST_PIECES` a record, and `records_by_verdict_rule`, by
+        the surest of all frames. Intervals come from drawing units: families and genera."""
+        margins, chosen = self.margins, spread_out(self.owner)
+        _, unit = np.unique(self.units, return_inverse=True)
+        record = self.owner[chosen]
+        of_chunks = binary_metrics(margins[chosen], self.is_virus[record], unit[record])
+        first = np.searchsorted(self.owner, np.arange(len(self.ids)))
+        others, virus = np.maximum.reduceat(self.scores, first).T
+        of_records = binary_metrics(margin_of_scores(others, virus), self.is_virus, unit)
+        return {"chunk": of_chunks, "records_by_verdict_rule": of_records}
 
     def labelled(self, expected_length: int) -> LabelledChunks:
         """What a calibration is fitted on; expected_length: bases of a chunk."""
         _, unit = np.unique(self.units, return_inverse=True)
         return LabelledChunks(self.margins, self.owner, self.number, self.is_virus, unit, expected_length)
+
+
+def margin_of_scores(others: FloatArray, virus: FloatArray) -> FloatArray:
+    """The margin behind the verdict on what has these highest scores, as `virnucpro_core.scoring.margins`; all [n]."""
+    of_others, of_virus = (np.log(s) - np.log1p(-s) for s in np.clip((others, virus), _LEAST, 1 - _LEAST))
+    margins: FloatArray = (of_virus - of_others) / 2
+    return margins
 
 
 def write_scores(

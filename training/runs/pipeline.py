@@ -132,12 +132,18 @@ def make_of_everything(work: Workspace, length: int, judged: dict[str, Any], sco
     draft = draft_manifest(
         network, name, length, judged["temperature"], facts(work, length, {"cross_validation": figures})
     )
+    validation = {"by": MEASURED_BY} | summary(judged) | read_scores(scores).metrics()
     draft = replace(draft, calibration=calibration_of(scores, length))
-    validation: dict[str, Any] = {"by": MEASURED_BY}
-    for measure in MEASURES:
-        validation |= {measure: judged[measure]["mean"], f"{measure}_spread": judged[measure]["spread"]}
     export(network, work.folder / name, replace(draft, validation=validation), work.tokenizer)
-    log(bundle=name, phase=work.phase, **validation)
+    log(bundle=name, phase=work.phase, **summary(judged))
+
+
+def summary(judged: dict[str, Any]) -> dict[str, float]:
+    """Mean and spread of the measures of `read_result`, by name."""
+    found: dict[str, float] = {}
+    for measure in MEASURES:
+        found |= {measure: judged[measure]["mean"], f"{measure}_spread": judged[measure]["spread"]}
+    return found
 
 
 def calibration_of(scores: Path, length: int) -> Calibration:

@@ -27,8 +27,8 @@ _METRICS_S = 5.0
 EXPLANATION = """
 score: the highest of the class that the record was called; chunks: the viral ones of all; contig rule: a second
 opinion on the whole record, which weighs all chunks and may be Ambiguous.
-The sample is of the validation split, so the model has not learned from it. How good the bundled model is, and what
-it is for, says the README.
+The model was trained on the genomes of the sample, as on all that there were: it shows how the service works. How good
+the model is on genomes that it has not seen, and what it is for, says the README.
 """
 NEXT = """\
 Where to go next

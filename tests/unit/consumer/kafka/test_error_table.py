@@ -27,6 +27,7 @@ READING: dict[Kind, tuple[type[ServiceError], str] | None] = {
     Kind.TLS: None,
     Kind.NO_OFFSET: (ServiceError, "VIRNUCPRO_KAFKA_AUTO_OFFSET_RESET"),
     Kind.FENCED: None,
+    Kind.NO_TRANSACTION: None,
     Kind.FATAL: (KafkaFatal, "restart the service"),
 }
 
