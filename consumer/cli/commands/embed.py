@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consumer.cli.files.computing import OneDevice
 from consumer.cli.files.scoring import Run, max_bases_of
 from consumer.cli.options import (
     AttentionBackend,
@@ -59,7 +60,7 @@ def embed(
     read = partial(read_sequences, max_bases=max_bases_of(settings))
     size = count_records([fasta], read)
     engine = load_engine(settings)
-    run = Run(engine, settings)
+    run = Run(engine, settings, OneDevice(engine, settings.frame_cache))
     with writing(output), feature_writer(output, _info(engine, fasta)) as writer:
         for computed in run.rows(read(fasta), size, engine.features, "embedding"):
             writer.add(computed.prepared, computed.rows)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumer.cli.files.computing import OneDevice
 from consumer.cli.files.scoring import Run, max_bases_of
 from consumer.cli.options import (
     AsJson,
@@ -73,7 +74,7 @@ def evaluate(
     from consumer.scoring.loading import load_engine  # torch: not before the files were found to be in order
 
     engine = load_engine(settings)
-    run = Run(engine, settings)
+    run = Run(engine, settings, OneDevice(engine, settings.frame_cache))
     found = _about(engine.info, records) | _measure(run, records)
     for warning in found["warnings"]:
         warn(warning)

@@ -59,7 +59,7 @@ class Run:
 
     Args:
         model: the frames are prepared for it.
-        computing: scores them; None for `rows` alone.
+        computing: scores them.
 
     Attributes:
         tally: what became of the records so far.
@@ -67,9 +67,7 @@ class Run:
         token_budget: tokens of a batch.
     """
 
-    def __init__(
-        self, model: ModelOfFiles, settings: ModelSettings, computing: Counting | None = None
-    ) -> None:
+    def __init__(self, model: ModelOfFiles, settings: ModelSettings, computing: Counting) -> None:
         self._model, self._computing, self._max_bases = model, computing, max_bases_of(settings)
         self.info = model.info
         self.token_budget = settings.token_budget or model.default_token_budget
@@ -81,7 +79,7 @@ class Run:
     @property
     def uses(self) -> Sequence[DeviceUse]:
         """What each device has done so far."""
-        return self._computing.uses if self._computing is not None else []
+        return self._computing.uses
 
     @property
     def reused(self) -> int:
@@ -104,8 +102,6 @@ class Run:
         """
         from virnucpro_core.scoring.stream import outcome_of
 
-        if self._computing is None:
-            raise ValueError("a run without what scores")
         for done in self._done(records, size, self._computing, "scoring", journal):
             outcome = outcome_of(done)
             self.tally.add(outcome)
