@@ -19,7 +19,7 @@ CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom fuzz bench bench-gpu bench-e2e bench-cpu kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom fuzz bench bench-gpu bench-e2e bench-cpu bench-latency bench-start bench-scale kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,15 @@ bench-e2e: $(READY) ## measure the service end to end beside the bare model, for
 
 bench-cpu: $(READY) ## measure predict, and the service beside plain loops on a real Kafka, on this machine's processors
 	$(BIN)/python -m benchmarks.cpu $(BENCH)
+
+bench-latency: $(READY) ## measure how long an answer takes, by offered load
+	$(BIN)/python -m benchmarks.latency $(BENCH)
+
+bench-start: $(READY) ## measure how long commands take to start
+	$(BIN)/python -m benchmarks.start $(BENCH)
+
+bench-scale: $(READY) ## measure 1, 2 and 4 processes in a group, and one that joins
+	$(BIN)/python -m benchmarks.scale $(BENCH)
 
 docs: $(READY) ## write the tables of the guides from the code
 	$(BIN)/python docs/generate.py

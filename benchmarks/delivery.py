@@ -93,13 +93,15 @@ def ratio(runs: Iterable[Run], figure: str = "records_per_s") -> Ratio:
 class Stream:
     """Publishes records of about 600 bases: random codons without a stop, so that a real model has a frame to score."""
 
-    def __init__(self, bootstrap: str, topic: str = INPUT, message_bytes: int = 1_000_000) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str = INPUT, message_bytes: int = 1_000_000, linger_ms: int = 5
+    ) -> None:
         self._topic = topic
         codons = {"".join(letters) for letters in product("ACGT", repeat=3)} - {"TAA", "TAG", "TGA"}
         self._codons = np.array(sorted(codons), dtype="S3")
         self._random = np.random.default_rng(1)
         self._failed: list[str] = []
-        options = {"compression.type": "lz4", "message.max.bytes": message_bytes}
+        options = {"compression.type": "lz4", "message.max.bytes": message_bytes, "linger.ms": linger_ms}
         self._producer = Producer({"bootstrap.servers": bootstrap} | options)
 
     def sequence(self) -> str:
@@ -135,11 +137,11 @@ class Stream:
 class Committed:
     """A group's committed offsets, asked for again and again by one client."""
 
-    def __init__(self, bootstrap: str, group: str, topic: str = INPUT) -> None:
+    def __init__(self, bootstrap: str, group: str, topic: str = INPUT, partitions: int = PARTITIONS) -> None:
         # read_committed would make the broker hold its answer back while a transaction is open.
         options = {"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_uncommitted"}
         self._client = Consumer(options)
-        self._partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
 
     def offsets(self) -> list[int]:
         """For each partition, of a topic that began at 0; a broker that is new may have to be asked again."""

@@ -334,7 +334,7 @@ def _after(serve: Serve, done: Synchronized[int], seconds_: float) -> Look:
         time.sleep(_LOOK_S)
 
 
-def _cases(wanted: Sequence[str], bundle: Path | None, folder: Path) -> Iterator[Case]:
+def cases(wanted: Sequence[str], bundle: Path | None, folder: Path) -> Iterator[Case]:
     """The cases, each with its bundle, which is written when the first case wants it."""
     written: dict[str, Path] = {"nano": find_bundle("nano")}
     for each in wanted:
@@ -366,7 +366,7 @@ def main() -> None:
         raise SystemExit(f"unknown models {', '.join(sorted(unknown))}: nano, or {', '.join(SHAPES)}")
     result: dict[str, Any] = {"about": about(("flash_attn",)), "cases": [], NOT_RUN: {}}
     with tempfile.TemporaryDirectory() as name:
-        for number, case in enumerate(_cases(options.case, options.bundle, Path(name))):
+        for number, case in enumerate(cases(options.case, options.bundle, Path(name))):
             folder = Path(name) / str(number)
             folder.mkdir()
             try:

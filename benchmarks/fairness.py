@@ -59,6 +59,8 @@ class Answers:
     """Reads predictions in the background; key -> when it was seen (monotonic seconds)."""
 
     bootstrap: str
+    partitions: int = PARTITIONS
+    topics: tuple[str, ...] = (OUTPUT, LETTERS)
     seen: dict[str, float] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -81,9 +83,8 @@ class Answers:
                 "fetch.message.max.bytes": _MESSAGE_BYTES,
             }
         )
-        topics = (OUTPUT, LETTERS)
         consumer.assign(
-            [TopicPartition(topic, number, 0) for topic in topics for number in range(PARTITIONS)]
+            [TopicPartition(topic, number, 0) for topic in self.topics for number in range(self.partitions)]
         )
         try:
             while not self._stop.is_set():

@@ -195,11 +195,115 @@ def _stage(labels_: str) -> str:
     return f"{parts['thread']}: {parts['stage']}"
 
 
+def predict(found: Result) -> Iterator[str]:
+    """`predict` by threads, alone and beside other programs."""
+    yield _row("", "seconds", "processor seconds")
+    yield _row(*["---"] * 3)
+    for row in found["predict"]:
+        beside = f"beside {row['busy_cores']} busy processes" if row["busy_cores"] else "alone"
+        threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+        yield _row(f"{threads}, {beside}", _seconds(row["wall_s"]), _seconds(row["cpu_s"]))
+
+
+def streams(found: Result) -> Iterator[str]:
+    """The service beside the engine alone, a plain loop and frameworks."""
+    rates, cpus = found["streams"]["records_per_s"], found["streams"]["cpu_us_a_record"]
+    yield _row(
+        "",
+        "records/s",
+        "lowest to highest",
+        "of the engine alone",
+        "the service is so many times as fast",
+        "us",
+    )
+    yield _row(*["---"] * 6)
+    for way, rate in rates.items():
+        yield _row(
+            f"**{way}, exactly once**" if way == "service" else way,
+            f"{rate['median']:,.0f}",
+            f"{rate['lowest']:,.0f} to {rate['highest']:,.0f}",
+            f"{rate['median'] / rates['engine alone']['median']:.2f}",
+            f"{rates['service']['median'] / rate['median']:.2f}",
+            f"{cpus[way]['median']:,.0f}" if way in cpus else "-",
+        )
+    around = found["around"]
+    yield ""
+    yield (
+        f"With a model that computes nothing the service takes {around['cpu_us']['median']:.0f} us of processor time a "
+        f"record ({around['cpu_us']['lowest']:.0f} to {around['cpu_us']['highest']:.0f}), exactly once, and answers "
+        f"{around['records_per_s']['median']:,.0f} records a second."
+    )
+
+
+def latency(found: Result) -> Iterator[str]:
+    """Latencies by load, of each way."""
+    yield _row(
+        "offered, of the capacity", *(f"{way}: p50, p99, longest, ms" for way in found["ways"]), "a batch, ms"
+    )
+    yield _row(*["---"] * (2 + len(found["ways"])))
+    ways = list(found["ways"].values())
+    for rows in zip(*(way["loads"] for way in ways), strict=True):
+        shown = [f"{row['p50_ms']:.0f}, {row['p99_ms']:.0f}, {row['longest_ms']:.0f}" for row in rows]
+        yield _row(f"{rows[0]['load']}%", *shown, ", ".join(f"{row['batch_ms']:.0f}" for row in rows))
+    yield ""
+    yield (
+        "; ".join(
+            f"{name}: {way['capacity_records_per_s']:,.0f} records a second is the capacity, a full batch takes "
+            f"{way['full_batch_ms']:.0f} ms"
+            for name, way in found["ways"].items()
+        )
+        + "."
+    )
+
+
+def start(found: Result) -> Iterator[str]:
+    """Seconds until commands have started."""
+    yield _row("", "seconds, median", "lowest to highest")
+    yield _row(*["---"] * 3)
+    for name, took in found["seconds"].items():
+        yield _row(f"`{name}`", f"{took['median']:.2f}", f"{took['lowest']:.2f} to {took['highest']:.2f}")
+
+
+def scale(found: Result) -> Iterator[str]:
+    """Workers, a member that joins, two GPUs."""
+    if "workers" in found:
+        yield _row("workers", "records/s", "of linear")
+        yield _row(*["---"] * 3)
+        for workers, row in found["workers"].items():
+            yield _row(workers, f"{row['records_per_s']:,.0f}", f"{row['of_linear']:.2f}")
+        joined = found["joining"]
+        yield ""
+        yield (
+            f"While a second member joins, the longest latency is {joined['kept_longest_s']:.2f} s in the "
+            f"{joined['partitions']['kept']} partitions that stay, {joined['moved_longest_s']:.2f} s in the "
+            f"{joined['partitions']['moved']} that move; before, it is {joined['before_longest_s']:.2f} s."
+        )
+    if "gpus" in found:
+        both = found["gpus"]
+        yield ""
+        yield (
+            f"{both['case']}, one process for each GPU, in one group: {both['tokens_per_s']['1']:,} tokens/s on one, "
+            f"{both['tokens_per_s']['2']:,} on two, {both['times']:.2f} times as many (commit "
+            f"{both['about']['commit']}, {both['about']['gpu']})."
+        )
+
+
+def _seconds(figure: Result) -> str:
+    if figure["lowest"] == figure["highest"]:
+        return f"{figure['median']:.1f}"
+    return f"{figure['median']:.1f} ({figure['lowest']:.1f} to {figure['highest']:.1f})"
+
+
 TABLES: dict[str, tuple[str, Callable[[Result], Iterator[str]]]] = {
     "forward": ("gpu", forward),
     "small": ("gpu", small),
     "labels": ("gpu", labels),
     "end-to-end": ("e2e", end_to_end),
     "stages": ("e2e", stages),
+    "predict": ("cpu", predict),
+    "streams": ("cpu", streams),
+    "latency": ("latency", latency),
+    "start": ("start", start),
+    "scale": ("scale", scale),
 }
 """By name: the result that a table is of, and its lines."""

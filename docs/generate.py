@@ -1,4 +1,5 @@
-"""Writes the tables of the guides from the code: settings, metrics, commands, exit codes, fields, reasons, log events.
+"""Writes the tables of the guides from the code: settings, metrics, commands, exit codes, fields, reasons, log events;
+and those and the pictures of docs/performance.md from the benchmarks' results.
 
     python docs/generate.py            write them (`make docs`)
     python docs/generate.py --check    write nothing; exit 1 and name the files whose tables differ
@@ -267,15 +268,24 @@ def generated(text: str) -> str:
     return _MARKED.sub(table, text)
 
 
-def main(check: bool) -> int:
-    """Write the tables, or name the guides whose tables differ; the exit code."""
-    differ = []
+def files() -> Iterator[tuple[Path, str]]:
+    """Everything that is written here, with the content that it should have."""
+    from benchmarks.pictures import pictures
+
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        before = path.read_text(encoding="utf-8")
-        after = generated(before)
-        if after != before:
+        yield path, generated(path.read_text(encoding="utf-8"))
+    for name, picture in pictures():
+        yield ROOT / "docs" / "performance" / name, picture
+
+
+def main(check: bool) -> int:
+    """Write the tables and pictures, or name the files that differ; the exit code."""
+    differ = []
+    for path, after in files():
+        if not path.exists() or path.read_text(encoding="utf-8") != after:
             differ.append(str(path.relative_to(ROOT)))
             if not check:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(after, encoding="utf-8")
     if differ and check:
         print(f"tables differ from the code: {', '.join(differ)}; run `make docs`", file=sys.stderr)

@@ -37,6 +37,11 @@ def test_the_tables_of_a_guide_are_up_to_date(generate, guide):
     assert generate.generated(text) == text, "run `make docs`"
 
 
+def test_the_pictures_are_those_of_the_results(generate):
+    pictures = [path for path, text in generate.files() if path.suffix == ".svg" and path.read_text() != text]
+    assert pictures == [], "run `make docs`"
+
+
 def test_a_table_that_differs_from_the_code_is_written_again(generate):
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
     assert generate.generated(text.replace("| gauge |", "| counter |")) == text

@@ -1,0 +1,72 @@
+"""docs/performance.md: what its tables and pictures say of results, also of those that are not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.pictures import pictures
+from benchmarks.tables import TABLES, measured_on, table
+
+ABOUT = {
+    "commit": "abc",
+    "date": "2026-01-01",
+    "processor": "P",
+    "cores": 2,
+    "load_average": 0.5,
+    "gpu": None,
+    "versions": {"torch": "2.15.0", "triton": None},
+}
+
+
+def kept(folder: Path, name: str, **content: object) -> Path:
+    (folder / f"{name}.json").write_text(json.dumps({"about": ABOUT} | content))
+    return folder
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_result_that_is_not_there_is_named_with_its_command(tmp_path, name):
+    (line,) = table(name, tmp_path)
+    assert line == f"Not run yet: `make bench-{TABLES[name][0]}`."
+
+
+def test_what_could_not_run_is_listed_with_the_reason_wherever_it_stands(tmp_path):
+    inner = [{"shape": "3B", "not run": {"FAESM bf16": "No module named 'faesm'"}}]
+    kept(tmp_path, "gpu", shapes=inner, **{"not run": {"fp8": "needs a newer GPU"}})
+    sentence, _, missing = measured_on("gpu", tmp_path)
+    assert sentence == "Commit abc, 2026-01-01; 2 cores of P, load average 0.5 before; torch 2.15.0."
+    assert missing == "Not run: fp8 (needs a newer GPU); FAESM bf16 (No module named 'faesm')."
+
+
+def test_a_rate_is_compared_with_the_engine_alone_and_with_the_service(tmp_path):
+    def rate(value: float) -> dict[str, float]:
+        return {"median": value, "lowest": value - 1, "highest": value + 1}
+
+    streams = {
+        "records_per_s": {"engine alone": rate(1000), "service": rate(900), "plain loop": rate(450)},
+        "cpu_us_a_record": {"service": rate(2000), "plain loop": rate(4000)},
+    }
+    kept(tmp_path, "cpu", streams=streams, around={"cpu_us": rate(100), "records_per_s": rate(5000)})
+    lines = list(table("streams", tmp_path))
+    assert "| **service, exactly once** | 900 | 899 to 901 | 0.90 | 1.00 | 2,000 |" in lines
+    assert "| plain loop | 450 | 449 to 451 | 0.45 | 2.00 | 4,000 |" in lines
+
+
+def test_the_picture_of_latencies_has_a_line_for_each_way_and_quantile(tmp_path):
+    loads = [{"load": 10, "p50_ms": 20.0, "p99_ms": 40.0}, {"load": 90, "p50_ms": 200.0, "p99_ms": 900.0}]
+    kept(tmp_path, "latency", ways={"exactly once": {"loads": loads}, "a < b": {"loads": loads}})
+    ((name, picture),) = pictures(tmp_path)
+    assert name == "latency.svg"
+    names = [each.text for each in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
+    assert [each for each in names if "p50" in (each or "") or "p99" in (each or "")] == [
+        "exactly once, p50",
+        "exactly once, p99",
+        "a < b, p50",
+        "a < b, p99",
+    ]
+    # A higher latency is drawn higher up.
+    first, second = [each for each in picture.splitlines() if 'stroke-width="2"' in each and "L" in each][:2]
+    assert float(first.split("L")[0].split()[-1]) > float(second.split("L")[0].split()[-1])
