@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from consumer.cli.app import run
 from tests.support.harness import ROOT
-from virnucpro_core.bundle.bundle import Bundle, find_bundle
+from virnucpro_core.bundle.bundle import Bundle, find_bundle, recalibrated_bundle
 from virnucpro_core.bundle.manifest import BundleError, Manifest
 
 SAMPLE, TRUTH = (ROOT / "consumer" / "data" / name for name in ("sample.fasta", "sample_truth.tsv"))
@@ -41,6 +42,15 @@ def calibrated(made) -> Bundle:
 
 
 @pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    """The bundled model without its calibration."""
+    path = tmp_path_factory.mktemp("plain") / "plain"
+    base = Bundle.load(find_bundle("nano"))
+    recalibrated_bundle(base, path, replace(base.manifest, id="plain", calibration=None))
+    return path
+
+
+@pytest.fixture(scope="module")
 def predicted(calibrated, tmp_path_factory) -> Path:
     """The sample's results as JSON lines."""
     path = tmp_path_factory.mktemp("predicted") / "all.jsonl"
@@ -60,7 +70,7 @@ def error_of(capsys, *arguments: str) -> str:
     return line
 
 
-def test_the_copy_is_the_base_but_for_its_calibration(calibrated, capsys):
+def test_the_copy_is_the_base_but_for_its_calibration(calibrated, plain, capsys):
     base = Bundle.load(find_bundle("nano"))
     manifest = calibrated.manifest
     assert manifest.id == "mine"
@@ -73,7 +83,7 @@ def test_the_copy_is_the_base_but_for_its_calibration(calibrated, capsys):
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert run(["models", "show", str(calibrated.path)]) == 0
     assert "calibrated; cross-validated calibration error 0." in capsys.readouterr().out
-    assert run(["models", "show", "nano"]) == 0
+    assert run(["models", "show", str(plain)]) == 0
     assert "none: this bundle has no calibration" in capsys.readouterr().out
 
 
@@ -124,9 +134,9 @@ def test_the_report_is_printed_as_json(made):
 
 
 @pytest.mark.parametrize("option", ["--prior", "--min-probability", "--max-fdr"])
-def test_without_a_calibration_the_options_are_refused_in_one_line(option, capsys):
-    line = error_of(capsys, "predict", str(SAMPLE), option, "0.5")
-    assert f"{option} needs probabilities, and the model nano-500 has no calibration" in line
+def test_without_a_calibration_the_options_are_refused_in_one_line(option, plain, capsys):
+    line = error_of(capsys, "predict", str(SAMPLE), "--model", str(plain), option, "0.5")
+    assert f"{option} needs probabilities, and the model plain has no calibration" in line
     assert "virnucpro calibrate" in line
 
 
