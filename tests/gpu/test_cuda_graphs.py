@@ -273,8 +273,8 @@ def test_an_engines_scores_are_the_same_bits_with_and_without(precision: str, tm
     if reason := PRECISIONS[precision].refusal(torch.device("cuda", 0), 96):
         pytest.skip(reason)
     bundle = random_bundle(tmp_path / "bundle")
-    with_graphs = Engine(bundle, "cuda", precision)
-    without = Engine(bundle, "cuda", precision, cuda_graphs=False)
+    with_graphs = Engine(bundle, "cuda", precision, cuda_graphs=True)
+    without = Engine(bundle, "cuda", precision)
     print(with_graphs.info.graphs)
     assert with_graphs.info.graphs is not None
     assert with_graphs.info.graphs.esm2[-1] == 16384
@@ -286,7 +286,7 @@ def test_an_engines_scores_are_the_same_bits_with_and_without(precision: str, tm
 
 
 def test_nano_is_recorded_in_seconds() -> None:
-    engine = Engine(Bundle.load(find_bundle("nano")), "cuda")
+    engine = Engine(Bundle.load(find_bundle("nano")), "cuda", cuda_graphs=True)
     print(engine.info.graphs)
     assert engine.info.graphs is not None
     assert engine.info.graphs.seconds < 30

@@ -78,7 +78,7 @@ class Engine:
         attention_backend: str = AUTO,
         v1_attention: bool | None = None,
         self_test: bool = True,
-        cuda_graphs: bool = True,
+        cuda_graphs: bool = False,
     ) -> None:
         manifest = bundle.manifest
         place = Placement.resolve(device, precision, attention_backend, manifest)
