@@ -263,7 +263,6 @@ def test_a_frame_too_large_for_memory_costs_only_its_record(
     outputs = [tmp_path / name for name in ("all", "small")]
     assert run([command, str(fasta), "-o", str(outputs[0])]) == 0
     monkeypatch.setattr(Engine, computes, within_memory)
-    monkeypatch.setenv("VIRNUCPRO_FRAME_CACHE", "0")  # the cache enqueues its batches
     capsys.readouterr()
     assert run([command, str(fasta), "-o", str(outputs[1])]) == 1
     err = capsys.readouterr().err

@@ -15,7 +15,15 @@ from itertools import count
 
 import numpy as np
 
-from virnucpro_core.scoring.model import EngineInfo, Enqueued, FloatArray, Scorer, queueing
+from virnucpro_core.scoring.model import (
+    EngineInfo,
+    Enqueued,
+    FloatArray,
+    InTurn,
+    QueueingScorer,
+    Scorer,
+    queueing,
+)
 from virnucpro_core.scoring.verdicts import CLASSES
 from virnucpro_core.sequence.prepare import PreparedFrame
 
@@ -63,10 +71,13 @@ class CachedScorer:
         Raises:
             ValueError: also if the scorer gives another number of rows, or of columns.
         """
-        return self.enqueue(frames).read()
+        return self._take(frames, InTurn(self._scorer)).read()
 
     def enqueue(self, frames: Sequence[PreparedFrame]) -> Enqueued:
         """As the scorer's own; frames that the batch before computes at this moment are left to it."""
+        return self._take(frames, self._queue)
+
+    def _take(self, frames: Sequence[PreparedFrame], queue: QueueingScorer) -> _CachedBatch:
         batch = _CachedBatch([frame_key(frame) for frame in frames], self._read)
         new: dict[bytes, PreparedFrame] = {}
         with self._lock:
@@ -83,7 +94,7 @@ class CachedScorer:
                     new[key] = frame
         batch.computes = frozenset(new)
         if new:
-            batch.running = (list(new), self._queue.enqueue(list(new.values())))
+            batch.running = (list(new), queue.enqueue(list(new.values())))
         with self._lock:
             self._last = batch
         return batch
