@@ -74,7 +74,8 @@ log = structlog.get_logger(__name__)
 EMBEDDED_PARTITIONS = 4
 PORTS_TRIED = 100
 """From VIRNUCPRO_HTTP_PORT's default on, while that variable is not set."""
-_BATCHES_WAITING = 4  # one to run next, and enough that the others fill up
+BATCHES_WAITING = 4
+"""One to run next, and enough that the others fill up."""
 _STOP_S = 5.0
 _TO_THE_END = ("latest", "largest", "end")  # librdkafka's names for one value of auto.offset.reset
 _WATCHDOG_S = 10.0  # after the drain's own time: for leaving the group, closing transactions, ending threads
@@ -433,7 +434,7 @@ def _token_budget(settings: ServiceSettings, model: ServedModel) -> int:
 
 def _max_tokens(settings: ServiceSettings, token_budget: int) -> int:
     if settings.max_inflight_tokens is None:
-        return _BATCHES_WAITING * token_budget
+        return BATCHES_WAITING * token_budget
     if settings.max_inflight_tokens < token_budget:
         raise ServiceError(
             f"VIRNUCPRO_MAX_INFLIGHT_TOKENS={settings.max_inflight_tokens} is less than one batch, "

@@ -188,6 +188,22 @@ MUTANTS = (
         ("tests/unit/consumer/test_service.py",),
     ),
     Mutant(
+        "reading goes on before the queue is empty",
+        "reading goes on long before nothing waits for the device (it goes on when a twentieth is left)",
+        "consumer/intake/backpressure.py",
+        "_REOPEN = 0.5",
+        "_REOPEN = 0.05",
+        ("tests/simulation/test_full_batches.py",),
+    ),
+    Mutant(
+        "a batch waits from the end of preparation",
+        "a frame waits for company from the end of its preparation (under a backlog its time is over then)",
+        "consumer/scoring/batcher.py",
+        "        return self.slots[0].record.prepared_at\n",
+        "        return -1.0\n",
+        ("tests/simulation/test_full_batches.py",),
+    ),
+    Mutant(
         "turns in a batch",
         "partitions take turns in a batch (the first to come goes first)",
         "consumer/scoring/batcher.py",
