@@ -429,7 +429,7 @@ def _committed(
 
 
 def _token_budget(settings: ServiceSettings, model: ServedModel) -> int:
-    return settings.token_budget or model.default_token_budget
+    return settings.fixed_token_budget or model.default_token_budget
 
 
 def _max_tokens(settings: ServiceSettings, token_budget: int) -> int:

@@ -138,6 +138,23 @@ def settings(*names: str) -> Iterator[str]:
         yield f"| `{variable}` | {default} | {takes} | {purposes[name]} |"
 
 
+def priorities() -> Iterator[str]:
+    """The settings that VIRNUCPRO_PRIORITY gives a default, for each priority."""
+    from consumer.config.priority import BUDGET_SHARES, PRIORITIES
+    from consumer.config.settings import ServiceSettings
+
+    yield f"| | {' | '.join(f'`{priority}`' for priority in PRIORITIES)} |"
+    yield "| --- " * (1 + len(PRIORITIES)) + "|"
+    budget = {1: "by device", 4: "a quarter of that"}
+    for name in dict.fromkeys(["token_budget", *(name for given in PRIORITIES.values() for name in given)]):
+        usual = ServiceSettings.model_fields[name].default
+        values = [
+            given.get(name, budget[BUDGET_SHARES[priority]] if name == "token_budget" else usual)
+            for priority, given in PRIORITIES.items()
+        ]
+        yield f"| `VIRNUCPRO_{name.upper()}` | {' | '.join(map(str, values))} |"
+
+
 def log_events() -> Iterator[str]:
     """Every log event of the service: level, fields, meaning."""
     from consumer.ops.log_events import EVENTS
@@ -244,6 +261,7 @@ TABLES: dict[str, Callable[..., Table]] = {
     "performance": performance,
     "reasons": reasons,
     "settings": settings,
+    "priorities": priorities,
 }
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _WORDS = {"True": "on", "False": "off", "None": "unset"}

@@ -22,7 +22,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -34,6 +42,7 @@ from consumer.config.environment import (
     option_variable,
     prefixed,
 )
+from consumer.config.priority import Priority, preferred
 from consumer.config.registry_options import (
     REGISTRY_PREFIX,
     REGISTRY_URL,
@@ -226,8 +235,11 @@ class ModelSettings(BaseModel):
     keep_u: Switch = Field(False, description=_YES_NO)
     """Do not read U as T: a codon with a U is dropped, as in VirNucPro, so that RNA has hardly a frame left.
     """
-    token_budget: int | None = Field(None, ge=1, description="a whole number of tokens in a batch, 1 or more")
-    """The most protein tokens, and the most nucleotide tokens, in one batch. Bounds the device's memory."""
+    token_budget: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="a whole number of tokens in a batch, 1 or more; or auto"
+    )
+    """The most protein tokens, and the most nucleotide tokens, in one batch. Bounds the device's memory. With `auto` it
+    is measured at the first start with a model on a device, and kept: the smallest within 2% of the best rate."""
     frame_cache: int = Field(100_000, ge=0, description="a whole number of frames, 0 or more")
     """Frames whose scores are remembered: an equal one, within a batch too, is not computed again. Each takes about 270
     bytes of memory; 0 turns it off. The scores are the same; in fp32 on a GPU, where they depend on the size of the
@@ -239,6 +251,11 @@ class ModelSettings(BaseModel):
     """How much is logged, to stderr."""
     log_format: LogFormat = Field("auto", description="auto, console or json")
     """`auto` is `console` on a terminal and `json` elsewhere."""
+
+    @property
+    def fixed_token_budget(self) -> int | None:
+        """The token budget, None where the device or a measurement gives it."""
+        return self.token_budget if isinstance(self.token_budget, int) else None
 
 
 class ServiceSettings(ModelSettings):
@@ -315,6 +332,9 @@ class ServiceSettings(ModelSettings):
     """The share of batches that also go through the other attention path, after their answers are handed
     over; metrics show how far the two paths differ. Each costs two more forwards."""
 
+    priority: Priority = Field("balanced", description="balanced, latency or throughput")
+    """What to favour. It gives the defaults of those in [Latency or throughput](#latency-or-throughput); one that
+    is set wins."""
     max_wait_ms: int = Field(50, ge=0, le=60_000, description=_MILLISECONDS)
     """How long a record may wait for its batch to fill."""
     prepare_threads: int = Field(1, ge=1, le=64, description="a whole number of threads, 1 to 64")
@@ -361,6 +381,11 @@ class ServiceSettings(ModelSettings):
     http_port: int = Field(8080, ge=0, le=65_535, description="a port, 1 to 65535, or 0 for any free one")
     """Their port. While this variable is not set, the first free one of 8080 to 8179 is taken, and `ready` and the
     log name it; one that is set is taken or the start fails."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_priority(cls, values: Any) -> Any:
+        return preferred(values) if isinstance(values, Mapping) else values
 
     @property
     def embedded(self) -> bool:
@@ -463,7 +488,8 @@ def _build(kind: type[_Kind], values: dict[str, Any], problems: list[str]) -> _K
     try:
         settings = kind(**values)
     except ValidationError as error:
-        problems = problems + [_describe(detail) for detail in error.errors()]
+        # A field that takes a number or a word has an error for each.
+        problems = list(dict.fromkeys([*problems, *(_describe(detail) for detail in error.errors())]))
     if problems:
         raise SettingsError("\n".join(problems))
     return settings

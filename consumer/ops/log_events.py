@@ -80,6 +80,10 @@ EVENTS: Mapping[str, str] = {
     "spans_not_sent": "At the end the collector of traces did not take the last spans in time; they are lost.",
     "stopped": "The service has stopped; drained says whether all that had started was delivered.",
     "suspects_not_written": "The state folder cannot be written to; the service goes on without the quarantine.",
+    "token_budget_found": "VIRNUCPRO_TOKEN_BUDGET=auto: the budget, and the rates that were measured, unless it "
+    "was known.",
+    "token_budget_not_kept": "The measured token budget could not be written to VIRNUCPRO_STATE_DIR; the next start "
+    "measures it again.",
     "topic_differs": "At the start: a topic is not as the settings ask, and what mends it. Nothing stops for that.",
     "topic_missing": "A topic was not found; after several misses the service ends.",
     "topic_recreated": "A topic was deleted and made again. The input is read from the new one's first message; "

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import structlog
+
+from consumer.config.priority import BUDGET_SHARES
 from consumer.config.settings import ModelSettings, ServiceSettings
 from consumer.errors import ServiceError
 from consumer.scoring.divergence_sampler import DivergenceSampler
 from consumer.scoring.model import ServedModel
+from consumer.scoring.token_budget import FILE, FoundBudget, cache_folder, find_budget
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.evaluation.divergence import Divergence
 from virnucpro_core.models.engine import Engine
+from virnucpro_core.options import AUTO
 from virnucpro_core.scoring.model import preparer
+
+log = structlog.get_logger(__name__)
 
 
 def load_engine(settings: ModelSettings) -> Engine:
-    """The model that the settings ask for, self-tested; `predict` loads it in the same way."""
+    """The model that the settings ask for, self-tested; the commands for files load it in this way."""
+    engine = _new_engine(settings)
+    if settings.token_budget == AUTO:
+        engine.default_token_budget = find_budget(engine, cache_folder()).token_budget
+    return engine
+
+
+def _new_engine(settings: ModelSettings) -> Engine:
     bundle = Bundle.load(find_bundle(settings.model))
-    _check_budget(settings.token_budget, bundle.manifest)  # before minutes go by with loading
+    _check_budget(settings.fixed_token_budget, bundle.manifest)  # before minutes go by with loading
     return Engine(
         bundle,
         device=settings.device,
@@ -36,7 +51,9 @@ def load_model(settings: ServiceSettings, diverged: Callable[[Divergence | None]
     Args:
         diverged: called for each batch that ran on the other attention path too (VIRNUCPRO_DIVERGENCE_SAMPLE).
     """
-    engine = load_engine(settings)
+    engine = _new_engine(settings)
+    if settings.token_budget == AUTO:
+        engine.default_token_budget = _logged(find_budget(engine, Path(settings.state_dir)))
     sampler = None
     if settings.divergence_sample > 0:
         other = engine.on_path(v1=engine.info.attention == "packed")
@@ -45,9 +62,19 @@ def load_model(settings: ServiceSettings, diverged: Callable[[Divergence | None]
         scorer=engine,
         prepare=preparer(engine, settings.keep_u),
         info=engine.info,
-        default_token_budget=engine.default_token_budget,
+        default_token_budget=engine.default_token_budget // BUDGET_SHARES[settings.priority],
         after_batch=sampler,
     )
+
+
+def _logged(found: FoundBudget) -> int:
+    if found.discarded:
+        log.warning("state_file_discarded", file=FILE, error=found.discarded)
+    rates = {str(rate.token_budget): round(rate.tokens_per_s) for rate in found.rates}
+    log.info("token_budget_found", token_budget=found.token_budget, measured=bool(rates), tokens_per_s=rates)
+    if found.not_kept:
+        log.warning("token_budget_not_kept", error=found.not_kept)
+    return found.token_budget
 
 
 def _check_budget(token_budget: int | None, manifest: Manifest) -> None:

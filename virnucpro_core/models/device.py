@@ -87,6 +87,13 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def versions(device: str) -> list[str]:
+    """What the speed on a device depends on beside the model: torch's version, and on a CPU the number of threads."""
+    return [f"torch={torch.__version__}"] + (
+        [f"threads={torch.get_num_threads()}"] if device == "cpu" else []
+    )
+
+
 def _device(name: str) -> torch.device:
     if name == AUTO:
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -61,6 +61,9 @@ class Engine:
         self_test: compare the chosen path with fair-esm's own forward first.
         cuda_graphs: record the forwards of small batches as CUDA graphs, where they can be.
 
+    Attributes:
+        default_token_budget: tokens of a batch, for either model, that suit the device.
+
     Raises:
         BundleError: the weights do not fit the manifest.
         EngineError: this machine does not have the device, or the device or the standard path cannot serve the
@@ -90,6 +93,7 @@ class Engine:
         self._bundle = bundle
         self._device, dtype = place.device, place.precision.dtype
         self._queue = queue_of(place.device)
+        self.default_token_budget = _TOKEN_BUDGET_CPU if place.device.type == "cpu" else _TOKEN_BUDGET_GPU
         self.precision = place.precision
         self.tokenizer: DnaTokenizer = bundle.tokenizer()
         with device_errors(place.device), torch.inference_mode(False), torch.no_grad():
@@ -128,11 +132,6 @@ class Engine:
     def expected_length(self) -> int:
         """Bases in a full chunk."""
         return self.info.expected_length
-
-    @property
-    def default_token_budget(self) -> int:
-        """Tokens of a batch, for either model, that suit the device."""
-        return _TOKEN_BUDGET_CPU if self._device.type == "cpu" else _TOKEN_BUDGET_GPU
 
     def score(self, frames: Sequence[PreparedFrame]) -> FloatArray:
         """The classifier's softmax scores, float32 [frames, 2], in the order others, virus.

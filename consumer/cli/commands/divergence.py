@@ -58,7 +58,7 @@ def divergence(
     settings = model_settings(model)
     engine = load_engine(settings)
     packed, v1 = engine.on_path(v1=False), engine.on_path(v1=True)
-    budget = settings.token_budget or engine.default_token_budget
+    budget = settings.fixed_token_budget or engine.default_token_budget
     sets = {"published proteins": frames_of_proteins(published_proteins(), engine.tokenizer)}
     if fasta is not None:
         sets[fasta] = _frames_of(fasta, engine, max_bases_of(settings), settings.keep_u)

@@ -70,7 +70,7 @@ class Run:
     def __init__(self, model: ModelOfFiles, settings: ModelSettings, computing: Counting) -> None:
         self._model, self._computing, self._max_bases = model, computing, max_bases_of(settings)
         self.info = model.info
-        self.token_budget = settings.token_budget or model.default_token_budget
+        self.token_budget = settings.fixed_token_budget or model.default_token_budget
         self._keep_u = settings.keep_u
         self._began_at = time.monotonic()
         self.tally = Tally()

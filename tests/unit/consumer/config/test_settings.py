@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from consumer.config.environment import OWNED, client_options
+from consumer.config.priority import PRIORITIES
 from consumer.config.secrets import MASK
 from consumer.config.settings import (
     ModelSettings,
@@ -478,3 +479,41 @@ def test_addresses_of_brokers(servers):
 def test_a_port_that_cannot_be(servers):
     with pytest.raises(SettingsError, match="it takes host:port, ports 1 to 65535"):
         load_settings({"VIRNUCPRO_KAFKA_BOOTSTRAP_SERVERS": servers})
+
+
+class TestPriority:
+    def test_it_gives_the_defaults_of_what_is_not_set(self):
+        plain, latency, throughput = (
+            load_settings({} if priority is None else {"VIRNUCPRO_PRIORITY": priority})
+            for priority in (None, "latency", "throughput")
+        )
+        assert plain == load_settings({"VIRNUCPRO_PRIORITY": "balanced"})
+        assert (plain.max_wait_ms, plain.commit_interval_ms, plain.token_budget) == (50, 100, None)
+        assert (latency.max_wait_ms, latency.commit_interval_ms, latency.token_budget) == (5, 20, None)
+        assert (throughput.max_wait_ms, throughput.commit_interval_ms) == (500, 500)
+        assert (throughput.token_budget, throughput.max_inflight_records) == ("auto", 20_000)
+        assert ServiceSettings(priority="latency").max_wait_ms == 5
+
+    def test_a_setting_that_is_set_wins(self):
+        settings = load_settings(
+            {
+                "VIRNUCPRO_PRIORITY": "throughput",
+                "VIRNUCPRO_TOKEN_BUDGET": "4096",
+                "VIRNUCPRO_MAX_WAIT_MS": "7",
+            }
+        )
+        assert (settings.token_budget, settings.max_wait_ms, settings.commit_interval_ms) == (4096, 7, 500)
+
+    @pytest.mark.parametrize("priority", PRIORITIES)
+    def test_what_it_gives_are_settings_that_are_valid(self, priority):
+        settings = ServiceSettings(priority=priority)
+        assert {name: getattr(settings, name) for name in PRIORITIES[priority]} == PRIORITIES[priority]
+        shown = load_settings({"VIRNUCPRO_PRIORITY": priority}).masked()
+        assert shown["VIRNUCPRO_PRIORITY"] == priority
+        assert shown["VIRNUCPRO_MAX_WAIT_MS"] == settings.max_wait_ms
+
+    def test_another_word_is_refused(self):
+        with pytest.raises(
+            SettingsError, match="VIRNUCPRO_PRIORITY=speed is refused: it takes balanced, latency"
+        ):
+            load_settings({"VIRNUCPRO_PRIORITY": "speed"})
