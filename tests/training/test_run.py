@@ -15,11 +15,9 @@ import pytest
 import torch
 
 from tests.support.training_fixture import DEV_SHARE, TINY, write_data
-from tests.support.training_fixture import rows as fixture_rows
 from training.data import prepare_data, train_tokenizer
 from training.data.corpus import SPLITS, Corpus, ids_digest
 from training.data.make_tables import evaluation_table
-from training.reports import model_card as card
 from training.reports.evaluate import engine_margins
 from training.runs import pipeline
 from virnucpro_core.bundle.bundle import Bundle
@@ -119,33 +117,6 @@ def test_figures_are_of_all_records_and_of_unseen_genera(run) -> None:
     whole = json.loads((folder / "out" / "nano-500.json").read_text())
     assert whole["chunk"]["all"] == validation["chunk"]["all"]
     assert set(whole["chunk"]["by_novelty"]) >= {"novel_genus (virus)", "seen_genus (others)"}
-
-
-def test_the_card_of_the_bundle_has_the_figures_of_its_report(run, tmp_path: Path) -> None:
-    folder, _ = run
-    head, *rows = (folder / "manifest.tsv").read_text().splitlines()
-    lines = [f"{head}\tsource_repo\trepo_licence", *(f"{row}\tlab/genomes\tMIT" for row in rows)]
-    (tmp_path / "manifest.tsv").write_text("\n".join(lines))
-    given = ["--out", str(folder / "out"), "--manifest", str(tmp_path / "manifest.tsv"), "--lengths", "500"]
-    assert card.main([*given, "--docs", str(tmp_path)]) == 0
-    text = (tmp_path / "nano" / "figures.md").read_text()
-    report = json.loads((folder / "out" / "nano-500.json").read_text())
-    base = report["baseline"]["chunk"]
-    for name, one in (
-        ("chunks", report["chunk"]["unseen_genera"]),
-        ("chunks", report["chunk"]["all"]),
-        ("chunks: baseline", base["unseen_genera"]),
-        ("5 kb pieces", report["pieces_of_5kb"]["all"]),
-        ("records, by verdict rule", report["records_by_verdict_rule"]["unseen_genera"]),
-    ):
-        low, high = one["interval95"]
-        counts = f"{one['pieces']} | {one['of_viruses']} | {one['genomes']}"
-        shares = " | ".join(f"{one[key]:.3f}" for key in ("accuracy", "sensitivity", "specificity", "ece"))
-        row = f"| {name} | {counts} | {one['auroc']:.3f} | {low:.3f} to {high:.3f} | {shares} |"
-        assert row in text
-    assert f"The temperature is {Bundle.load(folder / 'out' / 'nano-500').manifest.temperature}." in text
-    total = sum(int(row["length"]) for row in fixture_rows())
-    assert f"| lab/genomes | MIT | 26 | {total:,} | 6 |" in text
 
 
 def test_where_there_is_no_terminal_the_run_prints_lines_of_json(run) -> None:

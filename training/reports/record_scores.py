@@ -80,6 +80,23 @@ class RecordScores:
         _, unit = np.unique(self.units, return_inverse=True)
         return LabelledChunks(self.margins, self.owner, self.number, self.is_virus, unit, expected_length)
 
+    def part(self, chosen: BoolArray) -> RecordScores:
+        """Some of the records, and their chunks; chosen bool [records]."""
+        chunks = chosen[self.owner]
+        place = np.cumsum(chosen) - 1
+        return RecordScores(
+            self.ids[chosen],
+            self.groups[chosen],
+            self.units[chosen],
+            self.is_virus[chosen],
+            self.folds[chosen],
+            self.bases[chosen],
+            self.chunks[chosen],
+            place[self.owner[chunks]],
+            self.number[chunks],
+            self.scores[chunks],
+        )
+
 
 def margin_of_scores(others: FloatArray, virus: FloatArray) -> FloatArray:
     """The margin behind the verdict on what has these highest scores, as `virnucpro_core.scoring.margins`; all [n]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +14,7 @@ from virnucpro_core.evaluation.labels import Label
 from virnucpro_core.evaluation.metrics import (
     BoolArray,
     FloatArray,
+    IntArray,
     auroc,
     binary_metrics,
     by_kind,
@@ -219,12 +220,17 @@ def _by_length(
     lengths: npt.NDArray[np.int64], figures: Mapping[str, Callable[[BoolArray], dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """figures: what each bin has, by name; called with the members of the bin, bool [records]."""
-    place = np.searchsorted(LENGTHS, lengths, side="right")
     return [
-        {"bases": _bin_name(int(number))}
-        | {name: figures_of(place == number) for name, figures_of in figures.items()}
-        for number in np.unique(place)
+        {"bases": bases} | {name: figures_of(members) for name, figures_of in figures.items()}
+        for bases, members in length_bins(lengths)
     ]
+
+
+def length_bins(lengths: IntArray) -> Iterator[tuple[str, BoolArray]]:
+    """The bins of lengths that have a member: their names, like "1,000 to 4,999", and members, bool [records]."""
+    place = np.searchsorted(LENGTHS, lengths, side="right")
+    for number in np.unique(place).tolist():
+        yield _bin_name(number), place == number
 
 
 def _bin_name(number: int) -> str:
