@@ -101,6 +101,19 @@ def epoch_bar(epochs: int) -> Iterator[EpochDone]:
 
 
 @contextmanager
+def waiting(doing: str) -> Iterator[None]:
+    """A line that says what is done, and for how long, while nothing of it can be counted."""
+
+    def columns() -> tuple[ProgressColumn, ...]:
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        return SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+
+    with _bar(columns, doing, None):
+        yield
+
+
+@contextmanager
 def _bar(
     columns: Callable[[], tuple[ProgressColumn, ...]], doing: str, total: int | None, **fields: Any
 ) -> Iterator[Update]:

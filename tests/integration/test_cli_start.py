@@ -82,6 +82,11 @@ def test_starts_without_torch(arguments, code):
     assert not modules.intersection(HEAVY)
 
 
+def test_help_loads_nothing_that_only_work_needs():
+    _, modules, _ = imported_by("--help")
+    assert not modules.intersection({"numpy", "pydantic", "tokenizers", "fastavro", "confluent_kafka"})
+
+
 _RUN_ALL = """
 import json, sys
 from consumer.cli.app import run

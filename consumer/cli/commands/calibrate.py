@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.files.computing import OneDevice
-from consumer.cli.files.scoring import Run, max_bases_of
 from consumer.cli.options import (
     AsJson,
     AttentionBackend,
@@ -30,6 +28,7 @@ from consumer.cli.verbosity import Quiet, Verbose
 
 if TYPE_CHECKING:
     from consumer.cli.files.labelled import Labelled
+    from consumer.cli.files.scoring import Run
     from virnucpro_core.scoring.calibration import Calibration
 
 
@@ -59,7 +58,10 @@ def calibrate(
     Example: `virnucpro calibrate genomes.fasta --labels truth.tsv --model bundles/mine -o bundles/mine-p --id mine-p`
     """
     from consumer.cli.error_messages import tell, warn
+    from consumer.cli.files.computing import OneDevice
     from consumer.cli.files.labelled import Labelled
+    from consumer.cli.files.loaded_model import loaded_engine
+    from consumer.cli.files.scoring import Run, max_bases_of
     from consumer.cli.files.targets import check_named, check_new_folder, writing
     from consumer.cli.output.calibration_table import calibration_table
     from consumer.escaping import escaped
@@ -71,10 +73,8 @@ def calibrate(
     records = Labelled(fasta, labels, skip_unlabelled, max_bases_of(settings))
     if records.warning:
         warn(records.warning)
-    from consumer.scoring.loading import load_engine  # torch: not before the files were found to be in order
-
     base = Bundle.load(find_bundle(settings.model))
-    engine = load_engine(settings)
+    engine = loaded_engine(settings)
     run = Run(engine, settings, OneDevice(engine, settings.frame_cache))
     calibration = _fit(run, records, engine.expected_length, seed)
     draft = replace(base.manifest, id=name, calibration=calibration)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.files.computing import OneDevice
-from consumer.cli.files.scoring import Run, max_bases_of
 from consumer.cli.options import (
     AttentionBackend,
     Device,
@@ -49,9 +47,11 @@ def embed(
     Example: `virnucpro embed reads.fasta -o packed.safetensors`
     """
     from consumer.cli.error_messages import tell
+    from consumer.cli.files.computing import OneDevice
     from consumer.cli.files.inputs import count_records
+    from consumer.cli.files.loaded_model import loaded_engine
+    from consumer.cli.files.scoring import Run, max_bases_of
     from consumer.cli.files.targets import check_file, writing
-    from consumer.scoring.loading import load_engine
     from virnucpro_core.heads.feature_writer import feature_writer
     from virnucpro_core.sequence.fasta import read_sequences
 
@@ -59,7 +59,7 @@ def embed(
     settings = model_settings(model, device, precision, attention_backend, v1_attention, keep_u)
     read = partial(read_sequences, max_bases=max_bases_of(settings))
     size = count_records([fasta], read)
-    engine = load_engine(settings)
+    engine = loaded_engine(settings)
     run = Run(engine, settings, OneDevice(engine, settings.frame_cache))
     with writing(output), feature_writer(output, _info(engine, fasta)) as writer:
         for computed in run.rows(read(fasta), size, engine.features, "embedding"):

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consumer.cli.files.computing import OneDevice
-from consumer.cli.files.scoring import Run, max_bases_of
 from consumer.cli.options import (
     AsJson,
     AttentionBackend,
@@ -29,6 +27,7 @@ from consumer.cli.verbosity import Quiet, Verbose
 
 if TYPE_CHECKING:
     from consumer.cli.files.labelled import Labelled
+    from consumer.cli.files.scoring import Run
     from virnucpro_core.scoring.model import EngineInfo
 
 
@@ -62,7 +61,10 @@ def evaluate(
     Example: `virnucpro evaluate reads.fasta --labels truth.tsv --report report.json --plots pictures/`
     """
     from consumer.cli.error_messages import tell, warn
+    from consumer.cli.files.computing import OneDevice
     from consumer.cli.files.labelled import Labelled
+    from consumer.cli.files.loaded_model import loaded_engine
+    from consumer.cli.files.scoring import Run, max_bases_of
     from consumer.cli.output.evaluation_table import evaluation_table
     from consumer.escaping import escaped
 
@@ -71,9 +73,7 @@ def evaluate(
     records = Labelled(fasta, labels, skip_unlabelled, max_bases_of(settings))
     if records.warning:
         warn(records.warning)
-    from consumer.scoring.loading import load_engine  # torch: not before the files were found to be in order
-
-    engine = load_engine(settings)
+    engine = loaded_engine(settings)
     run = Run(engine, settings, OneDevice(engine, settings.frame_cache))
     found = _about(engine.info, records) | _measure(run, records)
     for warning in found["warnings"]:

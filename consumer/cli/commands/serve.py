@@ -8,15 +8,12 @@ import sys
 from contextlib import nullcontext
 from typing import Annotated
 
-import structlog
 import typer
 
 from consumer.cli.error_messages import failure_in_the_log
 from consumer.cli.invocation import typed
 from consumer.cli.options import V1Attention, given
 from consumer.cli.streams import discard_stdout
-
-log = structlog.get_logger(__name__)
 
 
 def serve(
@@ -72,5 +69,8 @@ def _announce(http: str, bootstrap: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
+        import structlog
+
+        log = structlog.get_logger(__name__)
         log.warning("announcement_failed", http=http, bootstrap=bootstrap, error=error.strerror)
         discard_stdout()

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from consumer.cli.files.device_use import DeviceUse
+from consumer.cli.files.loaded_model import loaded_engine
 from consumer.cli.files.scoring import Counting, ModelOfFiles
 from consumer.config.settings import ModelSettings
 from virnucpro_core.scoring.computing import Rows
@@ -74,10 +75,9 @@ def computing_on(
         with DevicePool(processes, settings, threads_of_each(processes, threads)) as pool:
             yield pool, pool
         return
-    from consumer.scoring.loading import load_engine
-    from virnucpro_core.models.device import use_threads
-
     if threads is not None:
+        from virnucpro_core.models.device import use_threads
+
         use_threads(threads)
-    engine = load_engine(settings)
+    engine = loaded_engine(settings)
     yield engine, OneDevice(engine, settings.frame_cache)

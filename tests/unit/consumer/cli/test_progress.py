@@ -9,7 +9,7 @@ from contextlib import redirect_stderr
 import pytest
 
 from consumer.cli.files.inputs import Size
-from consumer.cli.progress import byte_bar, epoch_bar, record_bar
+from consumer.cli.progress import byte_bar, epoch_bar, record_bar, waiting
 from consumer.cli.verbosity import Verbosity, set_verbosity
 
 
@@ -47,6 +47,12 @@ def test_bytes(stderr):
         done(1_500_000)
         done(500_000)
     is_shown(stderr, "importing", "2.0/2.0 MB")
+
+
+def test_what_cannot_be_counted(stderr):
+    with redirect_stderr(stderr), waiting("loading the model nano"):
+        pass
+    is_shown(stderr, "loading the model nano", "0:00:00")
 
 
 def test_epochs_with_their_loss(stderr):
