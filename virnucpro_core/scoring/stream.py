@@ -13,9 +13,11 @@ from virnucpro_core.scoring.model import FloatArray, Preparer, PreparingScorer, 
 from virnucpro_core.scoring.outcomes import Computed, LeftOut, Outcome, Record, ScoredRecord
 from virnucpro_core.scoring.packing import Packer
 from virnucpro_core.scoring.pending import PendingRecord, Slot, slots_of
+from virnucpro_core.scoring.preparing import prepared_ahead, prepared_in_turn
 from virnucpro_core.scoring.results import assemble
 from virnucpro_core.scoring.robust import Failure, score_robustly
 from virnucpro_core.scoring.row_journal import RowJournal
+from virnucpro_core.sequence.prepare import PreparedRecord
 from virnucpro_core.sequence.validation import InvalidSequence, validate
 
 _MOST_WAITING_RECORDS = 1024
@@ -146,7 +148,8 @@ def rows_of_records(
 ) -> Iterator[Computed | LeftOut]:
     """Put records through a model in batches that several records share.
 
-    Memory is bounded by the batches under way, the record read last and the records that wait for either.
+    Memory is bounded by the batches under way, the record read last and the records that wait for either; where batches
+    are computed ahead, records are prepared ahead too, by threads.
 
     Args:
         records: as `virnucpro_core.sequence.fasta.read_sequences` yields them.
@@ -167,15 +170,19 @@ def rows_of_records(
         OSError: from the journal.
     """
     prepare_sequence = preparer(engine, keep_u)
-    waiting = _Waiting(computing, token_budget, journal)
-    for number, record in enumerate(records):
+
+    def prepare(record: Record) -> PreparedRecord | LeftOut:
         record_id, _, sequence = record
         try:
             validate(record_id, sequence, max_bases)
         except InvalidSequence as error:
-            waiting.add(LeftOut.of(record, error))
-        else:
-            waiting.add(_FileRecord(prepare_sequence(record_id, sequence), record, number))
+            return LeftOut.of(record, error)
+        return prepare_sequence(record_id, sequence)
+
+    in_order = prepared_ahead if computing.ahead else prepared_in_turn
+    waiting = _Waiting(computing, token_budget, journal)
+    for number, (record, prepared) in enumerate(in_order(records, prepare)):
+        waiting.add(prepared if isinstance(prepared, LeftOut) else _FileRecord(prepared, record, number))
         yield from waiting.take_done()
     waiting.compute_rest()
     yield from waiting.take_done()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -27,8 +29,10 @@ from virnucpro_core.scoring.model import EngineInfo, FloatArray
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import DnaTokenizer
 
-_AHEAD_OF_EACH = 2
-"""Batches for each device: one that it computes, and one that is there when it has."""
+_WITH_EACH = 2
+"""Batches that a process has: one that it computes, and one that is there when it has."""
+_AHEAD_OF_EACH = _WITH_EACH + 1
+"""Batches that are begun, for each device."""
 _MOST_LOSSES = 2
 """Processes that may end over one batch before the run does: the batch may be the cause."""
 _END_S = 5.0
@@ -89,7 +93,7 @@ class DevicePool:
         self.tokenizer: DnaTokenizer = ready[0].tokenizer
         for device in self.devices:
             thread = threading.Thread(
-                target=self._serve, args=(device,), name=f"device {device.name}", daemon=True
+                target=self._run, args=(device,), name=f"device {device.name}", daemon=True
             )
             self._threads.append(thread)
             thread.start()
@@ -121,52 +125,87 @@ class DevicePool:
 
     # ---- one thread a device --------------------------------------------------------------------------------------
 
-    def _serve(self, device: Device) -> None:
-        while (task := self._tasks.get()) is not None:
+    def _run(self, device: Device) -> None:
+        given: deque[_Task] = deque()
+        try:
+            self._serve(device, given)
+        except BaseException as error:
+            self._lose(device, given, f"{type(error).__name__}: {error}")
+            raise
+
+    def _serve(self, device: Device, given: deque[_Task]) -> None:
+        """Keep a device supplied and take its answers, until the end or until it is lost.
+
+        Args:
+            given: the batches that the device has.
+        """
+        while self._supply(device, given):
             try:
-                device.pipe.send(task.frames)
                 answer = device.pipe.recv()
             except (EOFError, OSError):
                 device.process.join(_END_S)
                 answer = Lost(f"its process ended with exit code {device.process.exitcode}")
             if isinstance(answer, Lost):
-                self._lose(device, task, answer.message)
+                self._lose(device, given, answer.message)
                 return
+            task = given.popleft()
             if isinstance(answer, Scored):
                 device.use.add(task.frames, answer.seconds)
                 device.use.reused += answer.reused
                 task.rows.set_result(answer.rows)
             else:
                 task.rows.set_exception(_error_of(answer))
-        self._tasks.put(None)  # for the next thread
 
-    def _lose(self, device: Device, task: _Task, why: str) -> None:
+    def _supply(self, device: Device, given: deque[_Task]) -> bool:
+        """Give a device as many batches as it takes; waits for one if it has none. False if it has none at the end."""
+        while len(given) < _WITH_EACH:
+            try:
+                task = self._tasks.get(block=not given)
+            except queue.Empty:
+                break
+            if task is None:
+                self._tasks.put(None)  # for the other threads, and for this one's next turn
+                break
+            given.append(task)
+            with suppress(OSError):  # its process has ended, which the next answer shows
+                device.pipe.send(task.frames)
+        return bool(given)
+
+    def _lose(self, device: Device, given: deque[_Task], why: str) -> None:
+        """Leave the batches of a lost device to the others; the oldest may be the cause."""
+        suspect = given.popleft() if given else None
         with self._changing:
             device.use.lost = why
             left = [other.name for other in self.devices if not other.use.lost]
-            task.losses += 1
             if self._closing:
                 return
             if not left:
-                self._fail_all(task)
+                self._fail_all([*([suspect] if suspect else []), *given])
                 return
-            if task.losses < _MOST_LOSSES:
+            for task in given:
                 self._tasks.put(task)
-            else:
-                task.rows.set_exception(
-                    DeviceLost(
-                        f"{task.losses} devices were lost over one batch, the last one {device.name} ({why})"
-                    )
-                )
+            if suspect is not None:
+                self._try_again(suspect, device)
         warn(f"warning: {device.name} is lost ({why}): its work goes to {', '.join(left)}")
 
-    def _fail_all(self, task: _Task | None) -> None:
-        while task is not None:
+    def _try_again(self, suspect: _Task, device: Device) -> None:
+        suspect.losses += 1
+        if suspect.losses < _MOST_LOSSES:
+            self._tasks.put(suspect)
+            return
+        suspect.rows.set_exception(
+            DeviceLost(
+                f"{suspect.losses} devices were lost over one batch, the last one {device.name} ({device.use.lost})"
+            )
+        )
+
+    def _fail_all(self, tasks: list[_Task]) -> None:
+        """Fail these and those that wait: no device is left."""
+        with suppress(queue.Empty):
+            while (waiting := self._tasks.get_nowait()) is not None:
+                tasks.append(waiting)
+        for task in tasks:
             task.rows.set_exception(self._nothing_left())
-            try:
-                task = self._tasks.get_nowait()
-            except queue.Empty:
-                return
 
     def _nothing_left(self) -> DeviceLost:
         return DeviceLost(

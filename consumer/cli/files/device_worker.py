@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -72,7 +74,7 @@ def work(pipe: Connection, settings: ModelSettings, threads: int | None) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _serve(pipe, settings, threads)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (BrokenPipeError, ConnectionResetError):  # the parent has ended
         return
 
 
@@ -90,13 +92,23 @@ def _serve(pipe: Connection, settings: ModelSettings, threads: int | None) -> No
     reused: list[int] = []
     scorer = with_cache(engine, engine.info, settings.frame_cache, reused.append)
     pipe.send(Ready(engine.info, engine.default_token_budget, engine.tokenizer))
-    while True:
-        frames = pipe.recv()
+    batches: queue.Queue[list[PreparedFrame] | None] = queue.Queue(1)
+    threading.Thread(target=_receive, args=(pipe, batches), name="receive", daemon=True).start()
+    while (frames := batches.get()) is not None:
         reused.clear()
         answer = _answer(scorer, frames, reused)
         pipe.send(answer)
         if isinstance(answer, Lost):
             return
+
+
+def _receive(pipe: Connection, batches: queue.Queue[list[PreparedFrame] | None]) -> None:
+    """Take the next batch from the pipe while one is computed, so that it is there when that is done."""
+    try:
+        while True:
+            batches.put(pipe.recv())
+    except (EOFError, OSError):
+        batches.put(None)
 
 
 def _answer(scorer: Scorer, frames: list[PreparedFrame], reused: list[int]) -> Scored | Failed | Lost:
