@@ -9,7 +9,7 @@ the service has ended, the model alone is measured in this process: ESM-2's pack
 adds DNABERT-S, pooling and the head, in turns, over batches as full as the service's. A share is that of the medians.
 
 A model is `nano`, or a shape (8M, 650M, 3B) of which a bundle of random weights is written first, into `--bundle` if
-that is given and not there yet.
+that is given and not there yet. `3B:loop-fp32` runs the plain loop (benchmarks/loops/plain.py) in place of the service.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import torch
 from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.delivery import Committed, records_per_s
 from benchmarks.forward import SHAPES, seconds
 from benchmarks.machine import NOT_RUN, RESULTS, about, cpu_seconds, save
 from benchmarks.random_bundle import random_bundle
@@ -48,6 +49,9 @@ from virnucpro_core.scoring.packing import batches, pack
 from virnucpro_core.sequence.prepare import PreparedFrame
 
 PARTITIONS = 16
+LOOP = "loop-"
+LOOP_RECORDS = 200
+"""Records that the plain loop takes at once: about as many tokens as a batch of the service on a GPU."""
 _BARE_S = 0.5
 _BARE_ROUNDS = 3
 _WARM_S = 3.0
@@ -275,7 +279,7 @@ class Bare:
         return rounds * self._tokens / (time.perf_counter() - begun)
 
 
-def serve_case(case: Case, folder: Path, length_s: float, ahead: int, **variables: str) -> dict[str, Any]:
+def serve_case(case: Case, folder: Path, length_s: float, ahead: int) -> dict[str, Any]:
     """One case: the figures of the window, and what the model alone does."""
     with embedded_broker(folder) as bootstrap:
         settings = {
@@ -286,7 +290,7 @@ def serve_case(case: Case, folder: Path, length_s: float, ahead: int, **variable
             "VIRNUCPRO_LOG_FORMAT": "json",
         }
         begun = time.monotonic()
-        serve = Serve(folder / "serve.log", **settings, **variables)
+        serve = Serve(folder / "serve.log", **settings)
         try:
             serve.wait_ready()
             ready_s = time.monotonic() - begun
@@ -334,6 +338,40 @@ def _after(serve: Serve, done: Synchronized[int], seconds_: float) -> Look:
         time.sleep(_LOOK_S)
 
 
+def loop_case(case: Case, folder: Path, length_s: float, ahead: int) -> dict[str, Any]:
+    """The plain loop in place of the service: records a second, by what it has committed."""
+    precision = case.precision.removeprefix(LOOP)
+    with embedded_broker(folder) as bootstrap:
+        settings = {"bootstrap": bootstrap, "group": "loop", "source": TOPICS[0], "sink": TOPICS[1]}
+        settings |= {"model": str(case.path), "precision": precision, "records": str(LOOP_RECORDS)}
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        loop = Child(["benchmarks.loops.plain", *arguments], folder / "loop.log", {})
+        committed = Committed(bootstrap, "loop", TOPICS[0], PARTITIONS)
+        try:
+            loop.ready()
+            with publishing(bootstrap, ahead) as done:
+                looks: list[tuple[float, int]] = []
+                end = time.monotonic() + _WAIT_S
+                while not looks or looks[-1][0] - looks[0][0] < length_s:
+                    done.value = sum(committed.offsets())
+                    now = time.monotonic()
+                    # From one commit to another, since there are few.
+                    if done.value and (not looks or done.value > looks[-1][1]):
+                        looks.append((now, done.value))
+                    if now > end or loop.process.poll() is not None:
+                        raise RuntimeError(f"the loop answers too little:\n{loop.log.read_text()[-2000:]}")
+                    time.sleep(_LOOK_S / 5)
+            loop.stop()
+        finally:
+            committed.close()
+            loop.close()
+    return {
+        "case": f"{case.model} {precision}",
+        "records_at_once": LOOP_RECORDS,
+        "records_per_s": round(records_per_s(looks[0], looks[-1]), 1),
+    }
+
+
 def cases(wanted: Sequence[str], bundle: Path | None, folder: Path) -> Iterator[Case]:
     """The cases, each with its bundle, which is written when the first case wants it."""
     written: dict[str, Path] = {"nano": find_bundle("nano")}
@@ -364,18 +402,20 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := {each.partition(":")[0] for each in options.case} - {"nano", *SHAPES}:
         raise SystemExit(f"unknown models {', '.join(sorted(unknown))}: nano, or {', '.join(SHAPES)}")
-    result: dict[str, Any] = {"about": about(("flash_attn",)), "cases": [], NOT_RUN: {}}
+    result: dict[str, Any] = {"about": about(("flash_attn",)), "cases": [], "loops": [], NOT_RUN: {}}
     with tempfile.TemporaryDirectory() as name:
         for number, case in enumerate(cases(options.case, options.bundle, Path(name))):
             folder = Path(name) / str(number)
             folder.mkdir()
+            is_loop = case.precision.startswith(LOOP)
+            run = loop_case if is_loop else serve_case
             try:
-                found = serve_case(case, folder, options.seconds, options.ahead)
+                found = run(case, folder, options.seconds, options.ahead)
             except (CoreError, RuntimeError, AssertionError) as error:
                 result[NOT_RUN][f"{case.model} {case.precision}"] = str(error).splitlines()[0]
                 print(error, flush=True)
             else:
-                result["cases"].append(found)
+                result["loops" if is_loop else "cases"].append(found)
                 print(found, flush=True)
             save("e2e", result, options.folder)
 

@@ -177,6 +177,23 @@ def end_to_end(found: Result) -> Iterator[str]:
         )
 
 
+def against_loops(found: Result) -> Iterator[str]:
+    """The service beside the plain loop on fair-esm's forward."""
+    loops = found.get("loops", [])
+    served = {case["case"]: case["service"]["records_per_s"] for case in found["cases"]}
+    if not loops:
+        return
+    yield _row("records/s", "plain loop", *(f"service, {name}" for name in served))
+    yield _row("---", "---", *["---"] * len(served))
+    for loop in loops:
+        model = loop["case"].split()[0]
+        shown = [
+            f"{rate:,.0f} ({rate / loop['records_per_s']:.1f}x)" if name.split()[0] == model else "-"
+            for name, rate in served.items()
+        ]
+        yield _row(loop["case"], f"{loop['records_per_s']:,.1f}", *shown)
+
+
 def stages(found: Result) -> Iterator[str]:
     """Where the threads of the service spend their time."""
     if not found["cases"]:
@@ -300,6 +317,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], Iterator[str]]]] = {
     "labels": ("gpu", labels),
     "end-to-end": ("e2e", end_to_end),
     "stages": ("e2e", stages),
+    "against-loops": ("e2e", against_loops),
     "predict": ("cpu", predict),
     "streams": ("cpu", streams),
     "latency": ("latency", latency),
