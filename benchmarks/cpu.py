@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.delivery import INPUT, PARTITIONS, Committed, Stream, kafka, measure, watch
 from benchmarks.files import write_records
 from benchmarks.machine import NOT_RUN, RESULTS, ROOT, about, figure, save
-from benchmarks.records import MIXED, READ, reads
+from benchmarks.records import MIXED, READ, partition_of, reads
 from schemas import SequenceRecord, encode_record
 from tests.support.harness import Child, Serve, environment
 from tests.support.kafka.kraft import KraftBroker
@@ -152,7 +152,9 @@ def publish(broker: KraftBroker, count: int) -> None:
     broker.create_topics({INPUT: PARTITIONS})
     stream = Stream(broker.bootstrap_servers)
     for number, (record_id, letters) in enumerate(reads(count, *MIXED)):
-        stream.send(number % PARTITIONS, record_id, encode_record(SequenceRecord(record_id, letters)))
+        stream.send(
+            partition_of(number, PARTITIONS), record_id, encode_record(SequenceRecord(record_id, letters))
+        )
     stream.flush()
 
 

@@ -102,6 +102,9 @@ class Stream:
         self._random = np.random.default_rng(1)
         self._failed: list[str] = []
         options = {"compression.type": "lz4", "message.max.bytes": message_bytes, "linger.ms": linger_ms}
+        options["log_level"] = (
+            2  # flush() reports what fails; a broker that stops before this client does is no failure
+        )
         self._producer = Producer({"bootstrap.servers": bootstrap} | options)
 
     def sequence(self) -> str:

@@ -37,7 +37,7 @@ from benchmarks.delivery import Committed, records_per_s
 from benchmarks.forward import SHAPES, seconds
 from benchmarks.machine import NOT_RUN, RESULTS, about, cpu_seconds, save
 from benchmarks.random_bundle import random_bundle
-from benchmarks.records import reads
+from benchmarks.records import partition_of, reads
 from schemas import SequenceRecord, encode_record
 from tests.support.harness import TOPICS, Child, Serve
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
@@ -121,7 +121,7 @@ def publish(bootstrap: str, ahead: int, done: Synchronized[int], stop: Event) ->
         if stop.is_set():
             break
         value = encode_record(SequenceRecord(record_id, letters))
-        producer.produce(TOPICS[0], value, record_id.encode(), number % PARTITIONS)
+        producer.produce(TOPICS[0], value, record_id.encode(), partition_of(number, PARTITIONS))
         producer.poll(0)
     producer.flush(30)
 

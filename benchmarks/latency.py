@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.delivery import PARTITIONS, Stream, kafka
 from benchmarks.fairness import Answers, batches
 from benchmarks.machine import RESULTS, about, save
-from benchmarks.records import MIXED, reads
+from benchmarks.records import MIXED, partition_of, reads
 from schemas import SequenceRecord, encode_record
 from tests.support.harness import TOPICS, Serve, serving
 from tests.support.kafka.kraft import KraftBroker
@@ -70,7 +70,9 @@ class Offered:
         _, letters = next(self._records)
         self._number += 1
         key = f"k{self._number}"
-        self._stream.send(self._number % PARTITIONS, key, encode_record(SequenceRecord(key, letters)))
+        self._stream.send(
+            partition_of(self._number, PARTITIONS), key, encode_record(SequenceRecord(key, letters))
+        )
         return key
 
     def _await(self, keys: Sequence[str]) -> None:
