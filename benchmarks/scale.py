@@ -72,7 +72,9 @@ def assignments(admin: AdminClient, group: str) -> dict[str, set[int]]:
     """The partitions of each member of a group that has any, by its instance id."""
     found = admin.describe_consumer_groups([group])[group].result(30)
     parts = {
-        member.client_id: {each.partition for each in member.assignment.topic_partitions}
+        member.client_id.removeprefix("virnucpro-"): {
+            each.partition for each in member.assignment.topic_partitions
+        }
         for member in found.members
     }
     return {client: each for client, each in parts.items() if each}
