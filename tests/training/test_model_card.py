@@ -182,11 +182,21 @@ def test_the_headline_is_of_the_result(run: Run, text: str, length: int) -> None
         expected = [one["mean"], one["spread"], *one["folds"]]
         assert [float(value) for value in values] == pytest.approx(expected, abs=6e-4)
     shares = rows_below(section, "**Share of these chunks that are right**")
-    assert {name: (float(share), int(pieces), int(records)) for name, share, pieces, records in shares} == {
+    assert {
+        name: (float(share), int(pieces), int(records)) for name, share, pieces, records, *_ in shares
+    } == {
         name: (pytest.approx(one["share"], abs=6e-4), one["pieces"], one["records"])
         for name, one in result["right"].items()
     }
     assert [float(row[1]) for row in shares] == sorted(float(row[1]) for row in shares)
+    own = {row[0]: row[4:] for row in shares}
+    scores = run.scores(length)
+    plants = (scores.groups == "plant") & ~np.char.startswith(scores.ids, "extra")
+    chunks = plants[scores.owner]
+    assert float(own["plant"][0]) == pytest.approx((scores.margins[chunks] < 0).mean(), abs=6e-4)
+    assert int(own["plant"][1]) == chunks.sum() > 0
+    assert own["protozoa"] == ["none", "0"]
+    assert own["bacteria"] == own["viruses"] == ["", ""]
     assert text.index("## nano-500") < text.index("## nano-300") < text.index("## The training")
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from training.data.corpus import EXTRA
 from training.data.prepare_data import name_of
 from training.recipe import Recipe
-from training.reports.fold_metrics import MEASURES, MOST_PIECES
+from training.reports.fold_metrics import MEASURES, MOST_PIECES, spread_out
 from training.reports.record_scores import RecordScores
 from training.reports.whole_records import WholeRecords
 from virnucpro_core.bundle.manifest import Manifest
@@ -135,10 +135,11 @@ def bundle_section(
         ],
     )
     yield "**Share of these chunks that are right**, all folds together, the worst first:"
+    own = _without_extra(made)
     yield table(
-        "of, right, chunks, records",
+        "of, right, chunks, records, without extra sources: right, chunks",
         [
-            [kind, one["share"], one["pieces"], one["records"]]
+            [kind, one["share"], one["pieces"], one["records"], *own.get(kind, ("", ""))]
             for kind, one in sorted(result["right"].items(), key=lambda item: (item[1]["share"], item[0]))
         ],
     )
@@ -165,6 +166,19 @@ def bundle_section(
     yield table("group, chunks, records, right, AUROC", groups[:MOST_MISSED])
     yield f"**Pictures**, at most {MOST_PIECES} chunks a record:"
     yield "\n".join(f"![{name}: {PICTURES[picture]}]({length}-{picture}.png)" for picture in pictures)
+
+
+def _without_extra(made: Made) -> dict[str, tuple[float | None, int]]:
+    """Of each group that has records of the extra sources, the share right and the chunks of its other records."""
+    scores = made.scores
+    counted = spread_out(scores.owner)
+    record, right = scores.owner[counted], scores.margins[counted] < 0
+    found: dict[str, tuple[float | None, int]] = {}
+    for group in np.unique(scores.groups[made.is_extra]).tolist():
+        own = (scores.groups == group) & ~scores.is_virus & ~made.is_extra
+        chunks = own[record]
+        found[group] = (float(right[chunks].mean()) if chunks.any() else None, int(chunks.sum()))
+    return found
 
 
 def _rows(made: Made) -> Iterator[list[object]]:
