@@ -169,7 +169,7 @@ class Service:
         while message is not None:
             self._receive(message)
             more -= 1
-            if not more or self._paused or until.expired or self._level() != "open":
+            if not more or self._paused or until.expired or not self._intake.reads_on(self._pipeline):
                 return
             self._block(self._intake.blocked)
             message = self._consumer.poll(0)

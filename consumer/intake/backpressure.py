@@ -24,6 +24,7 @@ from consumer.types import InFlight, Level, Limit, Partition
 
 HOLD_S = 1.0
 _REOPEN = 0.5  # of a share
+_NO_ROOM = InFlight(0, 0, 0)
 
 
 class Backpressure:
@@ -49,12 +50,16 @@ class Backpressure:
         """The partitions that hold their share; only some of them while others are read."""
         self.limit: Limit | None = None
         """The budget that stopped all reading; None while at least one partition is read."""
+        self.room = _NO_ROOM
+        """If less than so much more is read, of any partitions that are not blocked, none of them is blocked by it."""
 
     def is_clear(self, total: InFlight) -> bool:
         """Whether nothing is blocked, nor can be with so little in flight: no share is less than half its budget."""
-        return not self.blocked and all(
-            held < budget * _REOPEN for held, budget in zip(total, self._budgets.values(), strict=True)
-        )
+        left = [budget * _REOPEN - held for held, budget in zip(total, self._budgets.values(), strict=True)]
+        if self.blocked or min(left) <= 0:
+            return False
+        self.room = InFlight(*map(int, left))
+        return True
 
     def level(self, held: Mapping[Partition, InFlight]) -> Level:
         """Whether more may be read while this much of each assigned partition is in flight; sets `blocked`."""
@@ -68,12 +73,30 @@ class Backpressure:
             for partition, amounts in held.items()
             if is_full or self._blocks(partition, amounts, shares)
         )
+        self.room = _NO_ROOM
         if not held or len(self.blocked) < len(held):
             self._full_since = self.limit = None
+            self.room = self._room(held, shares)
             return "open"
         if self._full_since is None:
             self._full_since, self.limit = self._clock(), fullest
         return "hold" if self._clock() - self._full_since < self._hold_s else "pause"
+
+    def _room(self, held: Mapping[Partition, InFlight], shares: Mapping[Limit, float]) -> InFlight:
+        """Half of what the partition nearest to its share has left.
+
+        What is read takes from that twice: its partition holds more, and every share is less by as much at most.
+        """
+        if len(self.blocked) == len(held):
+            return _NO_ROOM
+        open_ones = [amounts for partition, amounts in held.items() if partition not in self.blocked]
+        left = []
+        for place, (limit, share) in enumerate(shares.items()):
+            room = (share - max(amounts[place] for amounts in open_ones)) / 2
+            if limit != "tokens":  # all partitions together may not be over the others
+                room = min(room, self._budgets[limit] - sum(amounts[place] for amounts in held.values()))
+            left.append(int(room))
+        return InFlight(*left)
 
     def _blocks(self, partition: Partition, amounts: InFlight, shares: Mapping[Limit, float]) -> bool:
         used = max(amount / share for amount, share in zip(amounts, shares.values(), strict=True))

@@ -7,6 +7,7 @@ suspects that run apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -31,6 +32,10 @@ class QueuedTokens(Protocol):
     def tokens_by_partition(self) -> Mapping[Partition, int]:
         """Protein tokens of each partition that has any."""
 
+    @property
+    def tokens_per_byte(self) -> float:
+        """Of the value of a message that is not prepared yet, as far as is known."""
+
 
 class Intake:
     """All methods run on the thread that owns the consumer; the properties may be read from any thread.
@@ -53,6 +58,7 @@ class Intake:
         self._ledger, self._start_offsets = ledger, start_offsets
         self._backpressure, self._breaker, self._isolation = backpressure, breaker, isolation
         self._dropped, self._clock = dropped, clock
+        self._room, self._tokens_per_byte = InFlight(0, 0, 0), 0.0
 
     @property
     def records(self) -> int:
@@ -84,15 +90,28 @@ class Intake:
         """Whether more may be read now, of partitions that are not `blocked`; `queued` waits for a batch."""
         if self._breaker.room() == 0 or not self._isolation.is_empty:
             return "pause"
+        self._room, self._tokens_per_byte = InFlight(0, 0, 0), queued.tokens_per_byte
         tokens = queued.tokens_by_partition()
         if self._backpressure.is_clear(InFlight(self.records, self.bytes, sum(tokens.values()))):
-            return "open"
-        return self._backpressure.level(
-            {
-                partition: InFlight(records, size, tokens.get(partition, 0))
-                for partition, (records, size) in self._ledger.held().items()
-            }
-        )
+            level: Level = "open"
+        else:
+            level = self._backpressure.level(
+                {
+                    partition: InFlight(records, size, tokens.get(partition, 0))
+                    for partition, (records, size) in self._ledger.held().items()
+                }
+            )
+        self._room = self._backpressure.room
+        return level
+
+    def reads_on(self, queued: QueuedTokens) -> bool:
+        """Whether another message may be read in the same turn, as `level` would say.
+
+        That looks at every partition, so it is asked again only when what was accepted since may change its answer.
+        """
+        if min(self._room) > 0 and not self._breaker.is_open and self._isolation.is_empty:
+            return True
+        return self.level(queued) == "open"
 
     @property
     def blocked(self) -> frozenset[Partition]:
@@ -135,6 +154,9 @@ class Intake:
         )
         self._ledger.receive(raw)
         self._breaker.admitted(raw.source)
+        records, size, tokens = self._room
+        read = len(raw.value or b"")
+        self._room = InFlight(records - 1, size - raw.size, tokens - math.ceil(read * self._tokens_per_byte))
         return raw
 
     def sets_apart(self, message: RawMessage) -> bool:

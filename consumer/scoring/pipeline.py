@@ -152,6 +152,11 @@ class Pipeline:
         return tokens
 
     @property
+    def tokens_per_byte(self) -> float:
+        """Protein tokens for each byte of a message's value, a mean over the latest ones."""
+        return self._tokens_per_byte
+
+    @property
     def queued_bytes(self) -> Mapping[str, int]:
         """Bytes in the queues that a backlog fills: values that wait for preparation, token ids for a batch."""
         return {

@@ -94,6 +94,10 @@ class StepPipeline:
         return {partition: 10 * count for partition, count in waiting.items()}
 
     @property
+    def tokens_per_byte(self) -> float:
+        return 10.0
+
+    @property
     def delayed_records(self) -> int:
         return 0
 

@@ -136,3 +136,33 @@ def test_the_partition_that_holds_least_is_blocked_only_when_a_bound_of_memory_i
     equal = InFlight(100 // len(rows), 1000 // len(rows), 50 // len(rows))
     if level != "open" and total.records < 100 and total.bytes < 1000:
         assert all(any(a >= b for a, b in zip(row, equal, strict=True)) for row in rows)
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 600), st.integers(0, 60)), min_size=1, max_size=8
+)
+
+
+@given(rows, rows, st.data())
+def test_what_is_read_within_the_room_blocks_nothing(before, rows, data):
+    backpressure = Backpressure(max_records=100, max_bytes=1000, max_tokens=50)
+    backpressure.level(by_partition(*(InFlight(*row) for row in before)))
+    held = by_partition(*(InFlight(*row) for row in rows))
+    total = InFlight(*(sum(column) for column in zip(*rows, strict=True)))
+    if not backpressure.is_clear(total) and backpressure.level(held) != "open":
+        assert backpressure.room == (0, 0, 0)
+        return
+    room, blocked = backpressure.room, backpressure.blocked
+    if min(room) <= 0:
+        return
+    open_ones = [each for each in held if each not in blocked]
+    for place in range(3):
+        left = room[place] - 1
+        for each in data.draw(st.permutations(open_ones)):
+            read = data.draw(st.integers(0, left))
+            left -= read
+            amounts = list(held[each])
+            amounts[place] += read
+            held[each] = InFlight(*amounts)
+    assert backpressure.level(held) == "open"
+    assert backpressure.blocked <= blocked
