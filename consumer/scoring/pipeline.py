@@ -287,7 +287,9 @@ class Pipeline:
                 slots = self._start(batch)
                 if slots:
                     times.enter("write_suspects")
+                    begun = monotonic()
                     self._suspects.announced([record[0].record for record in by_record(slots)])
+                    self._staging.wrote(monotonic() - begun)
                     times.enter("enqueue")
                     # There is room: one batch is enqueued at a time.
                     self._enqueued.put((batch, self._inference.enqueue(slots)))

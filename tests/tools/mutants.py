@@ -489,7 +489,7 @@ MUTANTS = (
         "the next batch is taken late",
         "the next batch is taken late in the one that runs (when that begins)",
         "consumer/scoring/staging.py",
-        "            self._due = self._clock() + expected - max(_LEAD * expected, _LEAD_S)\n",
+        "            self._due = self._clock() + expected - lead\n",
         "            self._due = self._clock()\n",
         ("tests/unit/consumer/scoring/test_pipeline.py",),
     ),
