@@ -43,6 +43,8 @@ RATE = 200
 _GROUP_S = 60.0
 _START_S = 15.0
 """Seconds of work that the workers may do before all of them share the partitions."""
+_SETTLE_S = 4.0
+"""From when the broker says that all have their partitions; they learn it at their next heartbeat, up to 3 s later."""
 _JOIN_S = 4.0
 _WARM_S = 4.0
 
@@ -57,7 +59,7 @@ def settings(broker: KraftBroker, name: str, worker: int) -> dict[str, str]:
         "VIRNUCPRO_INPUT_TOPIC": source,
         "VIRNUCPRO_OUTPUT_TOPIC": output,
         "VIRNUCPRO_DLQ_TOPIC": letters,
-        "VIRNUCPRO_TOKEN_BUDGET": "1000",
+        "VIRNUCPRO_TOKEN_BUDGET": "4000",
         "NOOP_TOKENS_PER_S": str(100 * RATE),
     }
 
@@ -110,7 +112,7 @@ def rate_of(broker: KraftBroker, folder: Path, workers: int, seconds: float) -> 
             log = folder / f"{name}.{worker}.log"
             stack.enter_context(serving(log, kind=NoopServe, **settings(broker, name, worker)))
         await_members(admin, name, workers)
-        time.sleep(1.0)
+        time.sleep(_SETTLE_S)
         first, begun = sum(progress.offsets()), time.monotonic()
         time.sleep(seconds)
         last, ended = sum(progress.offsets()), time.monotonic()
