@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.forward import SHAPES, random_proteins, seconds
+from benchmarks.kernel_times import kernel_times
 from benchmarks.machine import NOT_RUN, RESULTS, about, save, spread
 from benchmarks.peers import (
     Forward,
@@ -55,6 +56,7 @@ SETS = {"U500": (166, 166), "MIX": (20, 166)}
 SMALL = {"8M": (1024, 4096), "650M": (1024,), "3B": (512, 2048)}
 """Tokens of the small batches, by shape."""
 SIXTEEN_BIT = ("fp16", "bf16")
+PROFILED = (f"{TRITON} fp16", f"{TRITON} fp8")
 _SHORTEST_S = 0.3
 """A timing repeats its work until it takes this long: the GPU then runs at the clock that it can hold."""
 _FRAMES = 10_000
@@ -182,6 +184,11 @@ def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> d
                 row["share_of_products"] = round(row["tokens_per_s"] * per_token / rates[precision], 4)
         result[label] = {
             "methods": rows,
+            "profile": {
+                method: kernel_times(work[method])
+                for method in PROFILED
+                if method in work and label == "U500"
+            },
             "products_tflops": {precision: round(rate / 1e12, 1) for precision, rate in rates.items()},
         }
         _print(f"{name} {label}", result[label])

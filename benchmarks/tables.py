@@ -118,6 +118,23 @@ def forward(found: Result) -> Iterator[str]:
     )
 
 
+def kernels(found: Result) -> Iterator[str]:
+    """Where the GPU's time goes in our own forwards."""
+    profiles = [
+        (shape["shape"], method, shares)
+        for shape in found["shapes"]
+        for method, shares in shape["U500"].get("profile", {}).items()
+    ]
+    if not profiles:
+        return
+    kinds = list(dict.fromkeys(kind for _, _, shares in profiles for kind in shares))
+    yield _row("share of the GPU's time, U500", *kinds)
+    yield _row("---", *["---"] * len(kinds))
+    for shape, method, shares in profiles:
+        shown = [f"{shares[kind]:.1%}" if kind in shares else "-" for kind in kinds]
+        yield _row(f"{shape}: {_name(method)}", *shown)
+
+
 def small(found: Result) -> Iterator[str]:
     """Small batches: milliseconds of a forward."""
     sizes = [(shape, tokens) for shape in found["shapes"] for tokens in shape["small"]]
@@ -313,6 +330,7 @@ def _seconds(figure: Result) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Result], Iterator[str]]]] = {
     "forward": ("gpu", forward),
+    "kernels": ("gpu", kernels),
     "small": ("gpu", small),
     "labels": ("gpu", labels),
     "end-to-end": ("e2e", end_to_end),

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.kernel_times import shares
 from benchmarks.pictures import pictures
 from benchmarks.tables import TABLES, measured_on, table
 
@@ -70,3 +71,22 @@ def test_the_picture_of_latencies_has_a_line_for_each_way_and_quantile(tmp_path)
     # A higher latency is drawn higher up.
     first, second = [each for each in picture.splitlines() if 'stroke-width="2"' in each and "L" in each][:2]
     assert float(first.split("L")[0].split()[-1]) > float(second.split("L")[0].split()[-1])
+
+
+def test_the_time_of_kernels_and_of_what_lies_between_them_adds_up():
+    """Two kernels side by side are not counted twice."""
+    found = shares(
+        [
+            ("nvjet_hsh_128x256", 0.0, 6.0),
+            ("_rotary_attention", 6.0, 8.0),
+            ("void gelu_kernel", 7.0, 9.0),
+            ("Memcpy DtoH", 9.5, 10.0),
+        ]
+    )
+    assert found == {
+        "matrix products": 0.6,
+        "attention": 0.2,
+        "gelu": 0.1,
+        "idle between kernels": 0.05,
+        "copies": 0.05,
+    }
