@@ -19,7 +19,7 @@ CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy audit sbom fuzz bench bench-gpu bench-e2e bench-cpu bench-latency bench-start bench-scale kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy check-deploy-quick audit sbom fuzz bench bench-gpu bench-e2e bench-cpu bench-latency bench-start bench-scale kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ check-pythons: $(READY) ## unit tests with other Pythons: PYTHONS=3.12 for one
 check-deploy: $(READY) ## check deploy/ with helm, a kube-apiserver, promtool, linters (the first time: ten minutes of Go builds)
 	@deploy/tools.sh "$(DEPLOY_TOOLS)"
 	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest tests/deploy
+
+check-deploy-quick: $(READY) ## of check-deploy what takes two minutes the first time: manifests, rules, linters; no cluster, no faults
+	@deploy/tools.sh "$(DEPLOY_TOOLS)" quick
+	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest tests/deploy/test_chart.py tests/deploy/test_rules.py tests/deploy/test_linters.py
 
 audit: $(READY) ## look the locked versions up in a vulnerability database (AUDIT_SERVICE=pypi or OSV_URL= for another)
 	@requirements/supply-chain.sh .scratch/supply-chain $(BIN) audit

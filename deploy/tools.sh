@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Gets the tools that check this folder, the first time; then it takes a second. tests/deploy uses what is there.
 #
-#   deploy/tools.sh FOLDER
+#   deploy/tools.sh FOLDER [quick]
+#
+# quick: only what takes a minute or two, for each run of CI: no kubeconform and no kube-apiserver, and of helm its engine alone
+# (tests/deploy/renderer), where helm itself is not there.
 #
 # Into FOLDER: linters from the Python index, and with Go helm, kubeconform, the CRDs of the Prometheus operator
 # and of KEDA, and a kube-apiserver; promtool, Prometheus and etcd from Debian's packages. On two cores the Go builds take ten
 # minutes and 6 GB of caches. What is not available here is named, and the tests skip what needs it.
 set -euo pipefail
-folder=$1
+folder=$1 extent=${2:-all}
 cd "$(dirname "$0")/.."
 
 HELM=helm.sh/helm/v3/cmd/helm@v3.22.0
@@ -29,21 +32,28 @@ if ! cmp --silent requirements/deploy.txt "$folder/venv/deploy.txt"; then
     cp requirements/deploy.txt "$folder/venv/"
 fi
 
-# Unpacked and not installed: that needs no root, and starts no service.
-for pair in prometheus:prometheus prometheus:promtool etcd-server:etcd; do
-    package=${pair%%:*} tool=${pair#*:}
-    if [ -x "$GOBIN/$tool" ] || command -v "$tool" >/dev/null; then
+# package: its tools. Unpacked and not installed: that needs no root, and starts no service.
+debian=("prometheus: prometheus promtool")
+[ "$extent" = quick ] || debian+=("etcd-server: etcd")
+for line in "${debian[@]}"; do
+    package=${line%%:*} missing=()
+    for tool in ${line#*:}; do
+        [ -x "$GOBIN/$tool" ] || command -v "$tool" >/dev/null || missing+=("$tool")
+    done
+    if [ "${#missing[@]}" = 0 ]; then
         continue
     fi
     if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
-        note "$tool is missing: install it"
+        note "${missing[*]} missing: install it"
         continue
     fi
-    note "$tool from Debian's $package"
+    note "${missing[*]} from Debian's $package"
     unpacked=$(mktemp -d)
     [ "$(id -u)" != 0 ] || apt-get update --quiet=2
     (cd "$unpacked" && apt-get download --quiet=2 "$package" && dpkg -x ./*.deb .)
-    install "$unpacked/usr/bin/$tool" "$GOBIN/"
+    for tool in "${missing[@]}"; do
+        install "$unpacked/usr/bin/$tool" "$GOBIN/"
+    done
     rm -rf "$unpacked"
 done
 
@@ -56,8 +66,26 @@ fi
 get() {
     [ -x "$GOBIN/$1" ] || command -v "$1" >/dev/null || { note "$1"; go install "$2"; }
 }
-get kubeconform "$KUBECONFORM"
-get helm "$HELM"
+
+# folder in tests/deploy, tool, further arguments of go build: built outside of the tree, which stays as it is.
+build() {
+    local source=$1 tool=$2 place
+    shift 2
+    place=$(mktemp -d)
+    cp "tests/deploy/$source/main.go" "tests/deploy/$source/go.mod" "$place/"
+    (cd "$place" && GOFLAGS=-mod=mod go build -o "$GOBIN/$tool" "$@" .)
+    rm -rf "$place"
+}
+
+if [ "$extent" = quick ]; then
+    if [ ! -x "$GOBIN/helm" ] && [ ! -x "$GOBIN/helm-template" ] && ! command -v helm >/dev/null; then
+        note "helm's engine (a minute)"
+        build renderer helm-template
+    fi
+else
+    get kubeconform "$KUBECONFORM"
+    get helm "$HELM"
+fi
 
 module_folder() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
 if [ ! -e "$folder/crds/keda.sh_scaledobjects.yaml" ]; then
@@ -69,11 +97,7 @@ if [ ! -e "$folder/crds/keda.sh_scaledobjects.yaml" ]; then
     install -m 644 "$keda/config/crd/bases/keda.sh_scaledobjects.yaml" "$folder/crds/"
 fi
 
-if [ ! -x "$GOBIN/kube-apiserver" ]; then
+if [ "$extent" != quick ] && [ ! -x "$GOBIN/kube-apiserver" ]; then
     note "kube-apiserver $KUBERNETES (minutes)"
-    build=$(mktemp -d)
-    trap 'rm -rf "$build"' EXIT
-    cp tests/deploy/apiserver/main.go tests/deploy/apiserver/go.mod "$build/"
-    (cd "$build" && GOFLAGS=-mod=mod go build -o "$GOBIN/kube-apiserver" \
-        -ldflags "-X k8s.io/component-base/version.gitVersion=$KUBERNETES" .)
+    build apiserver kube-apiserver -ldflags "-X k8s.io/component-base/version.gitVersion=$KUBERNETES"
 fi

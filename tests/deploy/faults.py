@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from deploy.monitoring.dashboard import ROWS
 from tests.deploy.tools import ROOT
 from tests.support.harness import NoopServe, produce
+from tests.support.kafka import admin
 from tests.support.kafka.broker import Broker
 from tests.support.kafka.job import Job, record
 
@@ -48,6 +49,7 @@ class Fault:
         strike: does it.
         panel: of the dashboard, which shows it: its first query is above 0 then.
         not_ready: what `/readyz` says, or empty when it is ready or does not answer.
+        last_words: what the last line of the log says, where the service ends by itself.
         settings: of the service.
         lasting: whether it strikes again and again.
         own_broker: whether the broker is the fault's alone.
@@ -57,6 +59,7 @@ class Fault:
     strike: Callable[[Scene], object]
     panel: str = ""
     not_ready: str = ""
+    last_words: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     lasting: bool = False
     own_broker: bool = False
@@ -64,6 +67,12 @@ class Fault:
 
 def _good(scene: Scene) -> None:
     scene.publish(GOOD, 10)
+
+
+def _letters_are_refused(scene: Scene) -> None:
+    """Not even a letter without its message fits."""
+    admin.configure_topic(scene.job.bootstrap, f"{scene.job.name}.dlq", "max.message.bytes", "100")
+    scene.publish(b"junk", 20)
 
 
 FAULTS = {
@@ -85,6 +94,12 @@ FAULTS = {
     ),
     "the dead-letter topic fills: every record is junk": Fault(
         "VirnucproDeadLetters", lambda scene: scene.publish(b"junk", 20), panel="Dead letters", lasting=True
+    ),
+    "the dead-letter topic takes no letter: its max.message.bytes is 100": Fault(
+        "VirnucproDown",
+        _letters_are_refused,
+        panel="Processes down",
+        last_words="raise max.message.bytes of the topic above",
     ),
     "every record has an unknown schema": Fault(
         "VirnucproBreakerOpen",

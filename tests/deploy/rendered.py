@@ -19,7 +19,9 @@ def values_file(case: str) -> Path:
 def template(case: str, *arguments: str, release: str = "test", namespace: str = "bio") -> str:
     """The manifests of a values file, as text."""
     where = ("--namespace", namespace, "--kube-version", "1.33.0")
-    return passes("helm", "template", release, CHART, *where, "--values", values_file(case), *arguments)
+    return passes(
+        "helm-or-renderer", "template", release, CHART, *where, "--values", values_file(case), *arguments
+    )
 
 
 def objects(case: str, *arguments: str, release: str = "test") -> dict[str, dict[str, Any]]:

@@ -24,6 +24,7 @@ from tests.deploy.faults import (
 from tests.deploy.prometheus import FASTER, Prometheus, faster
 from tests.deploy.tools import ROOT, found
 from tests.support.harness import NoopServe, serving, wait_until
+from tests.support.kafka.ending import logged_error
 from tests.support.kafka.job import Job
 
 RULES = (ROOT / "deploy/monitoring/rules.yaml").read_text()
@@ -39,6 +40,7 @@ class Seen:
     alerts: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     panels: set[str] = field(default_factory=set)
     pages: dict[str, tuple[int, str]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
 
 
 def job_of(name: str) -> str:
@@ -87,6 +89,8 @@ def seen(broker, own_broker, tmp_path_factory) -> Seen:
             if fault.panel:
                 values = prometheus.values(query_of(fault.panel, job_of(name), _RATE))
                 result.panels |= {name} if max(values, default=0) > 0 else set()
+            if fault.last_words:
+                result.errors[name] = logged_error(scenes[name].serve.log.read_text())
             if fault.panel != "Processes down":
                 result.pages[name] = scenes[name].serve.get("/readyz")
     return result
@@ -108,6 +112,11 @@ def test_the_probe_says_so(name, seen):
     code, text = seen.pages[name]
     reason = FAULTS[name].not_ready
     assert (code, reason in text) == (503 if reason else 200, True)
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.last_words])
+def test_a_service_that_ends_says_why(name, seen):
+    assert FAULTS[name].last_words in seen.errors[name]
 
 
 def test_the_runbook_has_the_table():

@@ -13,7 +13,7 @@ from consumer import runtime
 from consumer.config.settings import load_settings
 from deploy.sizing import Load, size
 from tests.deploy import rendered
-from tests.deploy.schemas import KUBERNETES, locations
+from tests.deploy.schemas import KUBERNETES, locations, mistakes
 from tests.deploy.tools import CHART, ROOT, passes, run
 
 MINIMAL = ("--set", "kafka.bootstrapServers=kafka:9092")
@@ -27,21 +27,31 @@ def test_lint(case):
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("case", rendered.CASES)
 def test_manifests_are_valid_to_the_last_field(case, version, schemas):
+    manifests = rendered.template(case)
+    assert list(mistakes(manifests, version, schemas)) == []
     passes(
         "kubeconform",
         "-strict",
         "-summary",
         *("-kubernetes-version", f"{version}.0"),
         *locations(schemas),
-        stdin=rendered.template(case),
+        stdin=manifests,
     )
 
 
-def test_the_check_of_manifests_would_see_a_misspelt_field(schemas):
-    wrong = rendered.template("gpu").replace("maxReplicaCount:", "maxReplicas:")
-    done = run("kubeconform", "-strict", "-kubernetes-version", "1.33.0", *locations(schemas), stdin=wrong)
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("maxReplicaCount:", "maxReplicas:"), ("terminationGracePeriodSeconds:", "terminationGraceSeconds:")],
+)
+def test_the_check_of_manifests_would_see_a_misspelt_field(right, wrong, schemas):
+    manifests = rendered.template("gpu").replace(right, wrong)
+    (mistake,) = mistakes(manifests, "1.33", schemas)
+    assert wrong.removesuffix(":") in mistake
+    done = run(
+        "kubeconform", "-strict", "-kubernetes-version", "1.33.0", *locations(schemas), stdin=manifests
+    )
     assert done.returncode != 0
-    assert "maxReplicas" in done.stdout
+    assert wrong.removesuffix(":") in done.stdout
 
 
 def test_every_kind_is_rendered_by_some_case():
@@ -258,7 +268,7 @@ def test_scaling_by_the_age_of_the_oldest_record():
     ],
 )
 def test_contradictions_and_slips_are_refused(wrong, message):
-    done = run("helm", "template", "test", CHART, "--kube-version", "1.33.0", *wrong)
+    done = run("helm-or-renderer", "template", "test", CHART, "--kube-version", "1.33.0", *wrong)
     assert done.returncode != 0
     assert message in done.stderr
 
@@ -288,4 +298,4 @@ def test_the_commands_of_the_guide_to_upgrades_render():
     assert len(commands) == 3
     for arguments in commands:
         sets = [word for word in shlex.split(arguments) if word != "--reuse-values"]
-        passes("helm", "template", "virnucpro", CHART, "--kube-version=1.33.0", *MINIMAL, *sets)
+        passes("helm-or-renderer", "template", "virnucpro", CHART, "--kube-version=1.33.0", *MINIMAL, *sets)
