@@ -486,6 +486,14 @@ MUTANTS = (
         ("tests/unit/consumer/scoring/test_quarantine.py",),
     ),
     Mutant(
+        "the next batch is enqueued ahead",
+        "the next batch is on the device before the one ahead is read (it is taken when that has been read)",
+        "consumer/scoring/pipeline.py",
+        "            if tokens:\n                self._staging.begins(tokens)\n",
+        "            tokens = 0\n",
+        ("tests/unit/consumer/scoring/test_pipeline.py",),
+    ),
+    Mutant(
         "the next batch is taken late",
         "the next batch is taken late in the one that runs (when that begins)",
         "consumer/scoring/staging.py",

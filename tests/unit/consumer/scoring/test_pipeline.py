@@ -409,6 +409,29 @@ class TestTheNextBatchIsStaged:
             ahead += (kind == "announced") - (kind == "begins")
             assert ahead in (0, 1), "one batch is enqueued behind the one that runs"
 
+    def test_the_next_batch_is_on_the_device_before_the_one_ahead_is_read(self, make):
+        """The scores of the first two batches come only once another one waits behind them."""
+        behind = threading.Semaphore(0)
+
+        class Device(ConstantScorer):
+            def enqueue(self, frames):
+                scores = self.score(frames)
+                number = len(self.batches)
+                if number > 1:
+                    behind.release()
+                return WhenRead(partial(self.read, scores, number))
+
+            def read(self, scores, number):
+                assert number > 2 or behind.acquire(timeout=10), "nothing was enqueued behind this batch"
+                return scores
+
+        scorer = Device()
+        pipeline = make(scorer)
+        pipeline.submit(record_message(0, "C" * 35))
+        (done,) = collect(pipeline, 1)
+        assert done.outcome.tokens == 350
+        assert scorer.batches == [10, 10, 10, 5]
+
     def test_a_record_that_is_enqueued_has_started_and_is_finished_and_one_that_waits_is_dropped(
         self, make, wanted
     ):
