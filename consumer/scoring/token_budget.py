@@ -32,7 +32,9 @@ from virnucpro_core.wording import one_line
 FILE = "token-budgets.json"
 _MOST_KEPT = 100
 _FRAMES = 64
-_LARGEST = 8  # times the device's default
+_SMALLEST, _LARGEST = 4, 8
+"""What is tried: from a quarter of the device's default, since what a batch costs around the model is not measured, to
+eight times as much."""
 _KEPT = TypeAdapter(dict[str, int])
 
 
@@ -74,7 +76,9 @@ def find_budget(engine: Engine, folder: Path, timer: Timer = time.perf_counter) 
         rates = measure_rates(
             engine,
             typical_frames(preparer(engine), engine.expected_length, _FRAMES),
-            doublings(least, _LARGEST * engine.default_token_budget),
+            doublings(
+                max(least, engine.default_token_budget // _SMALLEST), _LARGEST * engine.default_token_budget
+            ),
             timer,
         )
         budget = suitable(rates).token_budget

@@ -92,7 +92,7 @@ def test_the_service_logs_it_and_takes_it(bundle: Path, tmp_path: Path, monkeypa
     )
     with capture_logs() as lines:
         model = loading.load_model(settings, lambda _: None)
-    assert model.default_token_budget == 512
+    assert model.default_token_budget == 1024
     assert [line["event"] for line in lines] == ["state_file_discarded", "token_budget_found"]
     assert lines[1]["measured"]
     assert settings.fixed_token_budget is None
@@ -102,7 +102,7 @@ def test_commands_for_files_keep_it_with_the_users_caches(bundle: Path, tmp_path
     monkeypatch.setattr(token_budget, "_LARGEST", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     settings = ModelSettings(model=str(bundle), device="cpu", token_budget="auto", self_test=False)
-    assert loading.load_engine(settings).default_token_budget == 512
+    assert loading.load_engine(settings).default_token_budget == 1024
     assert (tmp_path / "virnucpro" / FILE).stat().st_size
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
