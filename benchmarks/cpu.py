@@ -42,7 +42,7 @@ from virnucpro_core.scoring.packing import batches
 READS = 1000
 """Of `predict`: 500 kb."""
 FRAMEWORKS = {"quixstreams": "quixstreams==3.28.1", "faststream": "faststream[confluent]==0.7.8"}
-_ENVIRONMENTS = ROOT / ".scratch" / "peers"
+_ENVIRONMENTS = ROOT / ".scratch" / "loops"
 _NOOP_RECORDS = 20_000
 _PREDICT_S = 300.0
 _SPIN = "while True: pass"
