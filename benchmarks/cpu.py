@@ -8,6 +8,7 @@
   same logic inside quixstreams and FastStream (benchmarks/loops; at least once, each in an environment of its own). The
   clock runs from the first committed offset that is seen to the last, so start-up does not count. They take turns, and
   share the cores with the broker. Between them the engine alone scores the same records, already prepared.
+* The engine in bf16 against fp32.
 * The service with a model that computes nothing, exactly once: processor time a record around the model.
 
 Needs Java and Maven for the broker (tests/support/kafka/kraft.py).
@@ -27,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.delivery import INPUT, PARTITIONS, Committed, Stream, kafka, measure, watch
 from benchmarks.files import write_records
 from benchmarks.machine import NOT_RUN, RESULTS, ROOT, about, figure, save
@@ -38,12 +41,14 @@ from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.scoring.model import preparer
 from virnucpro_core.scoring.packing import batches
+from virnucpro_core.sequence.fasta import read_sequences
 
 READS = 1000
 """Of `predict`: 500 kb."""
 FRAMEWORKS = {"quixstreams": "quixstreams==3.28.1", "faststream": "faststream[confluent]==0.7.8"}
 _ENVIRONMENTS = ROOT / ".scratch" / "loops"
 _NOOP_RECORDS = 20_000
+_PRECISION_RECORDS = 1000
 _PREDICT_S = 300.0
 _SPIN = "while True: pass"
 
@@ -161,8 +166,8 @@ def publish(broker: KraftBroker, count: int) -> None:
 class Alone:
     """The engine without a service."""
 
-    def __init__(self, records: int) -> None:
-        self._engine = Engine(Bundle.load(find_bundle("nano")), device="cpu")
+    def __init__(self, records: int, precision: str = "fp32") -> None:
+        self._engine = Engine(Bundle.load(find_bundle("nano")), device="cpu", precision=precision)
         prepare = preparer(self._engine)
         prepared = [prepare(record_id, letters) for record_id, letters in reads(records, *MIXED)]
         frames = [frame for record in prepared for frame in record.frames]
@@ -176,6 +181,30 @@ class Alone:
         for batch in self._batches:
             self._engine.score(batch)
         return self._records / (time.perf_counter() - begun)
+
+    def scores_of_the_sample(self) -> np.ndarray:
+        """Of the frames of the sequences that the package brings."""
+        prepare = preparer(self._engine)
+        records = read_sequences(str(ROOT / "consumer" / "data" / "sample.fasta"))
+        frames = [frame for record_id, _, letters in records for frame in prepare(record_id, letters).frames]
+        budget = self._engine.default_token_budget
+        return np.concatenate([self._engine.score(batch) for batch in batches(frames, budget)])
+
+
+def precisions(records: int, rounds: int) -> dict[str, Any]:
+    """bf16 against fp32 on the processor: the engine's rate, in turns, and the labels of the bundled sample."""
+    engines = {precision: Alone(records, precision) for precision in ("fp32", "bf16")}
+    rates: dict[str, list[float]] = {precision: [] for precision in engines}
+    for _ in range(rounds):
+        for precision, engine in engines.items():
+            rates[precision].append(engine.score())
+    expected, got = (engine.scores_of_the_sample() for engine in engines.values())
+    return {
+        "records_per_s": {precision: figure(each) for precision, each in rates.items()},
+        "frames": len(expected),
+        "equal": round(float((expected.argmax(1) == got.argmax(1)).mean()), 4),
+        "largest_difference": float(f"{np.abs(expected - got).max():.3g}"),
+    }
 
 
 def service(broker: KraftBroker, folder: Path, name: str) -> Child:
@@ -257,6 +286,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         result["predict"] = predict(Path(name), options.rounds)
+    result["precisions"] = precisions(_PRECISION_RECORDS, options.rounds)
     with kafka() as (broker, folder):
         publish(broker, max(options.records, _NOOP_RECORDS))
         result["streams"] = streams(broker, folder, options.records, max(1, options.rounds - 1))

@@ -16,6 +16,7 @@ from consumer.scoring.token_budget import FILE, FoundBudget, cache_folder, find_
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.evaluation.divergence import Divergence
+from virnucpro_core.models.device import use_threads
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.options import AUTO
 from virnucpro_core.scoring.model import preparer
@@ -23,15 +24,20 @@ from virnucpro_core.scoring.model import preparer
 log = structlog.get_logger(__name__)
 
 
-def load_engine(settings: ModelSettings) -> Engine:
-    """The model that the settings ask for, self-tested; the commands for files load it in this way."""
-    engine = _new_engine(settings)
+def load_engine(settings: ModelSettings, threads: int | None = None) -> Engine:
+    """The model that the settings ask for, self-tested; the commands for files load it in this way.
+
+    Args:
+        threads: as of `virnucpro_core.models.device.use_threads`.
+    """
+    engine = _new_engine(settings, threads)
     if settings.token_budget == AUTO:
         engine.default_token_budget = find_budget(engine, cache_folder()).token_budget
     return engine
 
 
-def _new_engine(settings: ModelSettings) -> Engine:
+def _new_engine(settings: ModelSettings, threads: int | None = None) -> Engine:
+    use_threads(threads)
     bundle = Bundle.load(find_bundle(settings.model))
     _check_budget(settings.fixed_token_budget, bundle.manifest)  # before minutes go by with loading
     return Engine(

@@ -212,11 +212,23 @@ def test_checking_a_bundle_needs_no_torch(tmp_path):
     assert done.stdout.split() == ["random-0", "False"]
 
 
-def test_torchs_threads_do_not_keep_a_core_busy_while_they_wait():
+_ONE_CORE = """
+import os, torch
+from virnucpro_core.models.device import use_threads
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+use_threads(None)
+print(torch.get_num_threads())
+"""
+
+
+def test_torchs_threads_do_not_keep_a_core_busy_while_they_wait_and_are_no_more_than_the_cores():
     """As GNU's OpenMP itself says when it is loaded, unless the user decides."""
-    for given, shown in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")):
+    for given, shown, threads in (
+        ({}, "PASSIVE", 1),
+        ({"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "2"}, "ACTIVE", 2),
+    ):
         done = subprocess.run(
-            [sys.executable, "-c", "import virnucpro_core.models.device"],
+            [sys.executable, "-c", "import virnucpro_core.models" + _ONE_CORE],
             cwd=ROOT,
             env={name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
             | {"OMP_DISPLAY_ENV": "TRUE"}
@@ -227,3 +239,4 @@ def test_torchs_threads_do_not_keep_a_core_busy_while_they_wait():
             check=True,
         )
         assert f"OMP_WAIT_POLICY = '{shown}'" in done.stderr
+        assert int(done.stdout) == threads

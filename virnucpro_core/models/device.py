@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from virnucpro_core.bundle.manifest import Manifest
+from virnucpro_core.cores import cores
 from virnucpro_core.errors import CoreError, DeviceLost, OutOfMemory
 from virnucpro_core.models.attention import BackendUnavailable, choose_backend, packed_choice
 from virnucpro_core.models.precision import PRECISIONS, Precision
@@ -82,9 +84,17 @@ class Placement:
         )
 
 
-def use_threads(threads: int) -> None:
-    """Compute with this many threads on the CPU, at least 1, in this process from now on."""
-    torch.set_num_threads(threads)
+def use_threads(threads: int | None) -> None:
+    """Compute with this many threads on the CPU, in this process from now on.
+
+    Args:
+        threads: at least 1; None leaves it to OMP_NUM_THREADS or torch, but takes no more than the cores that this
+            process may use, unless that variable asks for more.
+    """
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        threads = min(torch.get_num_threads(), cores())
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def versions(device: str) -> list[str]:

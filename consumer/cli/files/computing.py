@@ -75,9 +75,5 @@ def computing_on(
         with DevicePool(processes, settings, threads_of_each(processes, threads)) as pool:
             yield pool, pool
         return
-    if threads is not None:
-        from virnucpro_core.models.device import use_threads
-
-        use_threads(threads)
-    engine = loaded_engine(settings)
+    engine = loaded_engine(settings, threads)
     yield engine, OneDevice(engine, settings.frame_cache)

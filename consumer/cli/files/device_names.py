@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from consumer.cli.error_messages import UserError
 from consumer.errors import ExitCode
+from virnucpro_core.cores import cores
 from virnucpro_core.options import AUTO, DEVICE_PATTERN
 
 ALL = "all"
@@ -66,8 +67,3 @@ def threads_of_each(names: Sequence[str], threads: int | None) -> int | None:
     if threads is not None or sharing < 2 or "OMP_NUM_THREADS" in os.environ:
         return threads
     return max(1, cores() // sharing)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -80,12 +80,9 @@ def work(pipe: Connection, settings: ModelSettings, threads: int | None) -> None
 
 def _serve(pipe: Connection, settings: ModelSettings, threads: int | None) -> None:
     from consumer.scoring.loading import load_engine
-    from virnucpro_core.models.device import use_threads
 
-    if threads is not None:
-        use_threads(threads)
     try:
-        engine = load_engine(settings)
+        engine = load_engine(settings, threads)
     except known_errors() as error:
         pipe.send(Refused(str(error), exit_code_of(error)))
         return

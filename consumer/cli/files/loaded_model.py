@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from virnucpro_core.models.engine import Engine
 
 
-def loaded_engine(settings: ModelSettings) -> Engine:
+def loaded_engine(settings: ModelSettings, threads: int | None = None) -> Engine:
     """As `consumer.scoring.loading.load_engine`; importing torch is a part of it."""
     with waiting(f"loading the model {settings.model}"):
         from consumer.scoring.loading import load_engine
 
-        return load_engine(settings)
+        return load_engine(settings, threads)
