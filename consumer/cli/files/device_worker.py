@@ -6,14 +6,16 @@ import queue
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 from consumer.cli.error_messages import exit_code_of, known_errors
 from consumer.config.settings import ModelSettings
 from virnucpro_core.errors import DeviceLost, OutOfMemory
 from virnucpro_core.scoring.frame_cache import with_cache
-from virnucpro_core.scoring.model import EngineInfo, FloatArray, Scorer
+from virnucpro_core.scoring.model import EngineInfo, Enqueued, FloatArray, Scorer, WhenRead, queueing
 from virnucpro_core.scoring.robust import FAILURES
 from virnucpro_core.sequence.prepare import PreparedFrame
 from virnucpro_core.sequence.tokens import DnaTokenizer
@@ -89,29 +91,39 @@ def _serve(pipe: Connection, settings: ModelSettings, threads: int | None) -> No
     reused: list[int] = []
     scorer = with_cache(engine, engine.info, settings.frame_cache, reused.append)
     pipe.send(Ready(engine.info, engine.default_token_budget, engine.tokenizer))
-    batches: queue.Queue[list[PreparedFrame] | None] = queue.Queue(1)
-    threading.Thread(target=_receive, args=(pipe, batches), name="receive", daemon=True).start()
-    while (frames := batches.get()) is not None:
+    batches: queue.Queue[Enqueued | None] = queue.Queue(1)
+    threading.Thread(target=_receive, args=(pipe, scorer, batches), name="receive", daemon=True).start()
+    while (batch := batches.get()) is not None:
         reused.clear()
-        answer = _answer(scorer, frames, reused)
+        answer = _answer(batch, reused)
         pipe.send(answer)
         if isinstance(answer, Lost):
             return
 
 
-def _receive(pipe: Connection, batches: queue.Queue[list[PreparedFrame] | None]) -> None:
-    """Take the next batch from the pipe while one is computed, so that it is there when that is done."""
+def _receive(pipe: Connection, scorer: Scorer, batches: queue.Queue[Enqueued | None]) -> None:
+    """Take the next batch from the pipe, and enqueue it on the device, while one is computed."""
     try:
-        while True:
-            batches.put(pipe.recv())
-    except (EOFError, OSError):
+        with suppress(EOFError, OSError):
+            while True:
+                batches.put(_enqueued(scorer, pipe.recv()))
+    finally:
         batches.put(None)
 
 
-def _answer(scorer: Scorer, frames: list[PreparedFrame], reused: list[int]) -> Scored | Failed | Lost:
+def _enqueued(scorer: Scorer, frames: list[PreparedFrame]) -> Enqueued:
+    try:
+        return queueing(scorer).enqueue(frames)
+    except (
+        FAILURES
+    ):  # for lack of memory beside the batch that runs, most likely; it fails again if it has to
+        return WhenRead(partial(scorer.score, frames))
+
+
+def _answer(batch: Enqueued, reused: list[int]) -> Scored | Failed | Lost:
     begun = time.monotonic()
     try:
-        rows = scorer.score(frames)
+        rows = batch.read()
     except DeviceLost as error:
         return Lost(str(error))
     except FAILURES as error:
