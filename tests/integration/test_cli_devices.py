@@ -12,6 +12,7 @@ from tests.support.harness import ROOT
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.models.device import EngineError
 from virnucpro_core.models.engine import Engine
+from virnucpro_core.models.precision import PRECISIONS
 
 SAMPLE = ROOT / "consumer" / "data" / "sample.fasta"
 
@@ -21,11 +22,7 @@ def test_each_device_and_precision_is_as_it_loads(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["model"] == "nano-500"
     bundle = Bundle.load(find_bundle("nano"))
-    assert {use["precision"] for use in found["devices"] if use["device"] == "cpu"} == {
-        "fp32",
-        "fp16",
-        "bf16",
-    }
+    assert {use["precision"] for use in found["devices"] if use["device"] == "cpu"} == set(PRECISIONS)
     assert [use["precision"] for use in found["devices"] if use["device"] == "cpu" and use["is_default"]] == [
         "fp32"
     ]
