@@ -407,7 +407,7 @@ MUTANTS = (
         "budgets before each message",
         "budgets looked at before each message (once a turn)",
         "consumer/service.py",
-        ' or self._level() != "open":',
+        " or not self._intake.reads_on(self._pipeline):",
         ":",
         ("tests/unit/consumer/test_service.py",),
     ),
