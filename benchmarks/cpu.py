@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -141,9 +142,14 @@ def framework_python(name: str) -> Path:
     return venv / "bin" / "python"
 
 
-def loops() -> tuple[dict[str, tuple[Path, str]], dict[str, str]]:
-    """Python and module of each loop, and why others cannot run."""
-    found, missing = {"plain loop": (Path(sys.executable), "plain")}, {}
+def loops() -> tuple[dict[str, tuple[Path, str, *tuple[str, ...]]], dict[str, str]]:
+    """Python, module and options of each loop, and why others cannot run."""
+    python = Path(sys.executable)
+    found: dict[str, tuple[Path, str, *tuple[str, ...]]] = {
+        "plain loop": (python, "plain"),
+        "plain loop, batches sorted by length": (python, "plain", "--by-length"),
+    }
+    missing = {}
     for name, requirement in FRAMEWORKS.items():
         try:
             found[requirement] = (framework_python(name), f"with_{name}")
@@ -230,14 +236,15 @@ def streams(broker: KraftBroker, folder: Path, records: int, rounds: int) -> dic
     for number in range(rounds):
         for way in cpus:
             rates["engine alone"].append(alone.score())
-            name = f"{way.split('=')[0].split('[')[0].replace(' ', '-')}.{number}"
+            name = re.sub(r"[^a-z-]+", "-", f"{way}") + str(number)
             broker.create_topics({f"{name}.out": PARTITIONS, f"{name}.dlq": PARTITIONS})
             if way == "service":
                 child = service(broker, folder, name)
             else:
                 topics = ("--source", INPUT, "--sink", f"{name}.out", "--group", name)
                 server = ("--bootstrap", broker.bootstrap_servers)
-                child = Loop(*ways[way], folder / f"{name}.log", *server, *topics)
+                python, module, *options = ways[way]
+                child = Loop(python, module, folder / f"{name}.log", *server, *topics, *options)
             progress = Committed(broker.bootstrap_servers, name)
             try:
                 child.ready()

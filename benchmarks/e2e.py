@@ -345,6 +345,7 @@ def loop_case(case: Case, folder: Path, length_s: float, ahead: int) -> dict[str
         settings = {"bootstrap": bootstrap, "group": "loop", "source": TOPICS[0], "sink": TOPICS[1]}
         settings |= {"model": str(case.path), "precision": precision, "records": str(LOOP_RECORDS)}
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        arguments.append("--by-length")  # the records differ little
         loop = Child(["benchmarks.loops.plain", *arguments], folder / "loop.log", {})
         committed = Committed(bootstrap, "loop", TOPICS[0], PARTITIONS)
         try:

@@ -46,19 +46,24 @@ def random_proteins(shortest: int, longest: int, tokens: int) -> Proteins:
         proteins.append(np.concatenate([[0], residues, [2]]).astype(np.int32))
 
 
-def padded_batches(proteins: Proteins, tokens: int, device: str) -> list[torch.Tensor]:
-    """int64 [proteins, longest] each, sorted by length, at most `tokens` places with the padding."""
+def padded_batches(
+    proteins: Proteins, tokens: int, device: str, by_length: bool = True
+) -> list[torch.Tensor]:
+    """int64 [proteins, longest] each, sorted by length or in their order, at most `tokens` places with the padding."""
     batches: list[torch.Tensor] = []
     group: Proteins = []
-    for protein in [*sorted(proteins, key=len), None]:
-        if protein is None or (group and (len(group) + 1) * len(protein) > tokens):
-            batch = torch.full((len(group), len(group[-1])), 1)
+    longest = 0
+    for protein in [*(sorted(proteins, key=len) if by_length else proteins), None]:
+        wider = max(longest, 0 if protein is None else len(protein))
+        if protein is None or (group and (len(group) + 1) * wider > tokens):
+            batch = torch.full((len(group), longest), 1)
             for row, ids in enumerate(group):
                 batch[row, : len(ids)] = torch.from_numpy(ids)
             batches.append(batch.to(device))
-            group = []
+            group, longest = [], 0
         if protein is not None:
             group.append(protein)
+            longest = max(longest, len(protein))
     return batches
 
 

@@ -13,7 +13,7 @@ KINDS = {
     "add, norm": ("add_norm",),
     "gelu": ("gelu",),
     "quantise": ("quantise",),
-    "rotary": ("rotat",),
+    "rotary": ("rotary", "rotate"),
     "pooling": ("segment",),
     "copies": ("memcpy", "memset", "copy"),
 }

@@ -33,8 +33,11 @@ def parsed(description: str | None) -> Loop:
     parser.add_argument("--records", type=int, default=64, help="taken at once")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument(
+        "--by-length", action="store_true", help="sort each batch, so that there is less padding"
+    )
     options = parser.parse_args()
-    model = PaddedModel(Path(find_bundle(options.model)), options.precision)
+    model = PaddedModel(Path(find_bundle(options.model)), options.precision, options.by_length)
     return Loop(options.bootstrap, options.group, options.source, options.sink, options.records, model)
 
 

@@ -35,9 +35,11 @@ class PaddedModel:
     Args:
         path: the bundle.
         precision: fp32, or fp16 or bf16 where the device has it.
+        by_length: sort the proteins of a batch by length, so that there is less padding.
     """
 
-    def __init__(self, path: Path, precision: str) -> None:
+    def __init__(self, path: Path, precision: str, by_length: bool = False) -> None:
+        self._by_length = by_length
         self._engine = Engine(Bundle.load(path), precision=precision, v1_attention=True, self_test=False)
         self._prepare = preparer(self._engine)
         self._device = self._engine.esm2.device
@@ -61,11 +63,12 @@ class PaddedModel:
         return scores
 
     def _proteins(self, frames: Sequence[PreparedFrame]) -> Tensor:
-        """float32 [frames, dim]: sorted by length, padded to the longest of each batch, and put back in order."""
+        """float32 [frames, dim]: padded to the longest of each batch, and put back in order."""
         proteins: Proteins = [frame.protein_ids for frame in frames]
-        order = np.argsort([len(protein) for protein in proteins], kind="stable")
+        lengths = [len(protein) for protein in proteins]
+        order = np.argsort(lengths, kind="stable") if self._by_length else np.arange(len(lengths))
         last, means = self._engine.esm2.num_layers, []
-        for tokens in padded_batches(proteins, self._most, self._device.type):
+        for tokens in padded_batches(proteins, self._most, self._device.type, self._by_length):
             rows = self._engine.esm2(tokens, repr_layers=[last])["representations"][last].float()
             inner = tokens.gt(2)  # neither cls, padding nor eos
             means.append((rows * inner[..., None]).sum(1) / inner.sum(1, keepdim=True))

@@ -16,10 +16,12 @@ from virnucpro_core.models.engine import Engine
 from virnucpro_core.scoring.model import preparer
 
 
-def test_the_plain_loop_computes_what_the_engine_computes():
+@pytest.mark.parametrize("by_length", [False, True])
+def test_the_plain_loop_computes_what_the_engine_computes(by_length):
     """Its time would mean nothing otherwise."""
     path = find_bundle("nano")
-    loop, engine = PaddedModel(path, "fp32"), Engine(Bundle.load(path), device="cpu", self_test=False)
+    loop = PaddedModel(path, "fp32", by_length)
+    engine = Engine(Bundle.load(path), device="cpu", self_test=False)
     records = list(reads(12, *MIXED))
     prepare = preparer(engine)
     frames = [frame for record_id, letters in records for frame in prepare(record_id, letters).frames]
