@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tests.gpu.test_gpu_numerics import (
     PUBLISHED_DNABERT_S,
+    assert_never_waits,
     new_model,
-    no_synchronisation,
     run,
     shapes,
     tame_dnabert_s,
@@ -38,8 +38,6 @@ from virnucpro_core.models.engine import Engine
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.graphs import ForwardGraphs
 from virnucpro_core.models.kernels.choice import LONGEST_FUSED, triton_refusal
-from virnucpro_core.models.layout import PackedLayout
-from virnucpro_core.models.pooling import mean_of_residues
 from virnucpro_core.models.precision import PRECISIONS
 
 
@@ -173,18 +171,7 @@ def test_a_neighbour_with_nan_poisons_no_other(shape: str) -> None:
 @shapes
 def test_a_replay_never_waits_for_the_device(shape: str) -> None:
     chosen = model(shape, "fp16")
-    ids, bounds, longest = packed(random_proteins(LENGTHS, masks=True))
-
-    def forward() -> Tensor:
-        layout = PackedLayout.build(bounds, len(ids), "cuda")
-        rows = chosen.forward_packed(ids, layout, longest)["representations"][chosen.num_layers]
-        return mean_of_residues(rows, layout)
-
-    with torch.inference_mode():
-        expected = forward()
-        with no_synchronisation():
-            actual = forward()
-    assert torch.equal(actual, expected)
+    assert_never_waits(chosen, random_proteins(LENGTHS, masks=True))
 
 
 def test_batches_enqueued_one_after_another_keep_their_own_results() -> None:

@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.gpu.test_gpu_numerics import LENGTHS, new_model, no_synchronisation, reference, run, shapes
+from tests.gpu.test_gpu_numerics import LENGTHS, assert_never_waits, new_model, reference, run, shapes
 from tests.support.models_fixture import layout_of, packed, random_proteins
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.kernels.choice import LONGEST_FUSED, TORCH, TRITON
-from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.pooling import mean_of_residues
 
 pytestmark = [
@@ -109,18 +108,7 @@ def test_pooled_bits_do_not_depend_on_the_batch(shape: str, dtype: torch.dtype) 
 @shapes
 def test_a_forward_never_waits_for_the_device(shape: str, dtype: torch.dtype) -> None:
     chosen = model(shape, dtype)
-    ids, bounds, longest = packed(random_proteins([*LENGTHS, LONGEST_FUSED + 1], masks=True))
-
-    def forward() -> Tensor:
-        layout = PackedLayout.build(bounds, len(ids), "cuda")
-        rows = chosen.forward_packed(ids, layout, longest)["representations"][chosen.num_layers]
-        return mean_of_residues(rows, layout)
-
-    with torch.inference_mode():
-        expected = forward()
-        with no_synchronisation():
-            actual = forward()
-        assert torch.equal(actual, expected)
+    assert_never_waits(chosen, random_proteins([*LENGTHS, LONGEST_FUSED + 1], masks=True))
 
 
 @halves

@@ -162,6 +162,22 @@ def no_synchronisation() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def assert_never_waits(model: ESM2WithFlashAttention, proteins: list[NDArray[np.int32]]) -> None:
+    """Run the forward of proteins, from their layout to the pooled vectors, where waiting for the device is an error."""
+    ids, bounds, longest = packed(proteins)
+
+    def forward() -> Tensor:
+        layout = PackedLayout.build(bounds, len(ids), "cuda")
+        rows = model.forward_packed(ids, layout, longest)["representations"][model.num_layers]
+        return mean_of_residues(rows, layout)
+
+    with torch.inference_mode():
+        expected = forward()
+        with no_synchronisation():
+            actual = forward()
+    assert torch.equal(actual, expected)
+
+
 def report(what: str, actual: Tensor, expected: Tensor) -> tuple[float, float]:
     """Print and return the largest relative L2 distance and the smallest cosine of a row."""
     distance = relative_l2(actual, expected)
@@ -270,18 +286,7 @@ def test_bits_do_not_depend_on_the_size_of_the_batch(shape: str, precision: str,
 @shapes
 def test_a_forward_never_waits_for_the_device(shape: str, precision: str, backend: str) -> None:
     model = wrapped(shape, precision, backend)
-    ids, bounds, longest = packed(random_proteins(LENGTHS, masks=True))
-
-    def forward() -> Tensor:
-        layout = PackedLayout.build(bounds, len(ids), "cuda")
-        rows = model.forward_packed(ids, layout, longest)["representations"][model.num_layers]
-        return mean_of_residues(rows, layout)
-
-    with torch.inference_mode():
-        expected = forward()
-        with no_synchronisation():
-            actual = forward()
-        assert torch.equal(actual, expected)
+    assert_never_waits(model, random_proteins(LENGTHS, masks=True))
 
 
 @cache
