@@ -22,7 +22,7 @@ export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 .PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy check-deploy-quick audit sbom fuzz bench bench-gpu bench-e2e bench-cpu bench-latency bench-start bench-scale kafka chaos lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything that is needed, in the locked versions (CPU_ONLY=1: 1.4 GB less)
 

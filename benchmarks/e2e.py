@@ -401,8 +401,8 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="of the shape: written if it is not there")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where e2e.json is written")
     options = parser.parse_args()
-    if unknown := {each.partition(":")[0] for each in options.case} - {"nano", *SHAPES}:
-        raise SystemExit(f"unknown models {', '.join(sorted(unknown))}: nano, or {', '.join(SHAPES)}")
+    if unknown := {each.partition(":")[0] for each in options.case} - SHAPES.keys():
+        raise SystemExit(f"unknown models {', '.join(sorted(unknown))}: there are {', '.join(SHAPES)}")
     result: dict[str, Any] = {"about": about(("flash_attn",)), "cases": [], "loops": [], NOT_RUN: {}}
     with tempfile.TemporaryDirectory() as name:
         for number, case in enumerate(cases(options.case, options.bundle, Path(name))):
@@ -413,7 +413,10 @@ def main() -> None:
             try:
                 found = run(case, folder, options.seconds, options.ahead)
             except (CoreError, RuntimeError, AssertionError) as error:
-                result[NOT_RUN][f"{case.model} {case.precision}"] = str(error).splitlines()[0]
+                lines = str(error).strip().splitlines()
+                result[NOT_RUN][f"{case.model} {case.precision}"] = " ".join(
+                    dict.fromkeys((lines[0], lines[-1]))
+                )
                 print(error, flush=True)
             else:
                 result["loops" if is_loop else "cases"].append(found)
