@@ -163,7 +163,7 @@ def no_synchronisation() -> Iterator[None]:
 
 
 def assert_never_waits(model: ESM2WithFlashAttention, proteins: list[NDArray[np.int32]]) -> None:
-    """Run the forward of proteins, from their layout to the pooled vectors, where waiting for the device is an error."""
+    """Run the forward of proteins, from layout to pooled vectors, where waiting for the device is an error."""
     ids, bounds, longest = packed(proteins)
 
     def forward() -> Tensor:
