@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AclOperation, ResourceType
 
+from consumer.cli.commands.dlq import BATCH_PATIENCE_S
 from consumer.config.clients import consumer_config, producer_config
 from consumer.config.settings import load_settings
 from consumer.delivery.answers import Answer
 from consumer.delivery.transactions import Transactions
 from consumer.errors import ExitCode, ServiceError
-from schemas import decode_prediction
-from tests.support.harness import NoopServe, serving, virnucpro, wait_until
+from schemas import SequenceRecord, decode_prediction, encode_dead_letter, encode_record
+from tests.support.harness import NoopServe, produce, serving, virnucpro, wait_until
 from tests.support.kafka.ending import error_line, last_words
-from tests.support.kafka.job import Job
+from tests.support.kafka.job import UNIT, Job
 from tests.support.kafka.security import MUTUAL, PASSWORDS, TOKENS, SecureBroker, service_rights
+from tests.support.messages import LETTER
 
 RECORDS = 40
 WRONG = "hush-this-is-wrong"
@@ -238,6 +242,26 @@ def test_a_transaction_of_which_the_broker_took_nothing_is_left_to_a_new_produce
     finally:
         transactions.close()
     assert [message.value() for message in job.read_all("out")] == [b"x"]
+
+
+def test_a_replay_without_the_right_to_write_says_so_at_once(secure_broker, job):
+    """The broker refuses the topic to the transaction; librdkafka's reports then say only that messages are purged."""
+    value = encode_record(SequenceRecord("r", UNIT))
+    letter = replace(LETTER, value=value, group_id=job.name, source_topic=f"{job.name}.in")
+    produce(job.bootstrap, [{"value": encode_dead_letter(letter)}], f"{job.name}.dlq")
+    secure_broker.grant(
+        "person",
+        (ResourceType.GROUP, f"{job.name}.dlq-replay", AclOperation.READ),
+        (ResourceType.TOPIC, f"{job.name}.dlq", AclOperation.READ),
+        (ResourceType.TOPIC, f"{job.name}.in", AclOperation.DESCRIBE),
+        (ResourceType.TRANSACTIONAL_ID, f"{job.name}.dlq-replay.dlq%replay", AclOperation.WRITE),
+    )
+    begun = time.monotonic()
+    done = virnucpro("dlq", "replay", "--force", **job.variables | secure_broker.client("person"))
+    assert done.returncode == ExitCode.RUNTIME, done.stderr
+    assert "Topic authorization failed" in error_line(done.stderr.decode(), SECRETS)
+    assert time.monotonic() - begun < BATCH_PATIENCE_S / 2, "it has tried again and again"
+    assert job.read_all("in") == []
 
 
 def command_error(command: str, fasta: str, job: Job, variables: dict[str, str], *options: str) -> str:

@@ -92,14 +92,21 @@ class TransactionalOutlet:
         if not transactions.registered:
             self._until_done(transactions.register, deadline)
         self._until_done(transactions.begin, deadline)
+
+        def send_offsets() -> Result:
+            return self._repeat(
+                lambda: transactions.send_offsets(offsets, self._consumer.consumer_group_metadata), deadline
+            )
+
         refusals = _produce_all(transactions.producer, batch, deadline)
         if refusals:
+            if any(each.kind is Kind.PURGED for each in refusals.values()):
+                # The transaction has failed; its next call raises why, where another attempt would fail, too.
+                send_offsets()
             self._until_done(transactions.abort, deadline)
             lasting = {place: each for place, each in refusals.items() if each.kind not in _PASSING}
             return lasting or None
-        result = self._repeat(
-            lambda: transactions.send_offsets(offsets, self._consumer.consumer_group_metadata), deadline
-        )
+        result = send_offsets()
         if not transactions.registered:  # the call hung, and a new producer starts over
             return None
         if result == "done":
