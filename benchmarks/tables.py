@@ -24,7 +24,7 @@ def result(name: str, folder: Path = RESULTS) -> Result | None:
 
 
 def table(name: str, folder: Path = RESULTS) -> Iterator[str]:
-    """The lines of one table; a line that says how to run the benchmark where there is no result."""
+    """The lines of one table. Without a result there is one line, which names the command that makes it."""
     source, rows = TABLES[name]
     found = result(source, folder)
     if found is None:

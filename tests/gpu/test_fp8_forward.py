@@ -17,7 +17,15 @@ import pytest
 import torch
 
 from tests.gpu.test_fused_forward import error
-from tests.gpu.test_gpu_numerics import LENGTHS, assert_never_waits, new_model, reference, run, shapes
+from tests.gpu.test_gpu_numerics import (
+    LENGTHS,
+    assert_bits_are_its_own,
+    assert_never_waits,
+    new_model,
+    reference,
+    run,
+    shapes,
+)
 from tests.support.models_fixture import (
     layout_of,
     random_bundle,
@@ -108,19 +116,7 @@ def test_the_self_test_passes(shape: str, precision: str) -> None:
 @shapes
 def test_bits_do_not_depend_on_neighbours_place_or_size_of_the_batch(shape: str, precision: str) -> None:
     chosen = model(shape, precision)
-    few = random_proteins([*LENGTHS, LONGEST_FUSED + 1, LONGEST_FUSED])
-    alone = [run(chosen, [protein])[0] for protein in few]
-    for tokens in (512, 4096, 16384, 32768):
-        others = random_proteins([168] * (tokens // 168), seed=tokens)
-        at = len(others) // 2
-        mixed = [*others[:at], *few, *others[at:]]
-        rows = run(chosen, mixed)[at : at + len(few)]
-        assert all(torch.equal(got, expected) for got, expected in zip(rows, alone, strict=True)), tokens
-        order = np.random.default_rng(tokens).permutation(len(mixed))
-        shuffled = dict(zip(order.tolist(), run(chosen, [mixed[index] for index in order]), strict=True))
-        assert all(torch.equal(shuffled[at + index], expected) for index, expected in enumerate(alone)), (
-            tokens
-        )
+    assert_bits_are_its_own(chosen, random_proteins([*LENGTHS, LONGEST_FUSED + 1, LONGEST_FUSED]))
 
 
 @fp8_settings

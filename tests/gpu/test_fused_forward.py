@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.gpu.test_gpu_numerics import LENGTHS, assert_never_waits, new_model, reference, run, shapes
+from tests.gpu.test_gpu_numerics import (
+    LENGTHS,
+    assert_bits_are_its_own,
+    assert_never_waits,
+    new_model,
+    reference,
+    run,
+    shapes,
+)
 from tests.support.models_fixture import layout_of, packed, random_proteins
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.kernels.choice import LONGEST_FUSED, TORCH, TRITON
@@ -77,18 +84,7 @@ def test_a_representation_of_any_layer_is_the_plain_ones(shape: str, dtype: torc
 @shapes
 def test_bits_do_not_depend_on_neighbours_place_or_size_of_the_batch(shape: str, dtype: torch.dtype) -> None:
     chosen = model(shape, dtype)
-    few = random_proteins([*LENGTHS, LONGEST_FUSED + 1, LONGEST_FUSED])
-    alone = [run(chosen, [protein])[0] for protein in few]
-    for tokens in (512, 4096, 16384, 32768):
-        others = random_proteins([168] * (tokens // 168), seed=tokens)
-        at = len(others) // 2
-        mixed = [*others[:at], *few, *others[at:]]
-        rows = run(chosen, mixed)[at : at + len(few)]
-        assert all(torch.equal(got, expected) for got, expected in zip(rows, alone, strict=True)), tokens
-        order = np.random.default_rng(tokens).permutation(len(mixed))
-        shuffled = run(chosen, [mixed[index] for index in order])
-        back = dict(zip(order.tolist(), shuffled, strict=True))
-        assert all(torch.equal(back[at + index], expected) for index, expected in enumerate(alone)), tokens
+    assert_bits_are_its_own(chosen, random_proteins([*LENGTHS, LONGEST_FUSED + 1, LONGEST_FUSED]))
 
 
 @halves

@@ -162,6 +162,21 @@ def no_synchronisation() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def assert_bits_are_its_own(model: ESM2WithFlashAttention, few: list[NDArray[np.int32]]) -> None:
+    """Each protein's bits are those that it has alone, with other neighbours, places and sizes of the batch."""
+    alone = [run(model, [protein])[0] for protein in few]
+    for tokens in (512, 4096, 16384, 32768):
+        others = random_proteins([168] * (tokens // 168), seed=tokens)
+        at = len(others) // 2
+        mixed = [*others[:at], *few, *others[at:]]
+        rows = run(model, mixed)[at : at + len(few)]
+        assert all(torch.equal(got, expected) for got, expected in zip(rows, alone, strict=True)), tokens
+        order = np.random.default_rng(tokens).permutation(len(mixed))
+        shuffled = run(model, [mixed[index] for index in order])
+        back = dict(zip(order.tolist(), shuffled, strict=True))
+        assert all(torch.equal(back[at + index], expected) for index, expected in enumerate(alone)), tokens
+
+
 def assert_never_waits(model: ESM2WithFlashAttention, proteins: list[NDArray[np.int32]]) -> None:
     """Run the forward of proteins, from layout to pooled vectors, where waiting for the device is an error."""
     ids, bounds, longest = packed(proteins)

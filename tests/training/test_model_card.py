@@ -39,6 +39,7 @@ from virnucpro_core.bundle.manifest import (
     Manifest,
 )
 from virnucpro_core.evaluation.metrics import auroc, binary_metrics
+from virnucpro_core.hashing import sha256_of
 from virnucpro_core.scoring.verdicts import is_virus
 
 LENGTHS = (500, 300)
@@ -105,6 +106,7 @@ def write_bundle(folder: Path, length: int, work: Workspace, results: Path, resu
     """The manifest of a bundle, with what the card reads of it."""
     folder.mkdir(parents=True)
     judged = {key: result[key] for key in (*MEASURES, "right", "temperature")}
+    scores = results / f"scores-{length}.jsonl"
     manifest = Manifest(
         id=f"nano-{length}",
         description="made up",
@@ -116,7 +118,7 @@ def write_bundle(folder: Path, length: int, work: Workspace, results: Path, resu
         files={role: FileEntry(role, "0" * 64, 1) for role in ROLES},
         temperature=result["temperature"],
         training=facts(work, length, {"cross_validation": judged}),
-        calibration=calibration_of(results / f"scores-{length}.jsonl", length),
+        calibration=calibration_of(read_scores(scores), sha256_of(scores), length),
     )
     (folder / "manifest.json").write_text(manifest.to_json())
 

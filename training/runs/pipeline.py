@@ -28,7 +28,7 @@ from training.recipe import LENGTHS
 from training.reports.baseline import CHUNKS
 from training.reports.evaluate import evaluate, headline
 from training.reports.fold_metrics import MEASURES
-from training.reports.record_scores import read_scores
+from training.reports.record_scores import RecordScores, read_scores
 from training.runs.cross_validate import result_file, result_key, scores_file
 from training.runs.export import data_list, draft_manifest, export
 from training.runs.pretrain import pretrain
@@ -122,6 +122,7 @@ def make_of_everything(work: Workspace, length: int, judged: dict[str, Any], sco
 
     Raises:
         SystemExit: a bundle of that name is there, of other data or another recipe.
+        OSError, ValueError: see `read_scores`.
         CalibrationError: the scores do not rank viruses above others, or are of too few families.
     """
     name = f"nano-{length}"
@@ -132,8 +133,9 @@ def make_of_everything(work: Workspace, length: int, judged: dict[str, Any], sco
     draft = draft_manifest(
         network, name, length, judged["temperature"], facts(work, length, {"cross_validation": figures})
     )
-    validation = {"by": MEASURED_BY} | summary(judged) | read_scores(scores).metrics()
-    draft = replace(draft, calibration=calibration_of(scores, length))
+    found = read_scores(scores)
+    validation = {"by": MEASURED_BY} | summary(judged) | found.metrics()
+    draft = replace(draft, calibration=calibration_of(found, sha256_of(scores), length))
     export(network, work.folder / name, replace(draft, validation=validation), work.tokenizer)
     log(bundle=name, phase=work.phase, **summary(judged))
 
@@ -146,15 +148,16 @@ def summary(judged: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def calibration_of(scores: Path, length: int) -> Calibration:
-    """The probability of a record, fitted on the scores of cross-validation; length: bases of a chunk.
+def calibration_of(scores: RecordScores, sha256: str, length: int) -> Calibration:
+    """The probability of a record, fitted on the scores of cross-validation.
+
+    sha256: of the file of the scores; length: bases of a chunk.
 
     Raises:
-        OSError, ValueError: see `read_scores`.
         CalibrationError: see `fit_calibration`.
     """
-    found = fit_calibration(read_scores(scores).labelled(length))
-    facts = {"scores": {"by": MEASURED_BY, "sha256": sha256_of(scores)}}
+    found = fit_calibration(scores.labelled(length))
+    facts = {"scores": {"by": MEASURED_BY, "sha256": sha256}}
     return replace(found, about=facts | found.about)
 
 

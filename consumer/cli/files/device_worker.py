@@ -114,9 +114,8 @@ def _receive(pipe: Connection, scorer: Scorer, batches: queue.Queue[Enqueued | N
 def _enqueued(scorer: Scorer, frames: list[PreparedFrame]) -> Enqueued:
     try:
         return queueing(scorer).enqueue(frames)
-    except (
-        FAILURES
-    ):  # for lack of memory beside the batch that runs, most likely; it fails again if it has to
+    except FAILURES:
+        # For lack of memory beside the batch that runs, most likely; it fails again if it has to.
         return WhenRead(partial(scorer.score, frames))
 
 
