@@ -148,13 +148,14 @@ def read_scores(path: Path) -> RecordScores:
         for line_number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)
-                for place, pair in enumerate(row.pop("scores")):
+                pairs = row.pop("scores")
+                for place, pair in enumerate(pairs):
                     if pair is not None:
                         others, virus = pair
                         scores.extend((others, virus))
                         owner.append(len(rows))
                         number.append(place)
-                rows.append(row | {"chunks": place + 1, "is_virus": LABELS.index(row["label"]) == VIRUS})
+                rows.append(row | {"chunks": len(pairs), "is_virus": LABELS.index(row["label"]) == VIRUS})
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"{path}, line {line_number} is not the scores of a record ({error})"
