@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from training.data.frame_table import DNA_PAD, Frames
 from training.recipe import Shape
 from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig
-from virnucpro_core.models.attention import Attention, compute_dtype
+from virnucpro_core.models.attention import Attention, FlashAttn, compute_dtype
 from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.dnabert_s import DnabertS, alibi_slopes
 from virnucpro_core.models.esm2_flash import Products, esm2_layer, layer_norm, token_dropout
@@ -66,22 +66,19 @@ class Encoders(nn.Module):
             table.to(dtype).repeat(frames, 1)[:, None, None]
             for table in (of_position.cos(), of_position.sin())
         )
-        attend = _padded_attention(frames, tokens, present[:, None, None])
+        attend = padded_attention(present, dtype, model.layers[0].self_attn.head_dim)
         for module in model.layers:
             x = esm2_layer(x, module, _products(module), attend, cos, sin)
         return layer_norm(x, model.emb_layer_norm_after).view(frames, tokens, -1)
 
     def of_dna(self, ids: Tensor) -> Tensor:
-        """DNABERT-S: its own layers, with ALiBi and the padding as one additive mask."""
-        frames, tokens = ids.shape
-        places = torch.arange(tokens, device=ids.device)
-        distance = (places[:, None] - places).abs()
-        bias = -self.slopes[:, None, None] * distance
-        padding = torch.zeros(ids.shape, device=ids.device).masked_fill(ids == DNA_PAD, -torch.inf)
-        attend = _padded_attention(frames, tokens, bias[None] + padding[:, None, None])
+        """DNABERT-S: its own layers, with ALiBi."""
+        config = self.dnabert_s.config
+        dtype = compute_dtype(self.dnabert_s.embeddings.word_embeddings.weight)
+        attend = padded_attention(ids != DNA_PAD, dtype, config.dim // config.heads, self.slopes)
         x = self.dnabert_s.embeddings(ids.flatten())
         out: Tensor = self.dnabert_s.encoder(x, attend)
-        return out.view(frames, tokens, -1)
+        return out.view(*ids.shape, -1)
 
 
 class Network(nn.Module):
@@ -173,18 +170,39 @@ def _training(*modules: nn.Module) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def _padded_attention(frames: int, tokens: int, mask: Tensor) -> Attention:
-    """Attention over rows that are `frames` padded frames of `tokens` tokens, one after the other.
+def padded_attention(
+    present: Tensor, dtype: torch.dtype, head_size: int, slopes: Tensor | None = None
+) -> Attention:
+    """Attention over rows that are padded frames, one after the other.
 
-    mask: bool, whether a key is there, or float, what is added to its score; [frames, 1 or heads, 1 or tokens,
-    tokens].
+    By flash-attn where it can serve: a row is two of its segments then, the frame and its padding, so that shapes are
+    the same in every step. Elsewhere by torch, with a mask. Padding gets any finite values.
+
+    present: bool [frames, tokens], False for the padding at the end of a frame; dtype: of q, k and v; slopes: float32
+    [heads] of ALiBi; head_size: of q, k and v.
     """
+    flash = FlashAttn()
+    if flash.refusal(present.device, dtype, head_size, alibi=slopes is not None) is None:
+        frames, tokens = present.shape
+        first = torch.arange(frames, device=present.device) * tokens
+        bounds = torch.stack([first, first + present.sum(1)], dim=1).flatten()
+        end = torch.full((1,), frames * tokens, device=present.device)
+        return flash.bind_bounds(torch.cat([bounds, end]).int(), tokens, slopes)
+    return masked_attention(present, slopes)
+
+
+def masked_attention(present: Tensor, slopes: Tensor | None) -> Attention:
+    """`padded_attention` by torch, with a mask."""
+    frames, tokens = present.shape
+    mask = torch.zeros(present.shape, device=present.device).masked_fill(~present, -torch.inf)[:, None, None]
+    if slopes is not None:
+        places = torch.arange(tokens, device=present.device)
+        mask = mask - slopes[:, None, None] * (places[:, None] - places).abs()
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # [frames * tokens, heads, head size] -> [frames, heads, tokens, head size]
         q, k, v = (part.view(frames, tokens, *part.shape[1:]).transpose(1, 2) for part in (q, k, v))
-        of_type = mask.to(q.dtype) if mask.is_floating_point() else mask
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=of_type)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
         return out.transpose(1, 2).flatten(0, 1)
 
     return attend
