@@ -229,7 +229,7 @@ class ModelSettings(BaseModel):
     """A back-end asked for by name is never replaced by another: if it cannot serve, the start fails."""
     self_test: Switch = Field(True, description=_YES_NO)
     """At the start, compare the chosen attention with the standard one on a few proteins."""
-    cuda_graphs: Switch = Field(False, description=_YES_NO)
+    cuda_graphs: Switch = Field(True, description=_YES_NO)
     """On a GPU, record the forwards of small batches at the start, and launch each in one call. The results are to be
     the same; off until that has been seen on a GPU."""
     keep_u: Switch = Field(False, description=_YES_NO)

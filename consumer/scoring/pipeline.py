@@ -289,10 +289,11 @@ class Pipeline:
                     times.enter("write_suspects")
                     begun = monotonic()
                     self._suspects.announced([record[0].record for record in by_record(slots)])
-                    self._staging.wrote(monotonic() - begun)
                     times.enter("enqueue")
+                    running = self._inference.enqueue(slots)
+                    self._staging.enqueued(monotonic() - begun)
                     # There is room: one batch is enqueued at a time.
-                    self._enqueued.put((batch, self._inference.enqueue(slots)))
+                    self._enqueued.put((batch, running))
                     times.enter("wait")
 
     def _inference_loop(self, times: StageTimes) -> None:

@@ -12,11 +12,9 @@ import threading
 from consumer.clock import Clock, monotonic
 
 _LEAD = 0.1  # the share of a batch's expected time that is left when the next one is taken
-_LEAD_S = (
-    0.025  # and no less than this, to pack a batch and to launch it, and what its suspects took to write
-)
+_LEAD_S = 0.025  # and no less than this, beside what it takes to enqueue a batch
 _MOST = 0.5  # of the expected time, however slow the disk is
-_FADES = 0.9  # what is left of a slow write in the next batch
+_FADES = 0.9  # what is left of a slow batch in the next one
 _WEIGHT = 0.3  # of the latest batch in the mean time of a token
 
 
@@ -32,7 +30,7 @@ class Staging:
         # When the next batch may be taken; None until another one begins.
         self._due: float | None = clock()
         self._token_s: float | None = None
-        self._written_s = 0.0
+        self._enqueued_s = 0.0
         self._changed = threading.Condition()
 
     def begins(self, tokens: int) -> None:
@@ -42,14 +40,15 @@ class Staging:
         """
         with self._changed:
             expected = tokens * (self._token_s or 0.0)
-            lead = max(_LEAD * expected, _LEAD_S, min(_LEAD_S + self._written_s, _MOST * expected))
+            lead = max(_LEAD * expected, _LEAD_S, min(_LEAD_S + self._enqueued_s, _MOST * expected))
             self._due = self._clock() + expected - lead
             self._changed.notify_all()
 
-    def wrote(self, seconds: float) -> None:
-        """The suspects of a batch took so long to write."""
+    def enqueued(self, seconds: float) -> None:
+        """From being taken until the device had it in its queue a batch took so long: its suspects were written, and
+        hundreds of kernels launched beside other threads."""
         with self._changed:
-            self._written_s = max(seconds, _FADES * self._written_s)
+            self._enqueued_s = max(seconds, _FADES * self._enqueued_s)
 
     def ended(self, tokens: int, seconds: float) -> None:
         """It has run, in so many seconds: the next one is due now, if it has not been taken."""

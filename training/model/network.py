@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from training.data.frame_table import DNA_PAD, Frames
 from training.recipe import Shape
 from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config, HeadConfig
-from virnucpro_core.models.attention import Attention, FlashAttn, compute_dtype
+from virnucpro_core.models.attention import Attention, compute_dtype
 from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.dnabert_s import DnabertS, alibi_slopes
 from virnucpro_core.models.esm2_flash import Products, esm2_layer, layer_norm, token_dropout
@@ -66,16 +67,14 @@ class Encoders(nn.Module):
             table.to(dtype).repeat(frames, 1)[:, None, None]
             for table in (of_position.cos(), of_position.sin())
         )
-        attend = padded_attention(present, dtype, model.layers[0].self_attn.head_dim)
+        attend = padded_attention(present)
         for module in model.layers:
             x = esm2_layer(x, module, _products(module), attend, cos, sin)
         return layer_norm(x, model.emb_layer_norm_after).view(frames, tokens, -1)
 
     def of_dna(self, ids: Tensor) -> Tensor:
         """DNABERT-S: its own layers, with ALiBi."""
-        config = self.dnabert_s.config
-        dtype = compute_dtype(self.dnabert_s.embeddings.word_embeddings.weight)
-        attend = padded_attention(ids != DNA_PAD, dtype, config.dim // config.heads, self.slopes)
+        attend = padded_attention(ids != DNA_PAD, self.slopes)
         x = self.dnabert_s.embeddings(ids.flatten())
         out: Tensor = self.dnabert_s.encoder(x, attend)
         return out.view(*ids.shape, -1)
@@ -170,25 +169,32 @@ def _training(*modules: nn.Module) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def padded_attention(
-    present: Tensor, dtype: torch.dtype, head_size: int, slopes: Tensor | None = None
-) -> Attention:
+def padded_attention(present: Tensor, slopes: Tensor | None = None) -> Attention:
     """Attention over rows that are padded frames, one after the other.
 
-    By flash-attn where it can serve: a row is two of its segments then, the frame and its padding, so that shapes are
-    the same in every step. Elsewhere by torch, with a mask. Padding gets any finite values.
-
-    present: bool [frames, tokens], False for the padding at the end of a frame; dtype: of q, k and v; slopes: float32
-    [heads] of ALiBi; head_size: of q, k and v.
+    present: bool [frames, tokens], False for the padding at the end of a frame; slopes: float32 [heads] of ALiBi.
     """
-    flash = FlashAttn()
-    if flash.refusal(present.device, dtype, head_size, alibi=slopes is not None) is None:
-        frames, tokens = present.shape
-        first = torch.arange(frames, device=present.device) * tokens
-        bounds = torch.stack([first, first + present.sum(1)], dim=1).flatten()
-        end = torch.full((1,), frames * tokens, device=present.device)
-        return flash.bind_bounds(torch.cat([bounds, end]).int(), tokens, slopes)
-    return masked_attention(present, slopes)
+    # In a compiled graph it becomes one kernel, without a mask of frames x heads x tokens x tokens; else it is slow.
+    return flex(present, slopes) if torch.compiler.is_compiling() else masked_attention(present, slopes)
+
+
+def flex(present: Tensor, slopes: Tensor | None) -> Attention:
+    """`padded_attention` by torch's flex_attention, to be compiled."""
+    frames, tokens = present.shape
+    lengths = present.sum(1)
+
+    def score(value: Tensor, frame: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        if slopes is not None:
+            value = value - slopes[head] * (query - key).abs()
+        return torch.where(key < lengths[frame], value, -torch.inf)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (_by_frame(part, frames, tokens) for part in (q, k, v))
+        out = flex_attention(q, k, v, score_mod=score)
+        assert isinstance(out, Tensor)  # nothing else was asked for
+        return out.transpose(1, 2).flatten(0, 1)
+
+    return attend
 
 
 def masked_attention(present: Tensor, slopes: Tensor | None) -> Attention:
@@ -200,12 +206,16 @@ def masked_attention(present: Tensor, slopes: Tensor | None) -> Attention:
         mask = mask - slopes[:, None, None] * (places[:, None] - places).abs()
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # [frames * tokens, heads, head size] -> [frames, heads, tokens, head size]
-        q, k, v = (part.view(frames, tokens, *part.shape[1:]).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (_by_frame(part, frames, tokens) for part in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
         return out.transpose(1, 2).flatten(0, 1)
 
     return attend
+
+
+def _by_frame(x: Tensor, frames: int, tokens: int) -> Tensor:
+    """[frames * tokens, heads, head size] -> [frames, heads, tokens, head size]."""
+    return x.view(frames, tokens, *x.shape[1:]).transpose(1, 2)
 
 
 def _products(module: Any) -> Products:

@@ -2,7 +2,8 @@
 
 A small batch takes the device less time than its hundreds of kernels take the host to launch. A graph launches all of
 them in one call. They are the kernels of the eager forward, and a row's bits do not depend on the number of rows, so
-the results are the same bits.
+the results are the same bits. A few large graphs serve batches that nearly fill them: launching these is no limit in
+itself, but beside busy threads each of the hundreds of launches waits for Python's lock.
 
 A graph's shapes and addresses are fixed: a batch is copied to where the graph reads it (`StaticBatch`), and is padded
 to the graph's rows and segments. No batch's rows depend on that padding.
@@ -10,8 +11,9 @@ to the graph's rows and segments. No batch's rows depend on that padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,18 +31,32 @@ _LAUNCH_BOUND = 2560 * 2048
 next graph's rows would cost more than the graph saves. Measured on an H200, ms a forward whose kernels are launched one
 by one, and by a graph: 2,560 dimensions (36 layers) at 512 rows 9.2 and 5.9, at 2,048 rows 22.6 and 22.4; 1,280
 dimensions (33 layers) at 1,024 rows 5.6 and 3.4, at 4,096 rows 12.0 and 11.9; 320 and 128 gain at any of them."""
+_FULL = (4096, 8192, 16384)
+"""Rows of graphs above that, for batches that nearly fill them: the token budgets that are usual on a GPU."""
+_FULL_FROM = 31 / 32
+"""How full such a batch is at least: so much is computed for nothing at most."""
 _ROWS_A_SEGMENT = 32
 """A graph has room for one segment in so many rows: 30 residues. A batch of more, shorter ones takes a larger graph."""
 _ALIGNED = 4  # int32 values: kernels are compiled for addresses that are a multiple of 16 bytes
 
 
-def sizes_of(dim: int) -> tuple[int, ...]:
+class Size(NamedTuple):
+    """A number of rows for which a forward is recorded, and the fewest rows of a batch that it is to serve."""
+
+    rows: int
+    least: int
+
+
+def sizes_of(dim: int) -> tuple[Size, ...]:
     """The numbers of rows for which the forward of a model of this width is recorded, rising.
 
-    Steps of 256 rows up to 2,048, then four to each doubling: at most a quarter of a graph's rows is padding there.
+    Steps of 256 rows up to 2,048, then four to each doubling, as long as launching takes longer than computing: at most
+    a quarter of a graph's rows is padding there. Above, those for batches that are nearly full.
     """
     most = min(LARGEST, _LAUNCH_BOUND // dim)
-    return tuple(_rising(most))
+    small = [Size(rows, 0) for rows in _rising(most)]
+    full = [Size(rows, int(_FULL_FROM * rows)) for rows in _FULL if rows > most]
+    return (*small, *full)
 
 
 def _rising(most: int) -> Iterator[int]:
@@ -122,7 +138,7 @@ class CudaRecorder:
 
     Args:
         forward: the forward, of device work alone: it never waits for the device, and its shapes depend on the batch's
-            shapes alone.
+            shapes alone. It holds on to all tensors that it reads.
         device: a CUDA device.
     """
 
@@ -154,19 +170,25 @@ class ForwardGraphs:
     """The recorded forwards of one model.
 
     Args:
-        sizes: their numbers of rows, rising.
+        sizes: for which batches they are, see `sizes_of`.
         longest: tokens of the longest segment that they can serve.
         batch: makes the batch of one of them, given its rows.
         record: records; for example a `CudaRecorder`.
+
+    Attributes:
+        sizes: their numbers of rows, rising.
     """
 
     def __init__(
-        self, sizes: tuple[int, ...], longest: int, batch: Callable[[int], StaticBatch], record: Record
+        self, sizes: Sequence[Size], longest: int, batch: Callable[[int], StaticBatch], record: Record
     ) -> None:
-        self.sizes = sizes
+        self.sizes = tuple(size.rows for size in sizes)
+        self._least = [size.least for size in sizes]
         self._longest = longest
+        # Kept, because the tensors that a recorded forward reads must stay where they are as long as it is replayed.
+        self._record = record
         with torch.inference_mode(False), torch.no_grad():
-            self._recorded = [record(batch(rows)) for rows in reversed(sizes)][::-1]
+            self._recorded = [record(batch(rows)) for rows in reversed(self.sizes)][::-1]
 
     def __call__(self, ids: Tensor, layout: PackedLayout) -> Tensor | None:
         """The forward of a batch, or None if it does not fit any graph.
@@ -180,7 +202,12 @@ class ForwardGraphs:
         """
         if layout.lengths.max() > self._longest:
             return None
-        chosen = next((each for each in self._recorded if each.batch.takes(layout)), None)
+        fitting = (
+            each
+            for least, each in zip(self._least, self._recorded, strict=True)
+            if layout.rows >= least and each.batch.takes(layout)
+        )
+        chosen = next(fitting, None)
         if chosen is None:
             return None
         chosen.batch.fill(ids, layout)

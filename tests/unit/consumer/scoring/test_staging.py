@@ -52,10 +52,10 @@ def test_it_is_due_late_in_the_batch(staging, clock, tokens, due_s):
 
 
 @pytest.mark.parametrize(
-    ("written_s", "due_s"), [(0.01, 0.9), (0.3, 0.675), (5.0, 0.5)], ids=["fast", "slow", "half at most"]
+    ("enqueued_s", "due_s"), [(0.01, 0.9), (0.3, 0.675), (5.0, 0.5)], ids=["fast", "slow", "half at most"]
 )
-def test_a_slow_disk_makes_it_due_earlier(staging, clock, written_s, due_s):
-    staging.wrote(written_s)
+def test_a_slow_disk_or_slow_launches_make_it_due_earlier(staging, clock, enqueued_s, due_s):
+    staging.enqueued(enqueued_s)
     staging.begins(100)
     clock.advance(due_s - 0.001)
     assert not staging.wait(0)
@@ -63,10 +63,10 @@ def test_a_slow_disk_makes_it_due_earlier(staging, clock, written_s, due_s):
     assert staging.wait(0)
 
 
-def test_one_slow_write_is_forgotten_in_time(staging, clock):
-    staging.wrote(0.3)
+def test_one_slow_batch_is_forgotten_in_time(staging, clock):
+    staging.enqueued(0.3)
     for _ in range(30):
-        staging.wrote(0.001)
+        staging.enqueued(0.001)
     staging.begins(100)
     clock.advance(0.89)
     assert not staging.wait(0)

@@ -5,6 +5,9 @@ In the place of a CUDA graph stands the forward itself, run again when it is rep
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from tests.support.models_fixture import ESM2_SHAPES, layout_of, random_dna, random_dnabert_s, random_esm2
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
-from virnucpro_core.models.graphs import ForwardGraphs, Recorded, StaticBatch, sizes_of
+from virnucpro_core.models.graphs import ForwardGraphs, Recorded, Size, StaticBatch, sizes_of
 from virnucpro_core.models.kernels.rotary_attention import query_tiles
 from virnucpro_core.models.layout import PackedLayout
 
@@ -37,8 +40,9 @@ def replaying(batch: StaticBatch) -> Recorded:
     return Recorded(batch, out, lambda: out.copy_(forward(batch)))
 
 
-def graphs(*sizes: int, longest: int = 384) -> ForwardGraphs:
-    return ForwardGraphs(sizes, longest, lambda rows: StaticBatch(rows, CPU, TILE), replaying)
+def graphs(*sizes: int | Size, longest: int = 384) -> ForwardGraphs:
+    all_sizes = [size if isinstance(size, Size) else Size(size, 0) for size in sizes]
+    return ForwardGraphs(all_sizes, longest, lambda rows: StaticBatch(rows, CPU, TILE), replaying)
 
 
 def ids_and_layout(lengths: list[int], seed: int = 0) -> tuple[Tensor, PackedLayout]:
@@ -65,17 +69,52 @@ def expected(ids: Tensor, layout: PackedLayout) -> Tensor:
         (20_000, 256, 1),
     ],
 )
-def test_how_many_rows_are_recorded_follows_from_the_width(dim: int, largest: int, count: int) -> None:
-    sizes = sizes_of(dim)
+def test_how_many_small_sizes_are_recorded_follows_from_the_width(dim: int, largest: int, count: int) -> None:
+    sizes = [size.rows for size in sizes_of(dim) if size.least == 0]
     assert (sizes[0], sizes[-1], len(sizes)) == (256, largest, count)
     steps = np.diff(sizes)
     assert (steps <= np.maximum(256, np.array(sizes[:-1]) / 4)).all()
     assert all(size % 256 == 0 for size in sizes)
 
 
-def test_a_model_too_wide_for_any_graph_has_none() -> None:
-    assert sizes_of(40_000) == ()
+@pytest.mark.parametrize(
+    ("dim", "full"),
+    [(128, []), (1280, [8192, 16384]), (2560, [4096, 8192, 16384]), (40_000, [4096, 8192, 16384])],
+)
+def test_above_them_are_sizes_for_batches_that_are_nearly_full(dim: int, full: list[int]) -> None:
+    sizes = [size for size in sizes_of(dim) if size.least > 0]
+    assert [size.rows for size in sizes] == full
+    assert all(0.96 * size.rows <= size.least < size.rows for size in sizes)
+
+
+def test_without_sizes_nothing_is_served() -> None:
     assert graphs()(*ids_and_layout([5])) is None
+
+
+def test_a_graph_for_full_batches_leaves_the_others_to_the_forward() -> None:
+    recorded = graphs(256, Size(1024, 992))
+    served = [recorded(*ids_and_layout(lengths)) is not None for lengths in ([256], [257], [384, 384, 223])]
+    assert served == [True, False, False]
+    ids, layout = ids_and_layout([384, 384, 224])
+    assert torch.equal(recorded(ids, layout), expected(ids, layout))  # type: ignore[arg-type]
+
+
+def test_what_recorded_is_kept_with_what_its_forward_reads() -> None:
+    """Memory that a replay reads must not be given to anybody else."""
+
+    class Recorder:
+        def __call__(self, batch: StaticBatch) -> Recorded:
+            return replaying(batch)
+
+    recorder = Recorder()
+    alive = weakref.ref(recorder)
+    recorded = ForwardGraphs([Size(256, 0)], 384, lambda rows: StaticBatch(rows, CPU, TILE), recorder)
+    del recorder
+    gc.collect()
+    assert alive() is not None
+    del recorded
+    gc.collect()
+    assert alive() is None
 
 
 @settings(max_examples=60, deadline=None)
