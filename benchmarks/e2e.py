@@ -271,7 +271,7 @@ class Bare:
             self._engine.score(batch)
 
     def _rate(self, work: Callable[[], None]) -> float:
-        work()
+        seconds(work, self._device)
         begun, rounds = time.perf_counter(), 0
         while time.perf_counter() - begun < _BARE_S:
             seconds(work, self._device)

@@ -94,7 +94,7 @@ class StaticBatch:
         self._moved = torch.zeros(sum(parts), dtype=torch.int32, device=device)
         there = torch.split(self._moved, parts)
         self.bounds, self.segment_ids, self.tiles = there[0][:bounds], there[1], there[2].view(tiles, 2)
-        self._place(np.array([rows], dtype=np.int64))
+        self._place(np.empty(0, dtype=np.int64))  # padding alone: a forward may be recorded of it
 
     def takes(self, layout: PackedLayout) -> bool:
         """Whether that batch fits."""

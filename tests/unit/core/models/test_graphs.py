@@ -178,6 +178,15 @@ def test_a_result_is_a_copy() -> None:
     assert torch.equal(first, expected(ids, layout))
 
 
+def test_a_new_batch_is_padding_alone() -> None:
+    """No kernel runs over it: a segment of all rows would be longer than the tables that kernels read."""
+    batch = StaticBatch(1024, CPU, TILE)
+    assert batch.bounds.tolist() == [0] + [1024] * (len(batch.bounds) - 1)
+    assert not batch.segment_ids.any()
+    empty = batch.tiles[:, 0].unique().tolist()
+    assert [int(batch.bounds[each + 1] - batch.bounds[each]) for each in empty] == [0]
+
+
 def test_what_a_graph_reads_stays_where_it_is() -> None:
     batch = StaticBatch(256, CPU, TILE)
     parts = (batch.ids, batch.bounds, batch.segment_ids, batch.tiles)
