@@ -59,7 +59,8 @@ class Data:
 @dataclass(frozen=True, slots=True)
 class Optimiser:
     """AdamW: steps of `frames` frames; the learning rate rises over `warmup_steps` to `lr`, then falls as a cosine
-    to zero; ema_decay: of the exponential moving average of the weights."""
+    to zero; ema_decay: of the exponential moving average of the weights; muon: 1 if the matrices in the encoders'
+    layers are updated by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon), 0 if by AdamW as the rest."""
 
     seed: int
     steps: int
@@ -68,6 +69,7 @@ class Optimiser:
     warmup_steps: int
     weight_decay: float
     ema_decay: float
+    muon: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,6 +218,13 @@ class TestPhases:
         corpus, table, left_out = one.corpus, one.training(500), one.left_out(500)
         assert left_out is not None
         assert set(table.chunk_record.tolist()) <= set(one.trained_on.tolist())
+        everything = work(EVERYTHING, 0.3).training(500)
+        part = np.isin(everything.chunk_record, one.trained_on)
+        assert table.chunk_record.tolist() == everything.chunk_record[part].tolist()
+        assert np.unique(table.frame_chunk).tolist() == list(range(int(part.sum())))
+        rows = part[everything.frame_chunk]
+        assert np.array_equal(table.protein, everything.protein[rows])
+        assert np.array_equal(table.dna, everything.dna[rows])
         assert set(left_out.chunk_record.tolist()) == set(one.folds.judged(corpus, 1).tolist())
         assert EXTRA in corpus.splits[table.chunk_record]
         assert one.dev(500) is None

@@ -14,7 +14,7 @@ from training.model.network import Network
 from training.model.optim import (
     Checkpoint,
     MovingAverage,
-    adamw,
+    Optimisers,
     learning_rate,
     mean_of,
     take_step,
@@ -42,12 +42,15 @@ def test_dev_is_measured_in_even_steps_and_at_the_end(steps: int, evals: int) ->
     assert not evals or found[-1] == steps - 1
 
 
-def test_every_weight_of_a_bundle_learns_matrices_decay_and_parts_have_rates_of_their_own() -> None:
+@pytest.mark.parametrize("muon", [0, 1])
+def test_every_weight_of_a_bundle_learns_matrices_decay_and_parts_have_rates_of_their_own(muon: int) -> None:
     network = Network(RECIPE.shape, 64)
-    optimiser = adamw(network, OPTIMISER, (0.3, 0.5, 1.0))
-    groups = {
-        (g["lr_ratio"], g["weight_decay"]): {id(p) for p in g["params"]} for g in optimiser.param_groups
-    }
+    optimisers = Optimisers(network, replace(OPTIMISER, muon=muon), (0.3, 0.5, 1.0))
+    groups: dict[tuple[float, float], set[int]] = {}
+    for group in optimisers.groups:
+        members = groups.setdefault((group["lr_ratio"], group["weight_decay"]), set())
+        assert not members & {id(p) for p in group["params"]}
+        members |= {id(p) for p in group["params"]}
     assert len(groups) == 6
     for name, parameter in network.named_parameters():
         place = [key for key, members in groups.items() if id(parameter) in members]
@@ -58,12 +61,37 @@ def test_every_weight_of_a_bundle_learns_matrices_decay_and_parts_have_rates_of_
         assert place == [(share, 0.1 if parameter.ndim >= 2 else 0.0)], name
 
 
+def test_muon_updates_the_matrices_of_the_layers_by_steps_as_large_as_adamws() -> None:
+    torch.manual_seed(1)
+    steps: dict[int, dict[str, float]] = {}
+    for muon in (0, 1):
+        torch.manual_seed(2)
+        network = Network(RECIPE.shape, 64)
+        optimisers = Optimisers(network, replace(OPTIMISER, muon=muon, weight_decay=0.0))
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        loss = sum((p * torch.randn_like(p)).sum() for part in network.parts for p in part)
+        assert isinstance(loss, torch.Tensor)
+        take_step(optimisers, network, loss, 1e-3)
+        after = dict(network.named_parameters())
+        steps[muon] = {
+            n: (after[n] - b).square().mean().sqrt().item()
+            for n, b in before.items()
+            if after[n].grad is not None
+        }
+        turned = {n for n, p in after.items() if any(p is each for each in network.layer_matrices)}
+    other = {name for name, size in steps[0].items() if steps[1][name] != pytest.approx(size, rel=1e-3)}
+    assert other == turned
+    assert {name.split(".")[1] for name in turned} == {"esm2", "dnabert_s"}
+    # AdamW's first step is lr for each weight; a matrix turned into an orthogonal one, scaled, 0.2 of it.
+    assert all(0.1e-3 < steps[1][name] < 0.3e-3 for name in turned)
+
+
 def test_a_part_whose_gradient_jumps_holds_none_of_the_others_back() -> None:
     network = Network(RECIPE.shape, 64)
-    optimiser = adamw(network, OPTIMISER)
+    optimisers = Optimisers(network, OPTIMISER)
     of_protein, of_dna, of_head = network.parts
     loss = of_protein[0].sum() * 1e6 + of_dna[0].sum() * 1e-3 + of_head[0].sum() * 1e-3
-    take_step(optimiser, network, loss, 1e-3)
+    take_step(optimisers, network, loss, 1e-3)
     norms = [torch.linalg.vector_norm(part[0].grad).item() for part in (of_protein, of_dna, of_head)]
     small = [1e-3 * part[0].numel() ** 0.5 for part in (of_dna, of_head)]
     assert norms == pytest.approx([1.0, *small], rel=1e-3)
@@ -73,11 +101,11 @@ def test_the_moving_average_follows_and_never_trains() -> None:
     torch.manual_seed(3)
     network = Network(RECIPE.shape, 64)
     average = MovingAverage(network, 0.9)
-    optimiser = adamw(network, OPTIMISER)
+    optimisers = Optimisers(network, OPTIMISER)
     expected = copy.deepcopy(network)
     for step in range(120):
         if step < 2:
-            take_step(optimiser, network, network.head(torch.randn(8, 64)).square().mean(), 1e-2)
+            take_step(optimisers, network, network.head(torch.randn(8, 64)).square().mean(), 1e-2)
         average.update(network)
         decay = min(0.9, (2 + step) / (11 + step))
         for kept, new in zip(expected.parameters(), network.parameters(), strict=True):

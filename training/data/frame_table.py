@@ -54,6 +54,20 @@ class Frames:
         with np.load(path, allow_pickle=False) as file:
             return Frames(**{field.name: file[field.name] for field in fields(Frames)})
 
+    def of_records(self, records: npt.NDArray[np.int64]) -> Frames:
+        """The chunks of some records, as a training table: int64 [records] of the corpus."""
+        chunks = np.isin(self.chunk_record, records)
+        rows = chunks[self.frame_chunk]
+        return Frames(
+            self.protein[rows],
+            self.dna[rows],
+            (np.cumsum(chunks) - 1)[self.frame_chunk[rows]],
+            self.chunk_record[chunks],
+            self.chunk_span[chunks],
+            self.chunk_piece[chunks],
+            np.zeros(1, np.int64),
+        )
+
     @staticmethod
     def join(parts: Sequence[Frames]) -> Frames:
         """Tables one after the other as one."""

@@ -117,6 +117,12 @@ class Network(nn.Module):
             _training(self.head),
         )
 
+    @property
+    def layer_matrices(self) -> list[nn.Parameter]:
+        """The matrices in the layers of both encoders."""
+        layers = (self.encoders.esm2.layers, self.encoders.dnabert_s.encoder)
+        return [p for module in layers for p in module.parameters() if p.ndim == 2]
+
     def compile_encoders(self) -> None:
         """Compile what takes the time. Pre-training and training share the graph; a copy of the network, such
         as a moving average, is not compiled, and takes rows of any width."""

@@ -27,28 +27,70 @@ def learning_rate(recipe: Optimiser, step: int) -> float:
     return recipe.lr * min(1.0, (step + 1) / max(recipe.warmup_steps, 1)) * cosine
 
 
-def adamw(
-    network: Network, recipe: Optimiser, ratios: tuple[float, float, float] = (1.0, 1.0, 1.0)
-) -> torch.optim.Optimizer:
-    """AdamW with weight decay for matrices only; `ratios` scale the learning rate of each of the network's parts."""
-    groups = []
-    for part, ratio in zip(network.parts, ratios, strict=True):
-        matrices, vectors = [p for p in part if p.ndim >= 2], [p for p in part if p.ndim < 2]
-        groups.append({"params": matrices, "weight_decay": recipe.weight_decay, "lr_ratio": ratio})
-        groups.append({"params": vectors, "weight_decay": 0.0, "lr_ratio": ratio})
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+class Optimisers:
+    """AdamW, and Muon for the matrices of the encoders' layers if the recipe says so, as one.
+
+    Weights decay in matrices only. Muon's steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982),
+    so that both have one learning rate.
+
+    Args:
+        network: what is trained.
+        recipe: the settings.
+        ratios: the learning rate of each of the network's parts, as a share of the recipe's.
+    """
+
+    def __init__(
+        self, network: Network, recipe: Optimiser, ratios: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    ) -> None:
+        by_muon = {id(p) for p in network.layer_matrices} if recipe.muon else set()
+        decaying: list[dict[str, Any]] = []
+        groups: list[dict[str, Any]] = []
+        for part, ratio in zip(network.parts, ratios, strict=True):
+            rest = [p for p in part if id(p) not in by_muon]
+            decay = {"weight_decay": recipe.weight_decay, "lr_ratio": ratio}
+            groups.append({"params": [p for p in rest if p.ndim >= 2]} | decay)
+            groups.append({"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "lr_ratio": ratio})
+            if matrices := [p for p in part if id(p) in by_muon]:
+                decaying.append({"params": matrices} | decay)
+        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)]
+        if decaying:
+            self._all.append(torch.optim.Muon(decaying, lr=0.0, adjust_lr_fn="match_rms_adamw"))
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """Their groups of parameters."""
+        return [group for one in self._all for group in one.param_groups]
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        for one in self._all:
+            one.zero_grad(set_to_none=True)
+
+    def step(self, lr: float) -> None:
+        """Update the weights by their gradients."""
+        for group in self.groups:
+            group["lr"] = lr * group["lr_ratio"]
+        for one in self._all:
+            one.step()
+
+    def state(self) -> list[dict[str, Any]]:
+        """What `restore` puts back."""
+        return [one.state_dict() for one in self._all]
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Put a `state` back."""
+        for one, state in zip(self._all, states, strict=True):
+            one.load_state_dict(state)
 
 
-def take_step(optimiser: torch.optim.Optimizer, network: Network, loss: Tensor, lr: float) -> None:
-    """Backward, clip, step; `optimiser` is one of `adamw`. Each part is clipped for itself: one whose gradient
-    jumps neither holds the others back nor hides behind them."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr * group["lr_ratio"]
-    optimiser.zero_grad(set_to_none=True)
+def take_step(optimisers: Optimisers, network: Network, loss: Tensor, lr: float) -> None:
+    """Backward, clip, step. Each part is clipped for itself: one whose gradient jumps neither holds the others back nor
+    hides behind them."""
+    optimisers.forget()
     torch.autograd.backward(loss)
     for part in network.parts:
         torch.nn.utils.clip_grad_norm_(part, CLIP)
-    optimiser.step()
+    optimisers.step(lr)
 
 
 class MovingAverage:
@@ -112,23 +154,21 @@ class Checkpoint:
 
 
 def training_state(
-    step: int, network: Network, average: MovingAverage, optimiser: torch.optim.Optimizer
+    step: int, network: Network, average: MovingAverage, optimisers: Optimisers
 ) -> dict[str, Any]:
     """What a checkpoint holds of a run that has taken `step` steps."""
     return {
         "step": step,
         "network": network.state_dict(),
         "average": average.network.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimisers": optimisers.state(),
     }
 
 
-def restore(
-    state: dict[str, Any], network: Network, average: MovingAverage, optimiser: torch.optim.Optimizer
-) -> int:
+def restore(state: dict[str, Any], network: Network, average: MovingAverage, optimisers: Optimisers) -> int:
     """Put a `training_state` back; the number of steps that it had taken."""
     network.load_state_dict(state["network"])
     average.network.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
+    optimisers.restore(state["optimisers"])
     average.updates = state["step"]
     return average.updates

@@ -100,7 +100,7 @@ class CrossValidation:
                 if (fold, work.key("data")) not in made:
                     made.add((fold, work.key("data")))
                     for length in {LENGTH, self._length}:
-                        work.training(length)
+                        work.training_file(length)
                     work.left_out(self._length)
                 sharing.setdefault(encoders_file(work).path, []).append((trial, fold))
         log(tables="done")

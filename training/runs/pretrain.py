@@ -22,7 +22,7 @@ from training.model.network import Network
 from training.model.optim import (
     Checkpoint,
     MovingAverage,
-    adamw,
+    Optimisers,
     learning_rate,
     restore,
     take_step,
@@ -61,18 +61,18 @@ def pretrain(work: Workspace) -> None:
     torch.manual_seed(steps.seed)
     network = work.network()
     average = MovingAverage(network, steps.ema_decay)
-    optimiser = adamw(network, steps, (1.0, recipe.dna_lr_ratio, 1.0))
-    first = 0 if state is None else restore(state, network, average, optimiser)
+    optimisers = Optimisers(network, steps, (1.0, recipe.dna_lr_ratio, 1.0))
+    first = 0 if state is None else restore(state, network, average, optimisers)
     network.train()
     started = time.monotonic()
     losses_of = unlabelled(work, table)
     for step in tracked(range(first, steps.steps), "pre-training", steps.steps - first):
         if checkpoint.due():
-            checkpoint.save(training_state(step, network, average, optimiser))
+            checkpoint.save(training_state(step, network, average, optimisers))
         random = random_of(steps.seed, step, work.device)
         _, losses = losses_of(network, table.batch(step), random)
         loss = losses.weighted(recipe.lm_weight, recipe.pairs_weight)
-        take_step(optimiser, network, loss, learning_rate(steps, step))
+        take_step(optimisers, network, loss, learning_rate(steps, step))
         average.update(network)
         if step % LOG_EVERY == LOG_EVERY - 1:
             log(
@@ -80,7 +80,7 @@ def pretrain(work: Workspace) -> None:
             )
             if watched is not None:
                 log(pretraining=True, step=step + 1, of="dev", **held_out(work, average.network, watched))
-    checkpoint.save(training_state(steps.steps, network, average, optimiser))
+    checkpoint.save(training_state(steps.steps, network, average, optimisers))
 
 
 def watched_table(work: Workspace) -> Table | None:

@@ -30,7 +30,7 @@ from training.model.network import Network
 from training.model.optim import (
     Checkpoint,
     MovingAverage,
-    adamw,
+    Optimisers,
     learning_rate,
     mean_of,
     restore,
@@ -115,16 +115,16 @@ class HeadTraining:
             self.curves[name] = done["curve"]
             return average.network
         ratio = self.recipe.encoder_lr_ratio
-        optimiser = adamw(self.network, self.recipe.optimiser, (ratio, ratio, 1.0))
+        optimisers = Optimisers(self.network, self.recipe.optimiser, (ratio, ratio, 1.0))
         state = unfinished.load()
-        first = 0 if state is None else restore(state, self.network, average, optimiser)
+        first = 0 if state is None else restore(state, self.network, average, optimisers)
         curve = self.curves[name] = [] if state is None else state["curve"]
         title = f"{name}, {self.length} bp, {self.work.phase}"
         for step in tracked(range(first, steps), title, steps - first):
             if unfinished.due():
-                unfinished.save(training_state(step, self.network, average, optimiser) | {"curve": curve})
+                unfinished.save(training_state(step, self.network, average, optimisers) | {"curve": curve})
             loss = self.loss(seed, step)
-            take_step(optimiser, self.network, loss, learning_rate(self.recipe.optimiser, step))
+            take_step(optimisers, self.network, loss, learning_rate(self.recipe.optimiser, step))
             average.update(self.network)
             about = {"member": name, "phase": self.work.phase, "length": self.length}
             if self.dev is not None and is_eval_step(step, steps, self.recipe.evals):

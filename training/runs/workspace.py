@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -157,14 +157,23 @@ class Workspace:
             network.compile_encoders()
         return network
 
-    def training(self, length: int) -> Frames:
-        """The table of training chunks of `length` bases, made once."""
-        recipe = self.recipe.data
-        path = self.cache / self.phase / f"table-{length}-{self.key('data')}.npz"
+    def training_file(self, length: int) -> Path:
+        """The table of training chunks of `length` bases that `training` reads, made once."""
+        owner = self if self.fold is None else replace(self, phase=EVERYTHING)
+        path = self.cache / owner.phase / f"table-{length}-{owner.key('data')}.npz"
         if not path.exists():
             files = (self.genomes, self.tokenizer)
-            training_table(*files, self.trained_on, recipe, length, self.processes).save(path)
-        return Frames.load(path)
+            training_table(*files, owner.trained_on, self.recipe.data, length, self.processes).save(path)
+        return path
+
+    def training(self, length: int) -> Frames:
+        """The training chunks of `length` bases.
+
+        Where a fold is left out they are those of the phase `everything` that are of records which are trained on: all
+        folds share one table, of which each takes about two thirds.
+        """
+        table = Frames.load(self.training_file(length))
+        return table if self.fold is None else table.of_records(self.trained_on)
 
     def dev(self, length: int, pieces: bool = False) -> Frames | None:
         """All chunks of the dev split in a trial; None in the other phases, which train on them."""
