@@ -57,11 +57,11 @@ check-pythons: $(READY) ## unit tests with other Pythons: PYTHONS=3.12 for one
 
 check-deploy: $(READY) ## check deploy/ with helm, a kube-apiserver, promtool, linters (the first time: ten minutes of Go builds)
 	@deploy/tools.sh "$(DEPLOY_TOOLS)"
-	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest tests/deploy
+	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest -rs tests/deploy tests/integration/test_status_page.py
 
-check-deploy-quick: $(READY) ## of check-deploy what takes two minutes the first time: manifests, rules, linters; no cluster, no faults
+check-deploy-quick: $(READY) ## of check-deploy all but the chart on a kube-apiserver; its tools take two minutes the first time
 	@deploy/tools.sh "$(DEPLOY_TOOLS)" quick
-	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest tests/deploy/test_chart.py tests/deploy/test_rules.py tests/deploy/test_linters.py
+	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest -rs tests/deploy tests/integration/test_status_page.py
 
 audit: $(READY) ## look the locked versions up in a vulnerability database (AUDIT_SERVICE=pypi or OSV_URL= for another)
 	@requirements/supply-chain.sh .scratch/supply-chain $(BIN) audit

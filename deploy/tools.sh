@@ -6,8 +6,9 @@
 # quick: only what takes a minute or two, for each run of CI: no kubeconform and no kube-apiserver, and of helm its engine alone
 # (tests/deploy/renderer), where helm itself is not there.
 #
-# Into FOLDER: linters from the Python index, and with Go helm, kubeconform, the CRDs of the Prometheus operator
-# and of KEDA, and a kube-apiserver; promtool, Prometheus and etcd from Debian's packages. On two cores the Go builds take ten
+# Into FOLDER: linters from the Python index, and with Go helm, kubeconform, Compose's parser, the CRDs of the Prometheus operator
+# and of KEDA, and a kube-apiserver; promtool, Prometheus and etcd from Debian's packages. Into the system, if you are root:
+# Debian's chromium. On two cores the Go builds take ten
 # minutes and 6 GB of caches. What is not available here is named, and the tests skip what needs it.
 set -euo pipefail
 folder=$1 extent=${2:-all}
@@ -57,6 +58,18 @@ for line in "${debian[@]}"; do
     rm -rf "$unpacked"
 done
 
+# The browser in which the status page is tested; it has too many libraries to be unpacked only.
+if ! command -v chromium >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        note "chromium from Debian"
+        apt-get update --quiet=2
+        DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium >/dev/null ||
+            note "chromium could not be installed"
+    else
+        note "no chromium: install it, else the status page is not tested"
+    fi
+fi
+
 if ! command -v go >/dev/null; then
     note "no Go here: without it there is no helm, kubeconform or kube-apiserver, unless they are on the PATH"
     exit 0
@@ -85,6 +98,11 @@ if [ "$extent" = quick ]; then
 else
     get kubeconform "$KUBECONFORM"
     get helm "$HELM"
+fi
+
+if [ ! -x "$GOBIN/compose-config" ]; then
+    note "Compose's parser"
+    build compose compose-config
 fi
 
 module_folder() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }

@@ -22,7 +22,7 @@ from tests.deploy.faults import (
     written,
 )
 from tests.deploy.prometheus import FASTER, Prometheus, faster
-from tests.deploy.tools import ROOT, found
+from tests.deploy.tools import ROOT, found, run
 from tests.support.harness import NoopServe, serving, wait_until
 from tests.support.kafka.ending import logged_error
 from tests.support.kafka.job import Job
@@ -30,6 +30,7 @@ from tests.support.kafka.job import Job
 RULES = (ROOT / "deploy/monitoring/rules.yaml").read_text()
 WATCHED_S = 50.0
 """Longer than any rule takes to fire that does not look at half an hour or more, at the speed of `faster`."""
+ANSWERING = [name for name, fault in FAULTS.items() if fault.panel != "Processes down"]
 _RATE = f"{5 * 60 // FASTER}s"
 
 
@@ -41,6 +42,7 @@ class Seen:
     panels: set[str] = field(default_factory=set)
     pages: dict[str, tuple[int, str]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
 
 
 def job_of(name: str) -> str:
@@ -93,6 +95,7 @@ def seen(broker, own_broker, tmp_path_factory) -> Seen:
                 result.errors[name] = logged_error(scenes[name].serve.log.read_text())
             if fault.panel != "Processes down":
                 result.pages[name] = scenes[name].serve.get("/readyz")
+                result.metrics[name] = scenes[name].serve.get("/metrics")[1]
     return result
 
 
@@ -107,11 +110,18 @@ def test_the_dashboard_shows_it(name, seen):
     assert name in seen.panels
 
 
-@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.panel != "Processes down"])
+@pytest.mark.parametrize("name", ANSWERING)
 def test_the_probe_says_so(name, seen):
     code, text = seen.pages[name]
     reason = FAULTS[name].not_ready
     assert (code, reason in text) == (503 if reason else 200, True)
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_promtool_has_nothing_to_say_about_its_metrics(name, seen):
+    assert "vnp_records_total" in seen.metrics[name]
+    done = run("promtool", "check", "metrics", stdin=seen.metrics[name])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.last_words])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import ClassVar
 
@@ -282,12 +280,3 @@ def test_open_metrics_has_the_trace_as_an_exemplar(client, metrics, header, show
     ]
     assert found == ([] if shown is None else [shown])
     assert TRACE not in client.get("/metrics").text, "the text format has no exemplars"
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (of Prometheus) is not installed")
-def test_promtool_has_nothing_to_say(metrics, client, clock):
-    filled(metrics, clock)
-    metrics.delivered(Answer(message(1), scored(10)))
-    text = client.get("/metrics").content
-    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60)
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
