@@ -19,7 +19,7 @@ CHAOS ?= --seeds 1,2,3,4,5 --records 20000 --faults 40
 export PYTHON INDEX_URL TORCH_INDEX CPU_ONLY
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy check-deploy-quick audit sbom fuzz bench bench-gpu bench-e2e bench-cpu bench-latency bench-start bench-scale kafka chaos lock clean
+.PHONY: docs help setup demo test coverage lint mutants check-lower-bounds check-pythons check-deploy check-deploy-quick check-images audit sbom fuzz bench bench-gpu bench-e2e bench-cpu bench-latency bench-start bench-scale kafka chaos lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ check-deploy: $(READY) ## check deploy/ with helm, a kube-apiserver, promtool, l
 check-deploy-quick: $(READY) ## of check-deploy all but the chart on a kube-apiserver; its tools take two minutes the first time
 	@deploy/tools.sh "$(DEPLOY_TOOLS)" quick
 	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" $(BIN)/pytest -rs tests/deploy tests/integration/test_status_page.py
+
+check-images: $(READY) ## build the images without Docker and run them, as root: minutes, and 20 GB of disk
+	@deploy/tools.sh "$(DEPLOY_TOOLS)" images
+	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" DEPLOY_IMAGES=1 $(BIN)/pytest -rs tests/deploy/test_images.py
 
 audit: $(READY) ## look the locked versions up in a vulnerability database (AUDIT_SERVICE=pypi or OSV_URL= for another)
 	@requirements/supply-chain.sh .scratch/supply-chain $(BIN) audit

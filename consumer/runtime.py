@@ -56,6 +56,7 @@ from consumer.ops.monitor import Monitor
 from consumer.ops.signals import StopSignals
 from consumer.ops.watchdog import LoopWatchdog
 from consumer.registry.service_codec import open_registry, service_codec
+from consumer.scoring.metered import MeteredScorer
 from consumer.scoring.model import ModelLoader, ServedModel, provenance
 from consumer.scoring.pipeline import Pipeline, PipelineLimits
 from consumer.scoring.preparation import Preparation
@@ -316,7 +317,12 @@ def build_scoring(
     quarantine = Quarantine(Path(settings.state_dir), unambiguous_id(settings.group_id, settings.instance_id))
     stack.callback(quarantine.close)
     pipeline = Pipeline(
-        with_cache(model.scorer, model.info, settings.frame_cache, listeners.frames_reused),
+        with_cache(
+            MeteredScorer(model.scorer, listeners.computed),
+            model.info,
+            settings.frame_cache,
+            listeners.frames_reused,
+        ),
         Preparation(
             codec,
             model.prepare,

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Gets the tools that check this folder, the first time; then it takes a second. tests/deploy uses what is there.
 #
-#   deploy/tools.sh FOLDER [quick]
+#   deploy/tools.sh FOLDER [quick | images]
 #
+# images: also what builds images without Docker, buildah and mmdebstrap of Debian, if you are root.
 # quick: only what takes a minute or two, for each run of CI: no kubeconform and no kube-apiserver, and of helm its engine alone
 # (tests/deploy/renderer), where helm itself is not there.
 #
@@ -68,6 +69,15 @@ if ! command -v chromium >/dev/null; then
     else
         note "no chromium: install it, else the status page is not tested"
     fi
+fi
+
+if [ "$extent" = images ]; then
+    if ! command -v buildah >/dev/null || ! command -v mmdebstrap >/dev/null; then
+        note "buildah, mmdebstrap from Debian"
+        apt-get update --quiet=2
+        DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends buildah mmdebstrap >/dev/null
+    fi
+    exit 0
 fi
 
 if ! command -v go >/dev/null; then

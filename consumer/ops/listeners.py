@@ -46,6 +46,10 @@ class Listeners:
         for listener in self._listeners:
             listener.batch_failed(kind)
 
+    def computed(self, protein_tokens: int, nucleotide_tokens: int) -> None:
+        for listener in self._listeners:
+            listener.computed(protein_tokens, nucleotide_tokens)
+
     def frames_reused(self, frames: int) -> None:
         for listener in self._listeners:
             listener.frames_reused(frames)

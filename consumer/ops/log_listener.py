@@ -78,6 +78,9 @@ class LogListener:
     def batch_failed(self, kind: str) -> None:
         log.warning("batch_failed", kind=kind)
 
+    def computed(self, protein_tokens: int, nucleotide_tokens: int) -> None:
+        """A metric counts them."""
+
     def frames_reused(self, frames: int) -> None:
         """A metric counts them."""
 

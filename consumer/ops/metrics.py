@@ -9,7 +9,8 @@ collectors for the process, the platform and the garbage collector are beside th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import get_args
 
 from prometheus_client import (
@@ -42,18 +43,19 @@ from consumer.ops.events import (
     Turned,
 )
 from consumer.ops.monitor import IntakeState, PipelineState
+from consumer.ops.software import versions
 from consumer.scoring.batcher import Batch, CloseReason
 from consumer.scoring.model import ServedModel
 from consumer.stage_times import StageTimes
 from consumer.types import Headers, Partition, Refused, Scored
 from schemas import Reason, Verdict
-from virnucpro_core import __version__
 from virnucpro_core.evaluation.divergence import Divergence
 
 # A third more series, which say when the process started, and the text format of Prometheus takes for gauges.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+_SINCE_PUBLISHED = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
 _SMALL = tuple(10.0**power for power in range(-8, 1))
 _TOKENS = tuple(2**power for power in range(6, 18))
 _SHARES = (*(tenths / 10 for tenths in range(1, 10)), 0.95, 1.0)
@@ -64,12 +66,16 @@ _NO_TRACE = b"0" * 32
 class Metrics:
     """The metrics of one service, in a separate registry. Events fill it (`consumer.ops.listeners.Listener`); gauges of
     state are read at each scrape.
+
+    Args:
+        now: wall clock, seconds since 1970-01-01 UTC.
     """
 
-    def __init__(self, clock: Clock = monotonic) -> None:
+    def __init__(self, clock: Clock = monotonic, now: Callable[[], float] = time.time) -> None:
         self.registry = CollectorRegistry()
-        self._clock = clock
+        self._clock, self._now = clock, now
         self._token_budget: int | None = None
+        self._flops_per_token: Mapping[str, int] = {}
         self._with_lag: set[Partition] = set()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -82,8 +88,15 @@ class Metrics:
         self._divergence()
 
     def _info(self) -> None:
-        self.build_info = self._gauge("build_info", "Always 1; the version of the software.", "version")
-        self.build_info.labels(__version__).set(1)
+        self.build_info = self._gauge(
+            "build_info",
+            "Always 1; the versions of the software, of Python, of the Kafka client and of torch.",
+            *("version", "python", "librdkafka", "torch"),
+        )
+        found = versions()
+        self.build_info.labels(
+            found["virnucpro-stream"], found["python"], found["librdkafka"], found.get("torch", "")
+        ).set(1)
         self.model_info = self._gauge(
             "model_info",
             "Always 1; the model, the attention path and back-end, and the precision in use.",
@@ -131,7 +144,16 @@ class Metrics:
         self.record_seconds = self._histogram(
             "record_seconds", "From reading a message to its answer being in Kafka.", _SECONDS
         )
+        self.end_to_end_seconds = self._histogram(
+            "end_to_end_seconds",
+            "From a message's timestamp, by its producer's clock or the broker's, to its answer being in Kafka.",
+            _SINCE_PUBLISHED,
+        )
         self.commits = self._counter("commits_total", "Commits of input offsets, by outcome.", "outcome")
+        self.last_commit = self._gauge(
+            "last_commit_timestamp_seconds",
+            "When input offsets were committed last, in seconds since 1970-01-01 UTC; 0 before the first time.",
+        )
         self.rebalances = self._counter("rebalances_total", "Changes of the assignment, by event.", "event")
         for outcome in ("predicted", "dead_lettered", "stale"):
             self.records.labels(outcome)
@@ -149,7 +171,13 @@ class Metrics:
         self.batch_tokens = self._histogram("batch_tokens", "Protein tokens in a batch.", _TOKENS)
         self.model_tokens = self._counter(
             "model_tokens_total",
-            "Tokens of the batches that the model has run: protein tokens for ESM-2, nucleotide tokens for DNABERT-S.",
+            "Tokens that the model was given to compute, without those of frames that were reused: protein tokens for "
+            "ESM-2, nucleotide tokens for DNABERT-S.",
+            "encoder",
+        )
+        self.model_flops = self._counter(
+            "model_flops_total",
+            "Estimate of the floating-point operations of these tokens: of the matrix products, attention not counted.",
             "encoder",
         )
         self.batch_fill = self._histogram(
@@ -165,6 +193,7 @@ class Metrics:
         self.batch_failures = self._counter("batch_failures_total", "Runs of the model that failed.", "kind")
         for encoder in ("protein", "nucleotide"):
             self.model_tokens.labels(encoder)
+            self.model_flops.labels(encoder)
         for closed_by in get_args(CloseReason):
             self.batches.labels(closed_by)
         for kind in ("error", "out_of_memory"):
@@ -312,14 +341,17 @@ class Metrics:
     def batch_done(self, batch: Batch, seconds: float) -> None:
         self.batches.labels(batch.closed_by).inc()
         self.batch_tokens.observe(batch.tokens)
-        self.model_tokens.labels("protein").inc(batch.tokens)
-        self.model_tokens.labels("nucleotide").inc(batch.dna_tokens)
         if self._token_budget is not None:
             self.batch_fill.observe(max(batch.tokens, batch.dna_tokens) / self._token_budget)
         self.batch_seconds.observe(seconds)
 
     def batch_failed(self, kind: str) -> None:
         self.batch_failures.labels(kind).inc()
+
+    def computed(self, protein_tokens: int, nucleotide_tokens: int) -> None:
+        for encoder, tokens in (("protein", protein_tokens), ("nucleotide", nucleotide_tokens)):
+            self.model_tokens.labels(encoder).inc(tokens)
+            self.model_flops.labels(encoder).inc(tokens * self._flops_per_token.get(encoder, 0))
 
     def frames_reused(self, frames: int) -> None:
         self.cache_hits.inc(frames)
@@ -340,10 +372,11 @@ class Metrics:
         self.divergence_score.observe(figures.score_difference)
 
     def delivered(self, answer: Answer) -> None:
-        trace_id = _trace_id(answer.message.headers)
-        self.record_seconds.observe(
-            self._clock() - answer.message.received_at, None if trace_id is None else {"trace_id": trace_id}
-        )
+        message, trace_id = answer.message, _trace_id(answer.message.headers)
+        exemplar = None if trace_id is None else {"trace_id": trace_id}
+        self.record_seconds.observe(self._clock() - message.received_at, exemplar)
+        if message.timestamp_ms is not None:
+            self.end_to_end_seconds.observe(max(0.0, self._now() - message.timestamp_ms / 1000), exemplar)
         match answer.outcome:
             case Scored(result=result, tokens=tokens):
                 self.records.labels("predicted").inc()
@@ -357,6 +390,8 @@ class Metrics:
 
     def committed(self, outcome: CommitOutcome) -> None:
         self.commits.labels(outcome).inc()
+        if outcome == "ok":
+            self.last_commit.set(self._now())
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics, and the media type of their format.
@@ -377,6 +412,7 @@ class Metrics:
     def _describe(self, model: ServedModel) -> None:
         """Show which model runs, and how, and which attention back-ends cannot serve here."""
         info = model.info
+        self._flops_per_token = info.flops_per_token
         self.model_info.labels(
             info.model_id,
             info.model_sha256,

@@ -82,13 +82,14 @@ class PipelineState(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Means over the last minute: records answered and tokens scored a second, share of time the device computed, and
-    how full its batches were, None without a batch."""
+    """Means over the last minute: records answered and tokens scored a second, share of time the device computed, how
+    full its batches were, None without a batch, and frames reused a second: not computed, since equal ones had been."""
 
     records_per_s: float = 0.0
     tokens_per_s: float = 0.0
     device_busy: float = 0.0
     batch_fill: float | None = None
+    frames_reused_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +291,12 @@ class Monitor:
             self._window.add(self.clock(), busy_s=seconds, batches=1, fill=fill)
             self._history.add_batch(self.clock(), seconds)
 
-    def frames_reused(self, frames: int) -> None:
+    def computed(self, protein_tokens: int, nucleotide_tokens: int) -> None:
         """A metric counts them."""
+
+    def frames_reused(self, frames: int) -> None:
+        with self._lock:
+            self._window.add(self.clock(), reused=frames)
 
     def record_delayed(self) -> None:
         """The pipeline logs when a dependency goes and comes back; its records are a gauge."""
@@ -358,25 +363,31 @@ class _Window:
         busy_s: float = 0.0,
         batches: int = 0,
         fill: float = 0.0,
+        reused: int = 0,
     ) -> None:
         second = int(now)
         if not self._slots or self._slots[-1][0] != second:
             self._drop_old(now)
-            self._slots.append((second, [0.0] * 5))
+            self._slots.append((second, [0.0] * 6))
         sums = self._slots[-1][1]
         sums[0] += records
         sums[1] += tokens
         sums[2] += busy_s
         sums[3] += batches
         sums[4] += fill
+        sums[5] += reused
 
     def rates(self, now: float) -> Rates:
         self._drop_old(now)
         span = max(1.0, min(float(WINDOW_S), now - self._begun_at))
-        totals = [sum(sums[place] for _, sums in self._slots) for place in range(5)]
-        records, tokens, busy, batches, fill = totals
+        totals = [sum(sums[place] for _, sums in self._slots) for place in range(6)]
+        records, tokens, busy, batches, fill, reused = totals
         return Rates(
-            records / span, tokens / span, min(1.0, busy / span), fill / batches if batches else None
+            records / span,
+            tokens / span,
+            min(1.0, busy / span),
+            fill / batches if batches else None,
+            reused / span,
         )
 
     def _drop_old(self, now: float) -> None:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-import confluent_kafka
 
 from consumer.ops.health import first_reason, ready_checks
 from consumer.ops.history import SLOT_S
 from consumer.ops.monitor import Latest, Snapshot
+from consumer.ops.software import versions
 from consumer.scoring.model import ServedModel
-from virnucpro_core import __version__
 
 MAX_PARTITIONS = 20
 """Of the assigned partitions, those that are most behind are listed."""
@@ -33,7 +28,7 @@ def _status(state: Snapshot) -> dict[str, Any]:
         "stage": state.stage,
         "ready": reason is None,
         "not_ready": reason,
-        "software": _software(),
+        "software": versions(),
         "model": None if state.model is None else _model(state.model, state.token_budget),
         "intake": {
             "brokers_up": state.brokers_up,
@@ -48,6 +43,7 @@ def _status(state: Snapshot) -> dict[str, Any]:
             "tokens_per_s": state.rates.tokens_per_s,
             "device_busy": state.rates.device_busy,
             "batch_fill": state.rates.batch_fill,
+            "frames_reused_per_s": state.rates.frames_reused_per_s,
         },
         "lag": _lag(state),
         "totals": {
@@ -117,18 +113,3 @@ def _latest(each: Latest) -> dict[str, Any]:
         "virus_score": each.virus_score,
         "seconds": each.seconds,
     }
-
-
-@cache
-def _software() -> dict[str, str]:
-    found = {
-        "virnucpro-stream": __version__,
-        "python": platform.python_version(),
-        "librdkafka": str(confluent_kafka.libversion()[0]),
-    }
-    for package in ("torch", "confluent-kafka"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

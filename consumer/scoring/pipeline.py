@@ -70,6 +70,9 @@ class PipelineListener(Protocol):
     def batch_failed(self, kind: str) -> None:
         """One run of the model failed: "out_of_memory" or "error"."""
 
+    def computed(self, protein_tokens: int, nucleotide_tokens: int) -> None:
+        """The model was given frames of so many tokens to compute."""
+
     def frames_reused(self, frames: int) -> None:
         """So many frames of a batch were not computed, since equal ones had been."""
 

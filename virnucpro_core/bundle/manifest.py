@@ -58,6 +58,11 @@ class Esm2Config:
         """An upper bound of the numbers that its weights have."""
         return self.layers * (12 * self.dim + 20) * self.dim + 100 * self.dim
 
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of its layers' matrix products for one token; attention itself is not counted."""
+        return 2 * self.layers * 12 * self.dim**2
+
 
 @dataclass(frozen=True, slots=True)
 class DnabertSConfig:
@@ -80,6 +85,11 @@ class DnabertSConfig:
         """An upper bound of the numbers that its weights have."""
         of_layer = (4 * self.dim + 3 * self.intermediate + 20) * self.dim
         return self.layers * of_layer + (self.vocab + 10) * self.dim
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of its layers' matrix products for one token; attention itself is not counted."""
+        return 2 * self.layers * (4 * self.dim + 3 * self.intermediate) * self.dim
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,10 @@ class Engine:
             self_test=result,
             graphs=graphs,
             calibration=manifest.calibration,
+            flops_per_token={
+                "protein": manifest.esm2.flops_per_token,
+                "nucleotide": manifest.dnabert_s.flops_per_token,
+            },
         )
 
     @property

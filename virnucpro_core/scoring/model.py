@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -177,6 +177,8 @@ class EngineInfo:
         self_test: the figures of the start-up self-test, None if it was off.
         graphs: the CUDA graphs of small batches, None if there are none.
         calibration: of the probability of a record, None if the bundle has none.
+        flops_per_token: floating-point operations of the matrix products of one token, attention itself not counted:
+            "protein" of ESM-2, "nucleotide" of DNABERT-S; empty where that is not known.
     """
 
     model_id: str
@@ -192,6 +194,7 @@ class EngineInfo:
     self_test: SelfTestResult | None = None
     graphs: CudaGraphs | None = None
     calibration: Calibration | None = None
+    flops_per_token: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def kind_of_device(self) -> str:
@@ -205,8 +208,8 @@ class EngineInfo:
         return self.precision != "fp32" or self.device.startswith("cpu")
 
     def as_dict(self) -> dict[str, Any]:
-        """What identifies the computation, by attribute: all but `refusals`, `self_test`, `graphs` and
-        `calibration`, for which `model_sha256` stands."""
+        """What identifies the computation, by attribute: all but `refusals`, `self_test`, `graphs`, `calibration` and
+        `flops_per_token`, for which `model_sha256` stands."""
         return {
             "model_id": self.model_id,
             "model_sha256": self.model_sha256,

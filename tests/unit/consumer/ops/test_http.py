@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -199,11 +200,39 @@ def test_records_that_hold_a_u_are_counted(metrics):
     assert metrics.registry.get_sample_value("vnp_rna_records_total") == 2
 
 
+def test_from_the_timestamp_of_a_message_to_its_answer(clock):
+    metrics = Metrics(clock, now=lambda: 1_700_000_007.0)
+    for timestamp_ms in (1_700_000_000_000, 1_700_000_009_000, None):  # 7 s old, in the future, without one
+        metrics.delivered(Answer(message(1, timestamp_ms=timestamp_ms), scored(10)))
+    assert value(metrics, "vnp_end_to_end_seconds_count") == 2
+    assert value(metrics, "vnp_end_to_end_seconds_sum") == 7
+
+
+def test_when_offsets_were_committed_last(clock):
+    metrics = Metrics(clock, now=lambda: 1_700_000_007.0)
+    for outcome in ("error", "hung", "rebalancing"):
+        metrics.committed(outcome)
+    assert value(metrics, "vnp_last_commit_timestamp_seconds") == 0
+    metrics.committed("ok")
+    assert value(metrics, "vnp_last_commit_timestamp_seconds") == 1_700_000_007
+
+
+def test_what_the_model_computes_is_counted_in_tokens_and_operations(metrics):
+    info = replace(INFO, flops_per_token={"protein": 1000, "nucleotide": 10})
+    metrics.happened(ModelLoaded(replace(MODEL, info=info), 1000))
+    metrics.computed(200, 300)
+    metrics.computed(1, 0)
+    for encoder, tokens, flops in (("protein", 201, 201_000), ("nucleotide", 300, 3000)):
+        assert value(metrics, "vnp_model_tokens_total", encoder=encoder) == tokens
+        assert value(metrics, "vnp_model_flops_total", encoder=encoder) == flops
+
+
 def test_every_series_exists_from_the_start(metrics, client):
     before = {(s.name, tuple(s.labels.items())) for f in metrics.registry.collect() for s in f.samples}
     metrics.delivered(Answer(message(1), scored(10)))
     metrics.committed("ok")
     metrics.batch_failed("error")
+    metrics.computed(1, 1)
     after = {(s.name, tuple(s.labels.items())) for f in metrics.registry.collect() for s in f.samples}
     assert after == before
     text = client.get("/metrics").text
@@ -235,8 +264,6 @@ def filled(metrics: Metrics, clock: FakeClock) -> Metrics:
 def test_batches_lag_and_stages_are_measured(metrics, clock):
     filled(metrics, clock)
     assert value(metrics, "vnp_batch_fill_ratio_sum") == 0.4, "of the model with more tokens"
-    assert value(metrics, "vnp_model_tokens_total", encoder="protein") == 200
-    assert value(metrics, "vnp_model_tokens_total", encoder="nucleotide") == 400
     assert value(metrics, "vnp_consumer_lag_records", topic="sequences", partition="1") == 7
     assert value(metrics, "vnp_consumer_lag_seconds", topic="sequences", partition="1") == 2.5
     assert value(metrics, "vnp_thread_seconds_total", thread="inference", stage="wait") == 3

@@ -64,6 +64,9 @@ class Recorder:
     def batch_done(self, batch, seconds) -> None:
         self.heard.append(("batch_done", batch, seconds))
 
+    def computed(self, protein_tokens, nucleotide_tokens) -> None:
+        self.heard.append(("computed", protein_tokens, nucleotide_tokens))
+
     def frames_reused(self, frames) -> None:
         self.heard.append(("frames_reused", frames))
 
@@ -87,6 +90,7 @@ def test_every_report_reaches_every_listener():
     listeners.happened(event)
     listeners.batch_done(batch, 0.5)
     listeners.batch_failed("error")
+    listeners.computed(40, 20)
     listeners.frames_reused(3)
     listeners.record_delayed()
     listeners.delivered(entry)
@@ -96,6 +100,7 @@ def test_every_report_reaches_every_listener():
         ("happened", event),
         ("batch_done", batch, 0.5),
         ("batch_failed", "error"),
+        ("computed", 40, 20),
         ("frames_reused", 3),
         ("record_delayed",),
         ("delivered", entry),

@@ -146,6 +146,14 @@ def test_how_full_batches_were(monitor):
     assert monitor.snapshot().rates.batch_fill == pytest.approx(0.75)
 
 
+def test_frames_that_were_not_computed(monitor, clock):
+    clock.advance(30)
+    monitor.frames_reused(60)
+    assert monitor.snapshot().rates.frames_reused_per_s == pytest.approx(2.0)
+    clock.advance(61)
+    assert monitor.snapshot().rates.frames_reused_per_s == 0
+
+
 def test_answers_since_the_start_and_the_latest_predictions(monitor):
     for number in range(MAX_LATEST + 5):
         monitor.delivered(Answer(message(number, received_at=99.0), scored(10, record_id=f"r{number}")))

@@ -64,6 +64,9 @@ class Listener:
     def batch_failed(self, kind):
         self.failures += 1
 
+    def computed(self, protein_tokens, nucleotide_tokens):
+        pass
+
     def frames_reused(self, frames):
         pass
 
