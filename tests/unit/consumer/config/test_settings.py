@@ -410,7 +410,7 @@ def test_a_command_for_files_reads_the_settings_of_the_model_as_the_service_does
         "VIRNUCPRO_ATTENTION_BACKEND": "sdpa",
         "VIRNUCPRO_V1_ATTENTION": "yes",
         "VIRNUCPRO_SELF_TEST": "no",
-        "VIRNUCPRO_CUDA_GRAPHS": "yes",
+        "VIRNUCPRO_CUDA_GRAPHS": "no",
         "VIRNUCPRO_KEEP_U": "yes",
         "VIRNUCPRO_TOKEN_BUDGET": "4096",
         "VIRNUCPRO_FRAME_CACHE": "1000",
