@@ -186,6 +186,7 @@ OF_CONDA = {
     "confluent-kafka": "python-confluent-kafka",
     "prometheus-client": "prometheus_client",
     "torch": "pytorch",
+    "zlib-ng": "python-zlib-ng",
 }
 
 

@@ -46,8 +46,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 
 def sample() -> list[SequenceRecord]:
-    with SAMPLE.open(encoding="utf-8") as file:
-        return [SequenceRecord(record.header, record.sequence) for record in parse_records(file)]
+    with SAMPLE.open("rb") as file:
+        return [SequenceRecord(header, sequence) for header, sequence in parse_records(file)]
 
 
 def wait_for_predictions(serve: Serve, count: int) -> None:

@@ -9,8 +9,10 @@ import lzma
 import random
 import shutil
 import subprocess
+import sys
 import tracemalloc
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +24,11 @@ from hypothesis import strategies as st
 
 from consumer.cli.app import run
 from virnucpro_core.errors import SequenceFileWarning
+from virnucpro_core.sequence import compressed
 from virnucpro_core.sequence.compressed import CompressedDataError, decompressed, zstd
 from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
 
+ROOT = Path(__file__).parents[2]
 _CHECKED = {zstd.CompressionParameter.checksum_flag: 1}
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -105,6 +109,75 @@ def refused(data: bytes) -> bool:
 @given(archives())
 def test_all_streams_and_padding_are_read(archive: Archive) -> None:
     assert read(archive.data) == (archive.content, [])
+
+
+class Dripping(io.BytesIO):
+    """Gives at most so many bytes at once, as a pipe may."""
+
+    most = 1
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        return super().read1(self.most if size is None or size < 0 else min(size, self.most))
+
+
+def gzip_with_all_fields(data: bytes) -> bytes:
+    """A member whose head has what one may have: text flag, extra field as of BGZF, name, comment, its own checksum."""
+    head = b"\x1f\x8b\x08\x1f" + bytes(5) + b"\x03" + b"\x06\x00BC\x02\x00\x1b\x00" + b"name\x00comment\x00"
+    body = zlib.compress(data, wbits=-15)
+    return b"".join(
+        (
+            head + (zlib.crc32(head) & 0xFFFF).to_bytes(2, "little") + body,
+            zlib.crc32(data).to_bytes(4, "little") + len(data).to_bytes(4, "little"),
+        )
+    )
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 64])
+@pytest.mark.parametrize("form", [*COMPRESS, "gzip with all fields"])
+def test_the_content_does_not_depend_on_how_many_bytes_come_at_once(form: str, most: int) -> None:
+    compress = COMPRESS.get(form, gzip_with_all_fields)
+    parts = [b">a\nACGT\n" * 500, b"", b">b\nGGG\n"]
+    file = Dripping(b"".join(map(compress, parts)))
+    file.most = most
+    told: list[str] = []
+    with decompressed(file, told.append) as content:
+        assert content.read() == b"".join(parts)
+    assert not told
+
+
+@pytest.mark.parametrize("damage", ["none", "a byte", "the end"])
+def test_gzip_is_read_as_well_where_zlib_ng_is_not_installed(damage: str, tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(b">a\n" + random.Random(1).randbytes(3000).translate(LETTERS)) * 2)
+    if damage == "a byte":
+        data[2000] ^= 0xFF
+    elif damage == "the end":
+        del data[-100:]
+    path = tmp_path / "reads"
+    path.write_bytes(data)
+    program = (
+        "import sys; sys.modules['zlib_ng'] = None; from tests.property.test_compressed_properties import as_read; "
+        "from virnucpro_core.sequence import compressed; assert compressed.inflate.__name__ == 'zlib'; "
+        "print(as_read(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    assert compressed.inflate.__name__ == "zlib_ng.zlib_ng"
+    assert done.stdout == f"{as_read(str(path))}\n"
+    assert ("damaged" in done.stdout, "truncated" in done.stdout) == (
+        damage == "a byte",
+        damage == "the end",
+    )
+
+
+def as_read(path: str) -> list[str]:
+    """The ids and letters of a file, and the error at its end."""
+    found = []
+    try:
+        for record_id, _, letters in read_sequences(path):
+            found.append(f"{record_id} {letters}")
+    except SequenceFileError as error:
+        found.append(str(error))
+    return found
 
 
 @seen_often

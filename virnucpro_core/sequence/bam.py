@@ -81,7 +81,7 @@ def _alignment(block: bytes, number: int) -> tuple[Record, Flag]:
     sequence = block[start:end].hex()[:letters].translate(_LETTERS)
     if flag & Flag.REVERSE:
         sequence = sequence[::-1].translate(_COMPLEMENT)
-    return Record(raw_name[:-1].decode("ascii") + _mate(flag), sequence), flag
+    return (raw_name[:-1].decode("ascii") + _mate(flag), sequence), flag
 
 
 def _mate(flag: Flag) -> str:

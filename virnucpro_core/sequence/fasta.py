@@ -62,19 +62,16 @@ def read_sequences(path: str, max_bases: int = sys.maxsize) -> Iterator[tuple[st
     number = 0
     try:
         with _opened(path) as file, _content(file, name) as content:
-            for number, record in enumerate(_records(content, max_bases), start=1):
-                words = record.header.split(maxsplit=1)
+            for number, (header, letters) in enumerate(_records(content, max_bases), start=1):
+                words = header.split(None, 1)
                 if not words:
                     raise SequenceFileError(
                         f"{name}: record {number} has no name: give it one after its > or @"
                     )
-                description = words[1].rstrip() if len(words) > 1 else None
-                sequence = record.sequence.replace(" ", "")
-                yield (
-                    words[0],
-                    description,
-                    sequence if len(sequence) <= max_bases else sequence[: max_bases + 1],
-                )
+                sequence = letters.replace(" ", "") if " " in letters else letters
+                if len(sequence) > max_bases:
+                    sequence = sequence[: max_bases + 1]
+                yield words[0], words[1].rstrip() if len(words) > 1 else None, sequence
     except (CompressedDataError, MalformedRecords) as error:
         raise SequenceFileError(f"{name} {error}") from error
     except OSError as error:
@@ -108,8 +105,7 @@ def _records(content: Decompressed, max_bases: int) -> Iterator[Record]:
     A record of a BAM file is at most 2 GiB and held whole; of the others some more than `max_bases` letters are kept.
     """
     if content.peek(1)[:1] != BAM_MAGIC[:1]:
-        with io.TextIOWrapper(content, encoding="utf-8", errors="surrogateescape") as text:
-            yield from parse_records(text, max_bases)
+        yield from parse_records(content, max_bases)
         return
     start = content.read(len(BAM_MAGIC))
     if start != BAM_MAGIC:

@@ -1,18 +1,25 @@
-"""Parse FASTA and FASTQ: text in, one record at a time out, with errors that name the record."""
+"""Parse FASTA and FASTQ: bytes in, one record at a time out, with errors that name the record.
+
+The text comes in blocks of whole lines. Lines are looked at one by one only where a block of FASTA holds something
+unusual: most files hold nothing but headers and letters, and are read twice as fast without.
+"""
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 from collections.abc import Iterator
-from functools import partial
-from itertools import chain, islice
-from typing import NamedTuple, TextIO
+from io import IncrementalNewlineDecoder, StringIO
+from itertools import chain, islice, repeat
+from typing import NamedTuple, Protocol
 
 _BOM = "\ufeff"
+_READ = 1 << 16
+"""Bytes that are read at once, at most."""
 _START_LETTERS = 4096  # a binary file can be one endless line: its start is enough to refuse it
 _PIECE = 1 << 20
-"""Letters of a line that are read at once: a line may be as long as the file."""
+"""Letters of a line from which on it comes in pieces: a line may be as long as the file."""
 _SHOWN_LETTERS = 60
 _LETTERS = re.compile(r"[A-Za-z*.\- ]+")
 
@@ -21,82 +28,186 @@ class MalformedRecords(ValueError):
     """Text that is not FASTA or FASTQ; the message is one line, cause and cure, to follow the file's name."""
 
 
-class Record(NamedTuple):
-    """The header without its > or @, and the letters of the sequence without line breaks, perhaps with blanks."""
-
-    header: str
-    sequence: str
+Record = tuple[str, str]
+"""The header without its > or @, and the letters of the sequence without line breaks, perhaps with blanks."""
 
 
-def parse_records(text: TextIO, max_letters: int = sys.maxsize) -> Iterator[Record]:
+class Content(Protocol):
+    """A file that is open for reading."""
+
+    def read1(self, size: int, /) -> bytes:
+        """The next bytes, at most `size` and at least one, as they come; b"" at the end."""
+
+
+def parse_records(content: Content, max_letters: int = sys.maxsize) -> Iterator[Record]:
     """The records of a FASTA or FASTQ file; the format is detected from the first letter that is not blank.
 
     FASTA: blank lines and lines that begin with # are skipped. FASTQ: four lines a record, blank lines between
-    records are skipped. Byte order marks are skipped.
+    records are skipped. Byte order marks are skipped. A line ends with a line feed, a carriage return, or both.
 
     Args:
         max_letters: of a sequence that has more, blanks not counted, some more than these are given and the rest is
-            passed over: memory is bounded by this and 2 MB, whatever the file unpacks to.
-        text: decoded as UTF-8 with the error handler `surrogateescape`, so that bytes that are not UTF-8 can be
-            reported with their record; line ends as with `newline=None`.
+            passed over: memory is bounded by this and a few MB, whatever the file unpacks to.
+        content: in UTF-8; bytes that are not are reported with their record.
 
     Raises:
         MalformedRecords: while iterating.
     """
-    start = ""
-    while not start.strip():
-        start = text.readline(_START_LETTERS)
-        if not start:
-            return
-        start = start.removeprefix(_BOM)
-    letters = start.lstrip()
-    first = letters[0]
-    if first not in ">#@" or letters[1:2] == "\0":
-        raise MalformedRecords(not_sequences(letters))
-    if not start.endswith("\n"):
-        start += text.readline(_PIECE)
-    parse = _fastq if first == "@" else _fasta
-    pieces = chain([start], iter(partial(text.readline, _PIECE), ""))
-    for number, record in enumerate(parse(pieces, max_letters), start=1):
-        for part, content in (("header", record.header), ("sequence", record.sequence)):
-            # ASCII is known without looking at the letters.
-            if not content.isascii():
-                _refuse_undecoded(number, record.header, part, content)
+    blocks = _blocks(content)
+    line, others = _first_lines(blocks)
+    letters = line.lstrip()
+    if not letters:
+        return
+    if letters[0] not in ">#@" or letters[1:2] == "\0":
+        raise MalformedRecords(not_sequences(letters[:_START_LETTERS]))
+    blocks = chain([line + others], blocks)
+    if letters[0] != "@":
+        yield from _Fasta(blocks, max_letters).records()
+        return
+    for number, record in enumerate(_fastq(chain.from_iterable(map(StringIO, blocks)), max_letters), start=1):
+        _check_decoded(number, record)
         yield record
 
 
-def _fasta(pieces: Iterator[str], max_letters: int) -> Iterator[Record]:
-    header: str | None = None
-    parts: list[str] = []
-    letters = number = 0
-    for raw in pieces:
-        line = raw.strip().removeprefix(_BOM)  # files that were joined have one in the middle
-        if line.startswith(">"):
-            if header is not None:
-                yield Record(header, "".join(parts))
-            number += 1
-            _check_header(raw, number)
-            header, parts, letters = line[1:], [], 0
-            continue
-        is_comment = line.startswith("#")
-        if line and not is_comment:
-            if header is None:
-                raise MalformedRecords(
-                    f"has {_shown(line[:20])} before its first header: a record begins with >, give a file of "
-                    "nucleotide sequences"
-                )
-            if letters <= max_letters:
+def _blocks(content: Content) -> Iterator[str]:
+    """The text, as it comes: whole lines, or a piece of a line of `_PIECE` letters or more, or the last line.
+
+    Line ends are line feeds, of which the last line may have none. A byte that is not UTF-8 is a lone surrogate.
+    """
+    decoder = IncrementalNewlineDecoder(
+        codecs.getincrementaldecoder("utf-8")("surrogateescape"), translate=True
+    )
+    rest = ""
+    while data := content.read1(_READ):
+        text = rest + decoder.decode(data)
+        end = text.rfind("\n") + 1
+        if end:
+            yield text[:end]
+        rest = text[end:]
+        if len(rest) >= _PIECE:
+            yield rest
+            rest = ""
+    rest += decoder.decode(b"", True)
+    if rest:
+        yield rest
+
+
+def _first_lines(blocks: Iterator[str]) -> tuple[str, str]:
+    """The first line that is not blank, without a byte order mark, and the others of its block; "" if there is none."""
+    for block in blocks:
+        lines = StringIO(block)
+        for line in lines:
+            if (line := line.removeprefix(_BOM)).strip():
+                return line, lines.read()
+    return "", ""
+
+
+class _Fasta:
+    """The records of FASTA.
+
+    Args:
+        blocks: as of `_blocks`, the first of them from the first letter on.
+        max_letters: as of `parse_records`.
+    """
+
+    def __init__(self, blocks: Iterator[str], max_letters: int) -> None:
+        self._blocks, self._max_letters = blocks, max_letters
+        # The record under way: its number, its header if there is one, and its letters so far.
+        self._number = 0
+        self._header: str | None = None
+        self._parts: list[str] = []
+        self._letters = 0
+
+    def records(self) -> Iterator[Record]:
+        for block in self._blocks:
+            # Behind each > stand a header and its letters; before the first one, more letters of the record under way.
+            before, *sections = block.split(">")
+            if not self._is_usual(block, before, sections):
+                yield from self._read_lines(self._lines_from(block))
+                continue
+            if before:
+                self._keep(_joined(before))
+            if not sections:
+                continue
+            if self._header is not None:
+                yield self._finished()
+            last = sections.pop()
+            for section in sections:
+                header, _, letters = section.partition("\n")
+                self._number += 1
+                yield header.rstrip(), _joined(letters)
+            header, _, letters = last.partition("\n")
+            self._begin(header.rstrip())
+            self._keep(_joined(letters))
+        if self._header is not None:
+            yield self._finished()
+
+    def _is_usual(self, block: str, before: str, sections: list[str]) -> bool:
+        """Whether a block is whole lines of ASCII, not over-long, without comments, and each > in it begins a line."""
+        return (
+            block.isascii()
+            and "#" not in block
+            and len(block) < _PIECE
+            and (not before or self._header is not None)
+            and all(map(str.endswith, (before or "\n", *sections), repeat("\n")))
+        )
+
+    def _read_lines(self, lines: Iterator[str]) -> Iterator[Record]:
+        """Take lines one by one; gives the records that end with them. A long line is taken to its end."""
+        for raw in lines:
+            line = raw.strip().removeprefix(_BOM)  # files that were joined have one in the middle
+            if line.startswith(">"):
+                if self._header is not None:
+                    yield self._finished()
+                self._begin(line[1:])
+                if len(raw) >= _PIECE:
+                    raise _endless_header(self._number)
+                continue
+            is_comment = line.startswith("#")
+            if line and not is_comment:
+                if self._header is None:
+                    raise MalformedRecords(
+                        f"has {_shown(line[:20])} before its first header: a record begins with >, give a file of "
+                        "nucleotide sequences"
+                    )
                 if len(raw) >= _PIECE:  # what stands at its end may be in the middle of the line
                     line = raw.lstrip().removeprefix(_BOM).removesuffix("\n")
-                parts.append(line.replace(" ", "") if " " in line else line)
-                letters += len(parts[-1])
-        if raw[-1] != "\n":  # a long line, or the last one
-            for piece in _rest_of_line(pieces):
-                if not is_comment and letters <= max_letters:
-                    parts.append(piece.replace(" ", ""))
-                    letters += len(parts[-1])
-    if header is not None:
-        yield Record(header, "".join(parts))
+                self._keep(line.replace(" ", ""))
+            if raw[-1] != "\n":  # a long line, or the last one
+                for piece in _rest_of_line(lines):
+                    if not is_comment:
+                        self._keep(piece.replace(" ", ""))
+
+    def _lines_from(self, block: str) -> Iterator[str]:
+        """The lines of a block; of those that follow it too, up to one that ends with a line."""
+        yield from StringIO(block)
+        while block[-1] != "\n":
+            block = next(self._blocks, "\n")
+            yield from StringIO(block)
+
+    def _begin(self, header: str) -> None:
+        self._number += 1
+        self._header, self._parts, self._letters = header, [], 0
+
+    def _keep(self, letters: str) -> None:
+        if self._letters <= self._max_letters:
+            self._parts.append(letters)
+            self._letters += len(letters)
+
+    def _finished(self) -> Record:
+        """The record under way."""
+        assert self._header is not None
+        record = self._header, "".join(self._parts)
+        _check_decoded(self._number, record)
+        return record
+
+
+def _joined(lines: str) -> str:
+    """The letters of lines of ASCII, without what stands around them and the blanks between them."""
+    letters = lines.strip()
+    if "\n" in letters:
+        letters = "".join(map(str.strip, letters.split("\n")))
+    return letters.replace(" ", "") if " " in letters else letters
 
 
 def _fastq(pieces: Iterator[str], max_letters: int) -> Iterator[Record]:
@@ -106,7 +217,8 @@ def _fastq(pieces: Iterator[str], max_letters: int) -> Iterator[Record]:
         if not header.strip():
             continue
         number += 1
-        _check_header(raw, number)
+        if len(raw) >= _PIECE:
+            raise _endless_header(number)
         if not header.startswith("@"):
             raise MalformedRecords(
                 f"is damaged after record {number - 1}: the next line begins with {_shown(header[:20])} instead of @; "
@@ -140,7 +252,7 @@ def _fastq(pieces: Iterator[str], max_letters: int) -> Iterator[Record]:
                 f"record {number} ({_shown(header[1:])}) is damaged: it has {sequence.length} letters but "
                 f"{qualities.length} qualities; repair the file or make it again"
             )
-        yield Record(header[1:], sequence.text)
+        yield header[1:], sequence.text
 
 
 class _Line(NamedTuple):
@@ -176,11 +288,10 @@ def _rest_of_line(pieces: Iterator[str]) -> Iterator[str]:
             return
 
 
-def _check_header(raw: str, number: int) -> None:
-    if len(raw) >= _PIECE:
-        raise MalformedRecords(
-            f"is damaged: record {number} has a header of over {_PIECE:,} letters; repair the file or make it again"
-        )
+def _endless_header(number: int) -> MalformedRecords:
+    return MalformedRecords(
+        f"is damaged: record {number} has a header of over {_PIECE:,} letters; repair the file or make it again"
+    )
 
 
 def not_sequences(start: str) -> str:
@@ -203,6 +314,15 @@ def _several_lines(number: int, header: str) -> str:
 
 def _truncated(number: int, header: str) -> str:
     return f"ends in the middle of record {number} ({_shown(header[1:])}): it is truncated, copy or download it again"
+
+
+def _check_decoded(number: int, record: Record) -> None:
+    header, sequence = record
+    # ASCII is known without looking at the letters.
+    if not header.isascii():
+        _refuse_undecoded(number, header, "header", header)
+    if not sequence.isascii():
+        _refuse_undecoded(number, header, "sequence", sequence)
 
 
 def _refuse_undecoded(number: int, header: str, part: str, content: str) -> None:

@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virnucpro_core.sequence import records
 from virnucpro_core.sequence.compressed import zstd
 from virnucpro_core.sequence.fasta import SequenceFileError, read_sequences
 
@@ -84,6 +86,45 @@ def test_two_gzip_members_one_after_the_other(file) -> None:
 )
 def test_the_habits_of_other_programs(file, content: bytes) -> None:
     assert list(read_sequences(file(content))) == RECORDS
+
+
+def by_its_lines(text: str) -> list[tuple[str, str]]:
+    """The records of FASTA that begins with a header: header and letters, one line after the other."""
+    found: list[tuple[str, str]] = []
+    for line in re.split("\r\n|\r|\n", text):
+        line = line.strip().removeprefix("\ufeff")
+        if line.startswith(">"):
+            found.append((line[1:], ""))
+        elif not line.startswith("#"):
+            found[-1] = (found[-1][0], found[-1][1] + line.replace(" ", ""))
+    return found
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *("\n", "\n", "\r\n", "\r", "\n>", ">", ">r x\n", "#", "\n# 1 > 2\n", "ACGT", "N" * 30),
+                *(" ", "\t", "\v", "\x1c", "\x85", "\u2028", "\ufeff", "\n\ufeff", "é", "-*"),
+            ]
+        ),
+        max_size=40,
+    ),
+    st.integers(1, 60),
+    st.integers(20, 60),
+)
+def test_fasta_is_read_line_by_line_however_many_lines_come_at_once(
+    parts: list[str], read: int, piece: int
+) -> None:
+    text = ">first\n" + "".join(parts)
+    expected = by_its_lines(text)
+    longest = max(map(len, re.split("\r\n|\r|\n", text)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_READ", read)
+        # A line of this length comes in pieces: so do blocks, which then are not read as usual ones are.
+        patch.setattr(records, "_PIECE", max(piece, longest + 2))
+        assert list(records.parse_records(io.BytesIO(text.encode()))) == expected
+    assert list(records.parse_records(io.BytesIO(text.encode()))) == expected
 
 
 def test_headers_may_hold_letters_outside_ascii(file) -> None:

@@ -62,9 +62,14 @@ lines = st.text("ACGT >#", max_size=30).filter(lambda line: not line.strip().sta
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.lists(lines, max_size=6), min_size=1, max_size=4), st.integers(0, 40), st.integers(5, 12))
+@given(
+    st.lists(st.lists(lines, max_size=6), min_size=1, max_size=4),
+    st.integers(0, 40),
+    st.integers(5, 12),
+    st.integers(1, 12),
+)
 def test_pieces_and_limit_change_no_record_but_its_length(
-    tmp_path_factory, drawn: list[list[str]], limit: int, piece: int
+    tmp_path_factory, drawn: list[list[str]], limit: int, piece: int, read: int
 ) -> None:
     """Whatever the size of the pieces, the same records come, each cut after one base more than the limit."""
     path: Path = tmp_path_factory.mktemp("reads") / "reads.fa"
@@ -74,6 +79,7 @@ def test_pieces_and_limit_change_no_record_but_its_length(
     expected = list(read_sequences(str(path)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "_PIECE", piece)
+        patch.setattr(records, "_READ", read)
         found = list(read_sequences(str(path), limit))
     assert [name for name, _, _ in found] == [name for name, _, _ in expected]
     for (_, _, cut), (_, _, all_of_it) in zip(found, expected, strict=True):
@@ -82,12 +88,18 @@ def test_pieces_and_limit_change_no_record_but_its_length(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.text("ACGT ", max_size=30), min_size=1, max_size=4), st.integers(0, 40), st.integers(5, 12)
+    st.lists(st.text("ACGT ", max_size=30), min_size=1, max_size=4),
+    st.integers(0, 40),
+    st.integers(5, 12),
+    st.integers(1, 12),
 )
-def test_pieces_change_no_fastq(tmp_path_factory, drawn: list[str], limit: int, piece: int) -> None:
+def test_pieces_change_no_fastq(
+    tmp_path_factory, drawn: list[str], limit: int, piece: int, read: int
+) -> None:
     path: Path = tmp_path_factory.mktemp("reads") / "reads.fq"
     path.write_text("".join(f"@r{n}\n{line}\n+\n{'I' * len(line)}\n" for n, line in enumerate(drawn)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "_PIECE", piece)
+        patch.setattr(records, "_READ", read)
         found = list(read_sequences(str(path), limit))
     assert found == [(f"r{n}", None, line.replace(" ", "")[: limit + 1]) for n, line in enumerate(drawn)]
