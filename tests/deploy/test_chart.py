@@ -10,12 +10,27 @@ import pytest
 import yaml
 
 from consumer import runtime
-from consumer.config.settings import load_settings
+from consumer.config.settings import ServiceSettings, load_settings
 from deploy.sizing import Load, size
 from tests.deploy import rendered
 from tests.deploy.schemas import KUBERNETES, locations, mistakes
 from tests.deploy.tools import CHART, ROOT, passes, run
 
+SECRETS = (
+    "VIRNUCPRO_KAFKA_SASL_PASSWORD",
+    "VIRNUCPRO_KAFKA_SSL_KEY_PASSWORD",
+    "VIRNUCPRO_KAFKA_SSL_KEYSTORE_PASSWORD",
+    "VIRNUCPRO_KAFKA_SSL_KEY_PEM",
+    "VIRNUCPRO_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET",
+    "VIRNUCPRO_KAFKA_SASL_OAUTHBEARER_CONFIG",
+    "VIRNUCPRO_KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_PASSPHRASE",
+    "VIRNUCPRO_SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO",
+    "VIRNUCPRO_SCHEMA_REGISTRY_BEARER_AUTH_TOKEN",
+    "VIRNUCPRO_SCHEMA_REGISTRY_BEARER_AUTH_CLIENT_SECRET",
+    "VIRNUCPRO_SCHEMA_REGISTRY_SSL_KEY_PASSWORD",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+)
 MINIMAL = ("--set", "kafka.bootstrapServers=kafka:9092")
 
 
@@ -241,7 +256,20 @@ def test_scaling_by_the_age_of_the_oldest_record():
         ((*MINIMAL, "--set", "replicas=3"), "replicas"),
         ((*MINIMAL, "--set", "kafka.delivery=twice"), "delivery"),
         ((*MINIMAL, "--set-string", "v1Attention=yes"), "v1Attention"),
-        ((*MINIMAL, "--set", "settings.VIRNUCPRO_KAFKA_SASL_PASSWORD=x"), "VIRNUCPRO_KAFKA_SASL_PASSWORD"),
+        ((*MINIMAL, "--set", "settings.VIRNUCPRO_TOKEN_BUGDET=1"), "VIRNUCPRO_TOKEN_BUGDET"),
+        ((*MINIMAL, "--set", "settings.VIRNUCPRO_STATE_DIR=/data"), "VIRNUCPRO_STATE_DIR"),
+        ((*MINIMAL, "--set", "nameOverride=UPPER_case"), "nameOverride"),
+        ((*MINIMAL, "--set", "fullnameOverride=1st"), "fullnameOverride"),
+        (("--set", "kafka.bootstrapServers=a:9092 b:9092"), "bootstrapServers"),
+        (("--set", r"kafka.bootstrapServers=a:9092\,b:9093"), "add it to networkPolicy.kafkaPorts"),
+        (("--set", "kafka.bootstrapServers=a,networkPolicy.kafkaPorts={9093}"), "has port 9092"),
+        ((*MINIMAL, "--set", "settings.VIRNUCPRO_SCHEMA_REGISTRY_URL=http://r:8081"), "networkPolicy.egress"),
+        ((*MINIMAL, "--set", "settings.OTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318"), "networkPolicy.egress"),
+        *(((*MINIMAL, "--set", f"settings.{name}=x"), name) for name in SECRETS),
+        (
+            (*MINIMAL, "--set", "settings.VIRNUCPRO_SCHEMA_REGISTRY_URL=http://me:word@r:8081"),
+            "VIRNUCPRO_SCHEMA_REGISTRY_URL",
+        ),
         ((*MINIMAL, "--set", r"kafka.options.sasl\.password=x"), "sasl.password"),
         (
             (*MINIMAL, "--set", "settings.VIRNUCPRO_MODEL=nano"),
@@ -271,6 +299,30 @@ def test_contradictions_and_slips_are_refused(wrong, message):
     done = run("helm-or-renderer", "template", "test", CHART, "--kube-version", "1.33.0", *wrong)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_the_settings_that_are_taken_are_those_of_the_service():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    ours = {f"VIRNUCPRO_{name.upper()}" for name in ServiceSettings.model_fields}
+    # Two stand for the variables of their client; the others are made by the chart and the image.
+    ours -= {"VIRNUCPRO_KAFKA", "VIRNUCPRO_SCHEMA_REGISTRY", "VIRNUCPRO_INSTANCE_ID", "VIRNUCPRO_STATE_DIR"}
+    assert set(schema["definitions"]["setting"]["enum"]) == ours
+
+
+@pytest.mark.parametrize("release", ["2024", "1e3", "true", "null"])
+def test_a_release_may_have_a_name_that_yaml_takes_for_something_else(release):
+    for kind, each in rendered.objects("minimal", "--set", "fullnameOverride=vnp", release=release).items():
+        assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == release, kind
+
+
+def test_where_pods_may_connect_to_is_not_looked_at_without_a_policy():
+    found = rendered.environment(
+        "minimal",
+        *("--set", "networkPolicy.enabled=false,kafka.bootstrapServers=k:1234"),
+        *("--set", "settings.VIRNUCPRO_TRACING=on,settings.OTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318"),
+    )
+    assert found["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://c:4318"
+    assert load_settings({"VIRNUCPRO_TRACING": found["VIRNUCPRO_TRACING"]}).tracing
 
 
 # ---- the guides ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@
 
 {{- define "virnucpro.selectorLabels" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "virnucpro.labels" -}}
@@ -54,6 +54,26 @@ capabilities:
 {{/* Values that contradict each other end the rendering, with the cure. */}}
 {{- define "virnucpro.check" -}}
 {{- $scaling := .Values.autoscaling -}}
+{{- if not (regexMatch "^[a-z]" (include "virnucpro.fullname" .)) -}}
+{{- fail (printf "the name %s begins with a digit, which a Service may not have: set fullnameOverride" (include "virnucpro.fullname" .)) -}}
+{{- end -}}
+{{- if .Values.networkPolicy.enabled -}}
+{{- range $server := splitList "," .Values.kafka.bootstrapServers -}}
+{{- $port := regexFind ":[0-9]+$" $server | trimPrefix ":" | default "9092" | int -}}
+{{- $open := dict "is" false -}}
+{{- range $.Values.networkPolicy.kafkaPorts -}}{{- if eq (int .) $port -}}{{- $_ := set $open "is" true -}}{{- end -}}{{- end -}}
+{{- if and $server (not $open.is) -}}
+{{- fail (printf "kafka.bootstrapServers has port %d, which the network policy does not let through: add it to networkPolicy.kafkaPorts" $port) -}}
+{{- end -}}
+{{- end -}}
+{{- if not .Values.networkPolicy.egress -}}
+{{- range $name := list "VIRNUCPRO_SCHEMA_REGISTRY_URL" "OTEL_EXPORTER_OTLP_ENDPOINT" "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" -}}
+{{- if hasKey $.Values.settings $name -}}
+{{- fail (printf "settings.%s names a server that the network policy does not let through: add a rule to networkPolicy.egress" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.model.existingClaim .Values.model.initContainer -}}
 {{- fail "model.existingClaim and model.initContainer both bring the model: set one of them" -}}
 {{- end -}}
