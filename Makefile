@@ -67,7 +67,7 @@ check-images: $(READY) ## build the images without Docker and run them, as root:
 	@deploy/tools.sh "$(DEPLOY_TOOLS)" images
 	DEPLOY_TOOLS="$(DEPLOY_TOOLS)" DEPLOY_IMAGES=1 $(BIN)/pytest -rs tests/deploy/test_images.py
 
-audit: $(READY) ## look the locked versions up in a vulnerability database (AUDIT_SERVICE=pypi or OSV_URL= for another)
+audit: $(READY) ## look the locked versions up in a vulnerability database (AUDIT_SERVICE=pypi, OSV_URL= or AUDIT_DATABASE=FOLDER for another)
 	@requirements/supply-chain.sh .scratch/supply-chain $(BIN) audit
 
 sbom: $(READY) ## write what the service consists of as CycloneDX (SBOM= for another file)

@@ -5,8 +5,8 @@
 #   requirements/supply-chain.sh FOLDER BIN sbom FILE
 #
 # The tools are installed into FOLDER the first time; BIN is the bin folder of the one of `make setup`. The exit status
-# of `audit` is that of requirements/audit.py: 3 where the database does not answer. AUDIT_SERVICE (osv or pypi) and OSV_URL choose
-# the database.
+# of `audit` is that of requirements/audit.py: 3 where the database does not answer. AUDIT_SERVICE (osv or pypi), OSV_URL
+# or AUDIT_DATABASE (a folder) choose the database.
 set -eu
 cd "$(dirname "$0")/.."
 folder=$1
@@ -23,7 +23,7 @@ if ! cmp -s requirements/audit.txt "$folder/audit.txt"; then
 fi
 case $task in
     audit)
-        "$python" requirements/audit.py "$folder/bin/pip-audit" "$@"
+        "$python" -m requirements.audit "$folder/bin/pip-audit" "$@"
         ;;
     sbom)
         mkdir -p "$(dirname "$1")"
