@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Gets the tools that check this folder, the first time; then it takes a second. tests/deploy uses what is there.
 #
-#   deploy/tools.sh FOLDER [quick | images]
+#   deploy/tools.sh FOLDER [quick | cluster | images]
 #
+# cluster: quick, and a kube-apiserver (minutes).
 # images: also what builds images without Docker, buildah and mmdebstrap of Debian, if you are root.
 # quick: only what takes a minute or two, for each run of CI: no kubeconform and no kube-apiserver, and of helm its engine alone
 # (tests/deploy/renderer), where helm itself is not there.
@@ -36,7 +37,7 @@ fi
 
 # package: its tools. Unpacked and not installed: that needs no root, and starts no service.
 debian=("prometheus: prometheus promtool")
-[ "$extent" = quick ] || debian+=("etcd-server: etcd")
+[ "$extent" = quick ] || [ "$extent" = images ] || debian+=("etcd-server: etcd")
 for line in "${debian[@]}"; do
     package=${line%%:*} missing=()
     for tool in ${line#*:}; do
@@ -100,7 +101,7 @@ build() {
     rm -rf "$place"
 }
 
-if [ "$extent" = quick ]; then
+if [ "$extent" != all ]; then
     if [ ! -x "$GOBIN/helm" ] && [ ! -x "$GOBIN/helm-template" ] && ! command -v helm >/dev/null; then
         note "helm's engine (a minute)"
         build renderer helm-template

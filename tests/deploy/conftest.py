@@ -25,7 +25,7 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A kube-apiserver on an etcd, with the CRDs; nothing runs pods."""
-    for tool in ("etcd", "kube-apiserver", "kubectl", "helm", "openssl"):
+    for tool in ("etcd", "kube-apiserver", "kubectl", "openssl"):
         needed(tool)
     with ApiServer(tmp_path_factory.mktemp("apiserver")) as running:
         yield running

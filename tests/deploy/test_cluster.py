@@ -10,8 +10,8 @@ from tests.deploy import rendered
 from tests.deploy.tools import CHART
 
 
-def attention(api_server) -> str:
-    pods = json.loads(api_server.kubectl("get", "statefulset", "vnp-virnucpro-stream", "-o", "json"))
+def attention(api_server, name: str = "vnp-virnucpro-stream") -> str:
+    pods = json.loads(api_server.kubectl("get", "statefulset", name, "-o", "json"))
     (container,) = pods["spec"]["template"]["spec"]["containers"]
     return next(each["value"] for each in container["env"] if each["name"] == "VIRNUCPRO_V1_ATTENTION")
 
@@ -20,6 +20,25 @@ def attention(api_server) -> str:
 def test_the_server_takes_it_and_nothing_is_passed_over(api_server, case):
     manifests = rendered.template(case, namespace="default")
     api_server.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename", "-", stdin=manifests)
+
+
+def test_made_and_changed_without_helm(api_server):
+    """What other values alter can be altered in place. Helm takes longer to build than the server."""
+
+    def apply(*arguments: str) -> None:
+        manifests = rendered.template("gpu", *arguments, release="plain", namespace="default")
+        api_server.kubectl("apply", "--validate=strict", "--filename", "-", stdin=manifests)
+
+    apply()
+    apply(
+        "--set", "v1Attention=true,model.name=other,kafka.groupId=g,kafka.inputTopic=other,startupSeconds=60"
+    )
+    assert attention(api_server, "plain-virnucpro-stream") == "true"
+    apply("--set", "autoscaling.enabled=false,gpu.enabled=false,networkPolicy.scrapers=null")
+    assert attention(api_server, "plain-virnucpro-stream") == "false"
+    api_server.kubectl(
+        "delete", "--filename", "-", stdin=rendered.template("gpu", release="plain", namespace="default")
+    )
 
 
 def test_installed_upgraded_and_rolled_back(api_server):

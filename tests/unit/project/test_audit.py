@@ -129,5 +129,7 @@ def test_every_locked_package_is_looked_up():
     root = Path(__file__).parents[3] / "requirements"
     found = locked([root / "run.txt"])
     assert {"torch", "confluent-kafka", "fastavro"} <= {name for name, _ in found}
-    pins = [line for line in (root / "run.txt").read_text().splitlines() if "==" in line and line[0] not in " #"]
+    pins = [
+        line for line in (root / "run.txt").read_text().splitlines() if "==" in line and line[0] not in " #"
+    ]
     assert len(found) == len({line.split()[0] for line in pins}) > 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -238,6 +239,14 @@ def test_queries_of_a_guide_name_what_exists(page):
     for query in re.findall(r"(?:^    |`)((?:sum|count)\b[^`\n]+)", text, re.MULTILINE):
         promql_parser.parse(query)
     assert set(re.findall(r"Virnucpro\w+", text)) <= set(ALERTS)
+
+
+@pytest.mark.parametrize("page", ["http.md", "dashboard.md"])
+def test_pictures_are_of_the_bundled_model(page):
+    """They show its sha256: with another model take them again, by the command that the page names."""
+    manifest = ROOT / "virnucpro_core/data/bundles/nano-500/manifest.json"
+    sha256 = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    assert f"`nano-500` ({sha256[:16]})" in (ROOT / "docs" / page).read_text()
 
 
 def test_every_row_of_the_dashboard_has_its_picture():
