@@ -135,6 +135,10 @@ def test_it_fits_the_screen_and_the_scheme(open_page, serve, viewport, scheme, n
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], "no sideways scrolling"
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(int(n) for n in ground[4:-1].split(",")) < 384) == (scheme == "dark")
+    verdict = page.locator("#latest tr").first.locator("td").nth(2)
+    assert verdict.inner_text() in ("virus", "others", "no open frame")
+    box = verdict.bounding_box()
+    assert box["x"] + box["width"] <= viewport["width"], "the verdict is seen without scrolling sideways"
     if name:
         keep(page, serve, name)
 
