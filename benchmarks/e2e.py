@@ -399,7 +399,9 @@ def main() -> None:
         "--ahead", type=int, default=30_000 if gpu else 3000, help="records that wait in Kafka"
     )
     parser.add_argument("--bundle", type=Path, help="of the shape: written if it is not there")
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="where e2e.json is written")
+    parser.add_argument(
+        "--folder", type=Path, default=RESULTS, help="where e2e.json, or e2e-gpu.json, is written"
+    )
     options = parser.parse_args()
     if unknown := {each.partition(":")[0] for each in options.case} - SHAPES.keys():
         raise SystemExit(f"unknown models {', '.join(sorted(unknown))}: there are {', '.join(SHAPES)}")
@@ -421,7 +423,7 @@ def main() -> None:
             else:
                 result["loops" if is_loop else "cases"].append(found)
                 print(found, flush=True)
-            save("e2e", result, options.folder)
+            save("e2e-gpu" if gpu else "e2e", result, options.folder)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,14 +150,20 @@ def _row(tokens: int, times: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> dict[str, Any]:
-    """All methods of one shape: large batches of both kinds with the products alone, and small batches."""
+def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """All methods of one shape: large batches of both kinds with the products alone, and small batches. What there is
+    is given after each of these."""
     shape = SHAPES[name]
     contest = Contest.of(name, precisions)
     # Graphs compute the same bits.
     accuracy = contest.accuracy()
     accuracy |= {method: accuracy[f"{TRITON} {method.split()[1]}"] for method in contest.graphs}
-    result: dict[str, Any] = {"shape": name, "served": contest.served, NOT_RUN: contest.not_run}
+    result: dict[str, Any] = {
+        "shape": name,
+        "served": contest.served,
+        NOT_RUN: contest.not_run,
+        "small": {},
+    }
     per_token = 24 * shape.dim * shape.dim * shape.layers
     limits = {
         precision: matrix_products(shape, precision, tokens)
@@ -192,14 +198,14 @@ def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> d
             "products_tflops": {precision: round(rate / 1e12, 1) for precision, rate in rates.items()},
         }
         _print(f"{name} {label}", result[label])
-    result["small"] = {}
+        yield result
     for few in SMALL.get(name, ()):
         proteins = random_proteins(*SETS["U500"], few)
         total = sum(map(len, proteins))
         times = alternated({method: forward(proteins) for method, forward in contest.at(few).items()}, rounds)
         result["small"][str(few)] = {"methods": {method: _row(total, each) for method, each in times.items()}}
         _print(f"{name} U500, {few} tokens", result["small"][str(few)])
-    return result
+        yield result
 
 
 def _print(label: str, figures: Mapping[str, Any]) -> None:
@@ -282,9 +288,11 @@ def main() -> None:
         if options.reads is not None:
             result["labels"] = labels(options.reads, precisions)
         for shape in options.shape:
-            result["shapes"].append(measure(shape, precisions, options.tokens, options.rounds))
+            before = result["shapes"]
+            for measured in measure(shape, precisions, options.tokens, options.rounds):
+                result["shapes"] = [*before, measured]
+                save("gpu", result, options.folder)  # what follows may be cut off
             torch.cuda.empty_cache()
-            save("gpu", result, options.folder)  # what follows may be cut off
     save("gpu", result, options.folder)
 
 

@@ -28,7 +28,8 @@ def table(name: str, folder: Path = RESULTS) -> Iterator[str]:
     source, rows = TABLES[name]
     found = result(source, folder)
     if found is None:
-        yield f"Not run yet: `make bench-{source}`."
+        command, _, device = source.partition("-")
+        yield f"Not run yet: `make bench-{command}`{' on a GPU' if device else ''}."
         return
     lines = list(rows(found))
     yield from lines or [f"Not run: `make bench-{source}` did not get there."]
@@ -343,6 +344,9 @@ TABLES: dict[str, tuple[str, Callable[[Result], Iterator[str]]]] = {
     "end-to-end": ("e2e", end_to_end),
     "stages": ("e2e", stages),
     "against-loops": ("e2e", against_loops),
+    "end-to-end-gpu": ("e2e-gpu", end_to_end),
+    "stages-gpu": ("e2e-gpu", stages),
+    "against-loops-gpu": ("e2e-gpu", against_loops),
     "predict": ("cpu", predict),
     "streams": ("cpu", streams),
     "latency": ("latency", latency),

@@ -230,8 +230,8 @@ class ModelSettings(BaseModel):
     self_test: Switch = Field(True, description=_YES_NO)
     """At the start, compare the chosen attention with the standard one on a few proteins."""
     cuda_graphs: Switch = Field(True, description=_YES_NO)
-    """On a GPU, record the forwards of small batches at the start, and launch each in one call. The results are to be
-    the same; off until that has been seen on a GPU."""
+    """On a GPU, record the forwards of small and of full batches at the start, and launch each in one call: the same
+    results, sooner."""
     keep_u: Switch = Field(False, description=_YES_NO)
     """Do not read U as T: a codon with a U is dropped, as in VirNucPro, so that RNA has hardly a frame left.
     """

@@ -29,7 +29,7 @@ EVENTS: Mapping[str, str] = {
     "committed_offset_unknown": "The broker withholds the committed offset of partitions, most likely because a "
     "transaction of their previous owner is still open. They are not read until it is known.",
     "cuda_graphs_recorded": "For these numbers of rows the forwards of ESM-2 and DNABERT-S are launched in one call; "
-    "VIRNUCPRO_CUDA_GRAPHS turns it on.",
+    "VIRNUCPRO_CUDA_GRAPHS=off turns it off.",
     "dependency_available": "The dependency of the codec answers again.",
     "dependency_unavailable": "A dependency of the codec does not answer; its records wait and are tried again.",
     "divergence_not_measured": "The run through the other attention path failed; the answers are not affected.",

@@ -32,6 +32,7 @@ from tests.support.models_fixture import (
     relative_l2,
     shake,
 )
+from virnucpro_core.bundle.bundle import Bundle, bundled, find_bundle
 from virnucpro_core.bundle.manifest import DnabertSConfig, Esm2Config
 from virnucpro_core.models.attention import BACKENDS
 from virnucpro_core.models.classifier import Head
@@ -227,6 +228,19 @@ def test_packed_is_fair_esms_fp32_forward(shape: str, precision: str, backend: s
 def test_the_self_test_passes(shape: str, precision: str, backend: str) -> None:
     result = compare_with_fair_esm(wrapped(shape, precision, backend), PRECISIONS[precision])
     print(f"{shape} {precision} {backend}: {result}")
+    assert result.passed
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", bundled())
+def test_a_bundled_model_passes_it(name: str, precision: str) -> None:
+    """Its weights are trained: a token of theirs can lie further off than one of random weights."""
+    bundle = Bundle.load(find_bundle(name))
+    if reason := PRECISIONS[precision].refusal(torch.device("cuda", 0), bundle.manifest.esm2.dim):
+        pytest.skip(reason)
+    result = Engine(bundle, "cuda", precision).info.self_test
+    print(f"{name} {precision}: {result}")
+    assert result is not None
     assert result.passed
 
 

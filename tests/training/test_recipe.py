@@ -74,7 +74,10 @@ def test_a_wrong_file_is_named(tmp_path: Path, before: str, after: str, message:
 
 @pytest.mark.parametrize("name", bundled())
 def test_the_bundled_models_are_of_the_recipe_in_the_file(name: str) -> None:
-    assert read_manifest(find_bundle(name))[0].training["recipe"] == asdict(Recipe.load())
+    recorded = read_manifest(find_bundle(name))[0].training["recipe"]
+    for section in ("pretrain", "head"):  # a manifest from before that setting
+        recorded[section]["optimiser"].setdefault("muon", 0)
+    assert recorded == asdict(Recipe.load())
 
 
 class TestCommandLine:

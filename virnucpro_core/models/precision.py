@@ -23,8 +23,8 @@ class Tolerance:
     """How far results may lie from the references.
 
     Attributes:
-        self_test: relative L2 distance of a token's or a protein's representation from fair-esm's own forward on the
-            same weights.
+        self_test: relative L2 distance of a protein's pooled representation from fair-esm's own forward on the same
+            weights; see also `SelfTestResult.token_tolerance`.
         features: relative L2 distance of a frame's features from the original VirNucPro's.
         score: difference of a frame's virus score from the original VirNucPro's.
     """

@@ -58,7 +58,7 @@ def run_self_test(model: ESM2WithFlashAttention, precision: Precision) -> SelfTe
         raise SelfTestFailed(
             "self-test failed: the chosen attention path is off fair-esm's own forward by "
             f"{result.per_token:.3g} per token and {result.pooled:.3g} pooled (relative L2), "
-            f"allowed {result.tolerance:.0e}"
+            f"allowed {result.token_tolerance:.0e} and {result.tolerance:.0e}"
         )
     return result
 

@@ -129,16 +129,21 @@ def preparer(model: Preparer, keep_u: bool = False) -> PrepareSequence:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestResult:
-    """Largest relative L2 distance of a token, and of a protein's pooled vector; the limit of both."""
+    """Largest relative L2 distance of a token, and of a protein's pooled vector; the limit of the latter."""
 
     per_token: float
     pooled: float
     tolerance: float
 
     @property
+    def token_tolerance(self) -> float:
+        """The limit of a token. It is wider: a token is the worst of hundreds, and the classifier sees means."""
+        return 4 * self.tolerance
+
+    @property
     def passed(self) -> bool:
         """Written so that NaN fails."""
-        return self.per_token <= self.tolerance and self.pooled <= self.tolerance
+        return self.per_token <= self.token_tolerance and self.pooled <= self.tolerance
 
 
 @dataclass(frozen=True, slots=True)

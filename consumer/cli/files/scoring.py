@@ -211,6 +211,6 @@ def _describe(info: EngineInfo, token_budget: int) -> None:
         detail(f"CUDA graphs: {info.graphs}")
     if info.self_test is not None:
         detail(
-            f"self-test passed: {info.self_test.per_token:.1e} a token, {info.self_test.tolerance:.0e} allowed"
+            f"self-test passed: {info.self_test.pooled:.1e} pooled, {info.self_test.tolerance:.0e} allowed"
         )
     detail(f"token budget of a batch: {token_budget:,}")

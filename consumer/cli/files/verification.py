@@ -43,7 +43,8 @@ class Verification:
         }
         if (test := info.self_test) is not None:
             rows["self-test"] = (
-                f"passed: {test.per_token:.1e} per token, {test.pooled:.1e} pooled, allowed {test.tolerance:.0e}"
+                f"passed: {test.per_token:.1e} per token, {test.pooled:.1e} pooled, allowed {test.token_tolerance:.0e} "
+                f"and {test.tolerance:.0e}"
             )
         if self.comparison is None:
             return rows | {"original": f"not compared: {self.why_not}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -27,8 +28,9 @@ from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention, Products
 from virnucpro_core.models.kernels import add_norm, quantise
 from virnucpro_core.models.kernels.fp8 import Fp8Linear
 from virnucpro_core.models.kernels.quantise import quantise_rows
-from virnucpro_core.models.precision import FP8, FP8_FFN, FP32, PRECISIONS, Precision, Tolerance
+from virnucpro_core.models.precision import FP8, FP8_FFN, FP16, FP32, PRECISIONS, Precision, Tolerance
 from virnucpro_core.models.self_test import SelfTestFailed
+from virnucpro_core.scoring.model import SelfTestResult
 
 LENGTHS = (5, 41, 3, 90)
 fp8_settings = pytest.mark.parametrize("precision", [FP8, FP8_FFN], ids=lambda each: each.name)
@@ -141,8 +143,24 @@ def test_a_precision_beyond_its_tolerance_does_not_start(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_cpu(FP8, monkeypatch, tolerance=Tolerance(1e-4, 0.2, 0.2))
-    with pytest.raises(SelfTestFailed, match="allowed 1e-04"):
+    with pytest.raises(SelfTestFailed, match="allowed 4e-04 and 1e-04"):
         Engine(bundle, device="cpu", precision="fp8")
+
+
+@pytest.mark.parametrize(
+    ("per_token", "pooled", "passed"),
+    [
+        (0.04, 0.01, True),
+        (0.041, 0.001, False),
+        (0.01, 0.011, False),
+        (math.nan, 0.001, False),
+        (0.001, math.nan, False),
+    ],
+)
+def test_a_token_may_be_off_four_times_as_far_as_a_pooled_vector(
+    per_token: float, pooled: float, passed: bool
+) -> None:
+    assert SelfTestResult(per_token, pooled, FP16.tolerance.self_test).passed is passed
 
 
 @fp8_settings
