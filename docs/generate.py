@@ -231,7 +231,8 @@ def load_test() -> Iterator[str]:
         f" {report['capacity_records_per_s']:,.0f} is what it answers; {report['connections']} connections held,"
         f" opened {report['connections_opened']:,} times; memory {memory['rss_mib'][0]:,.0f} to"
         f" {memory['rss_mib'][1]:,.0f} MiB, files {memory['fds'][0]} to {memory['fds'][1]} after the first third;"
-        f" of {report['published']:,} records {report['lost']} lost, {report['twice']} answered twice."
+        f" of {report['published']:,} records {report['behind_at_the_end']:,} were left to a next process,"
+        f" {report['lost']} lost, {report['twice']} answered twice."
     )
 
 
