@@ -64,9 +64,7 @@ def parse_records(content: Content, max_letters: int = sys.maxsize) -> Iterator[
     if letters[0] != "@":
         yield from _Fasta(blocks, max_letters).records()
         return
-    for number, record in enumerate(_fastq(chain.from_iterable(map(StringIO, blocks)), max_letters), start=1):
-        _check_decoded(number, record)
-        yield record
+    yield from _fastq(blocks, max_letters)
 
 
 def _blocks(content: Content) -> Iterator[str]:
@@ -210,8 +208,38 @@ def _joined(lines: str) -> str:
     return letters.replace(" ", "") if " " in letters else letters
 
 
-def _fastq(pieces: Iterator[str], max_letters: int) -> Iterator[Record]:
+def _fastq(blocks: Iterator[str], max_letters: int) -> Iterator[Record]:
+    """The records of FASTQ: by fours of lines, up to the first block or lines that are unusual; then line by line."""
     number = 0
+    rest = ""
+    for block in blocks:
+        rest += block
+        if not rest.isascii() or rest[-1] != "\n" or len(rest) >= _PIECE:
+            break
+        lines = rest.split("\n")
+        usual = 0
+        for header, sequence, plus, qualities in zip(*[iter(lines[:-1])] * 4, strict=False):
+            if (
+                header[:1] != "@"
+                or plus[:1] != "+"
+                or plus[1:] not in ("", header[1:])
+                or len(sequence) != len(qualities)
+            ):
+                break
+            yield header[1:], sequence
+            usual += 1
+        number += usual
+        rest = "\n".join(lines[4 * usual :])
+        if usual < len(lines[:-1]) // 4:
+            break
+    pieces = chain.from_iterable(map(StringIO, chain([rest], blocks)))
+    for later, record in enumerate(_fastq_by_line(pieces, max_letters, number), start=number + 1):
+        _check_decoded(later, record)
+        yield record
+
+
+def _fastq_by_line(pieces: Iterator[str], max_letters: int, number: int) -> Iterator[Record]:
+    """The records of the lines that remain after `number` records, with the errors of those that are damaged."""
     for raw in pieces:
         header = raw.rstrip("\n").removeprefix(_BOM)
         if not header.strip():

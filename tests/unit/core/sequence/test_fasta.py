@@ -322,6 +322,57 @@ def test_fastq_with_several_lines_a_sequence_is_named_as_such(
         assert len(list(read_sequences(str(path)))) == len(lengths)
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(
+                    "@r\nAC\n+\nII\n",
+                    "@r\nAC GT\n+r\nIIIII\n",
+                    "@r\n\n+\n\n",
+                    "\n",
+                    " \n",
+                    "@r\n",
+                    "AC\n",
+                    "+\n",
+                ),
+                *(
+                    "+x\n",
+                    "II\n",
+                    "@@\n",
+                    "@r x",
+                    "AC",
+                    "\r\n",
+                    "# x\n",
+                    ">r\nAC\n",
+                    "-\n",
+                    "\x1c",
+                    "@\nA\n+\nI\n",
+                ),
+            ]
+        ),
+        max_size=20,
+    ),
+    st.integers(1, 40),
+)
+def test_fastq_is_read_the_same_by_fours_of_lines_and_line_by_line(parts: list[str], read: int) -> None:
+    """A letter outside ASCII lets the lines be looked at one by one: records and error are the same with it."""
+
+    def found(first: str) -> tuple[list[tuple[str, str]], str | None]:
+        before: list[tuple[str, str]] = []
+        content = io.BytesIO(f"@{first}\nA\n+\nI\n{''.join(parts)}".encode())
+        try:
+            before.extend(records.parse_records(content))
+        except records.MalformedRecords as error:
+            return before[1:], str(error)
+        return before[1:], None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_READ", read)
+        assert found("e") == found("é")
+    assert found("e") == found("é")
+
+
 def test_qualities_on_several_lines(file) -> None:
     path = file(b"@one\nACGTACGT\n+\nIIII\nIIII\n@two\nAC\n+\nII\n")
     assert refusal(path).startswith("FILE is multi-line FASTQ, from record 1 ('one') on")
