@@ -191,7 +191,8 @@ OF_CONDA = {
 
 
 def test_the_recipe_has_the_project_s_version_requirements_and_command() -> None:
-    """Bioconda's linter is not on the package index; this holds the recipe to pyproject.toml."""
+    """Bioconda's linter is not on the package index (examples/pipelines/README.md); this holds the recipe to
+    pyproject.toml."""
     text = (PIPELINES / "bioconda/meta.yaml").read_text()
     names = dict(re.findall(r'{% set (\w+) = "(.+)" %}', text))
     assert names == {"name": "virnucpro-stream", "version": __version__}
