@@ -5,7 +5,7 @@
 
 * `predict` reads a FASTA of random records of 500 bases (40,000 of them have 20 MB) from a file and prints its table to
   a pipe: seconds until the first row, and the peak of resident memory until `--seconds` have passed, when it is ended,
-  or until all is scored.
+  or until all is scored; beside it the peak of a process that imports torch and does nothing.
 * The same records as FASTA.gz are read, without being scored; with `--former` by that commit of this repository too, in
   turns.
 * Records are prepared (cut, translated, tokenised) on one thread, and scored with nano on `--threads`.
@@ -51,6 +51,11 @@ _READ = (
 )
 
 
+_TORCH = (
+    "import torch; status = open('/proc/self/status').read(); print(status.split('VmHWM:')[1].split()[0])"
+)
+
+
 def write_records(path: Path, records: int) -> None:
     """As many reads as a FASTA file."""
     with path.open("w", encoding="ascii") as file:
@@ -80,8 +85,10 @@ def predicted(path: Path, seconds: float, threads: int) -> dict[str, float]:
             if rows % 100 == 2 and row.endswith("\n"):
                 peak_kb = max(peak_kb, _peak_kb(child.pid))
         stop.cancel()
+    torch_kb = subprocess.run([sys.executable, "-c", _TORCH], check=True, stdout=subprocess.PIPE, text=True)
     return {
         "peak_mb": round(peak_kb / 1000),
+        "torch_mb": round(int(torch_kb.stdout) / 1000),
         "first_row_s": round(first_row_s, 1),
         "records": max(rows - 1, 0),
     }

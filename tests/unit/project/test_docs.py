@@ -65,8 +65,22 @@ def test_the_readmes_accuracy_is_that_of_the_scores_that_people_get():
         f"{m['specificity']:.0%} |"
         for title, m in rows
     ]
-    printed = [line for line in readme.splitlines() if re.match(r"\| [\d,]+ ", line)]
+    printed = [line for line in readme.splitlines() if re.match(r"\| [\d,]+ (chunks|whole)", line)]
     assert printed == table
+
+
+def test_the_accuracy_by_length_in_the_readme_is_that_of_nano_md() -> None:
+    found = {}
+    for name in ("README.md", "docs/nano.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        (table,) = re.findall(
+            r"^\| bases \|.*\| probability from 0\.5 on \|.*\n(?:\|.*\n)+", text, re.MULTILINE
+        )
+        header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+        found[name] = [dict(zip(header, row, strict=True)) for row in rows]
+    readme, nano = found.values()
+    assert readme[-1]["bases"] == "all"
+    assert readme == [{column: row[column] for column in readme[0]} for row in nano[: len(readme)]]
 
 
 def test_every_setting_is_in_the_guide():
