@@ -16,6 +16,7 @@ from consumer.scoring.token_budget import FILE, FoundBudget, cache_folder, find_
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.evaluation.divergence import Divergence
+from virnucpro_core.library_pages import release_library_pages
 from virnucpro_core.models.device import use_threads
 from virnucpro_core.models.engine import Engine
 from virnucpro_core.options import AUTO
@@ -27,9 +28,12 @@ log = structlog.get_logger(__name__)
 def load_engine(settings: ModelSettings, threads: int | None = None) -> Engine:
     """The model that the settings ask for, self-tested; the commands for files load it in this way.
 
+    What importing torch has left in memory of its libraries is given back first.
+
     Args:
         threads: as of `virnucpro_core.models.device.use_threads`.
     """
+    release_library_pages()
     engine = _new_engine(settings, threads)
     if settings.token_budget == AUTO:
         engine.default_token_budget = find_budget(engine, cache_folder()).token_budget
