@@ -77,6 +77,7 @@ class Ledger:
         self._confirmed_at = math.inf
         self.records = 0
         self.bytes = 0
+        self._finished = 0
 
     # ---- assignment -------------------------------------------------------------------------------------------
 
@@ -166,6 +167,7 @@ class Ledger:
         if entry.outcome is not None:
             return None
         entry.outcome = finished.outcome
+        self._finished += 1
         return entry
 
     def first(self, partition: Partition) -> RawMessage | None:
@@ -210,11 +212,20 @@ class Ledger:
     @property
     def is_delivered(self) -> bool:
         """Whether nothing is left that could be released, confirmed or not."""
-        return all(
-            next(iter(ledger.entries.values())).outcome is None
-            for ledger in self._partitions.values()
-            if ledger.entries
+        return all(entry.outcome is None for entry in self._first_entries())
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether something could be released if it were confirmed."""
+        return any(
+            entry.outcome is not None and entry.message.received_at > self._confirmed_at
+            for entry in self._first_entries()
         )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether something is in flight, and all of it is finished."""
+        return 0 < self.records == self._finished
 
     def settle(self, release: Release) -> None:
         """Forget what has been delivered. Entries of partitions that were revoked meanwhile are skipped."""
@@ -226,11 +237,17 @@ class Ledger:
 
     def oldest_received_at(self) -> float | None:
         """When the message longest in flight was polled (monotonic seconds), or None if there is none."""
-        first = (next(iter(ledger.entries.values()), None) for ledger in self._partitions.values())
-        return min((entry.message.received_at for entry in first if entry), default=None)
+        return min((entry.message.received_at for entry in self._first_entries()), default=None)
+
+    def _first_entries(self) -> Iterable[Entry]:
+        """Of each partition the entry of the lowest offset."""
+        for ledger in self._partitions.values():
+            for entry in islice(ledger.entries.values(), 1):
+                yield entry
 
     def _forget(self, ledger: _PartitionLedger, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self.records -= 1
+            self._finished -= entry.outcome is not None
             self.bytes -= entry.message.size
             ledger.bytes -= entry.message.size

@@ -243,7 +243,7 @@ class Service:
         return self._intake.settle() and self._delivery.flush(deadline)
 
     def _watch_topics(self) -> None:
-        for topic in self._cluster.made_again(self._intake.records > 0):
+        for topic in self._cluster.made_again(self._intake.records > 0, self._intake.is_unconfirmed):
             self._observer.happened(TopicRecreated(topic, self._intake.begin_again(topic)))
             self._delivery.renew()
             # Not now: this may run in a callback of the consumer.

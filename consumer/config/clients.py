@@ -77,6 +77,9 @@ def consumer_config(settings: ServiceSettings) -> dict[str, Any]:
         # The default of 60 s is how long a commit or a leave may hang on a broker that does not answer.
         "socket.timeout.ms": 10_000,
     }
+    if not _broker_assigns(settings):
+        # Partitions that move to another member wait until it hears of it, at its next heartbeat: 3 s by default.
+        tuning["heartbeat.interval.ms"] = 500
     owned = {
         "group.id": settings.group_id,
         "enable.auto.commit": False,
@@ -87,9 +90,7 @@ def consumer_config(settings: ServiceSettings) -> dict[str, Any]:
         # less, a broker fills a fetch from the first partition alone for as long as that has a backlog.
         "message.max.bytes": 1000,
     }
-    if (
-        settings.kafka.get("group.protocol") != "consumer"
-    ):  # there the broker assigns, in the same gradual way
+    if not _broker_assigns(settings):
         owned["partition.assignment.strategy"] = "cooperative-sticky"
     return tuning | common_config(settings) | owned
 
@@ -138,6 +139,11 @@ def new_client(kind: type[Client], config: dict[str, Any]) -> Client:
         return kind(config)
     except KafkaException as error:
         raise ServiceError(f"the Kafka client refuses its options: {error.args[0].str()}") from error
+
+
+def _broker_assigns(settings: ServiceSettings) -> bool:
+    """In groups of the newer protocol, in the same gradual way; how often members report is its decision too."""
+    return settings.kafka.get("group.protocol") == "consumer"
 
 
 def _without(options: Mapping[str, Any], foreign: re.Pattern[str]) -> dict[str, Any]:

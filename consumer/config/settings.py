@@ -363,7 +363,8 @@ class ServiceSettings(ModelSettings):
     breaker_pause_s: float = Field(60.0, gt=0, description="a number of seconds, more than 0")
     """Seconds from one trial to the next."""
     commit_interval_ms: int = Field(100, ge=0, le=60_000, description=_MILLISECONDS)
-    """Offsets are committed at most this often."""
+    """Offsets are committed at most this often; exactly once, up to five times as often while all that was read is
+    finished."""
     startup_timeout_s: float = Field(30.0, gt=0, description="a number of seconds, more than 0")
     """How long to wait at the start for a broker to answer."""
     drain_timeout_s: float = Field(25.0, ge=0, description="a number of seconds, 0 or more")

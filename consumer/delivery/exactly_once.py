@@ -40,6 +40,9 @@ from consumer.types import Partition, Source
 log = structlog.get_logger(__name__)
 
 _TURN_S = 0.8
+_EARLY = 0.2
+"""The share of the commit interval that is kept when all that was read is finished: more transactions cost little then,
+and nothing would be added to a later one."""
 _AFTER_ABORT_S = 0.2
 _REFUSALS = 20
 """Aborts in a row with a rejection of no known kind before it counts as permanent."""
@@ -73,7 +76,7 @@ class ExactlyOnce:
 
     Args:
         sender: produces with the client of `transactions`.
-        commit_interval_s: the shortest time between two transactions.
+        commit_interval_s: the shortest time between two transactions; `_EARLY` of it when nothing else is in flight.
     """
 
     consumer: AnyConsumer
@@ -85,6 +88,7 @@ class ExactlyOnce:
     clock: Clock = monotonic
     _transaction: _Transaction | None = field(init=False, default=None)
     _due: float = field(init=False, default=0.0)
+    _due_early: float = field(init=False, default=0.0)
     # Records left to send one per transaction, after the broker rejected one of a batch.
     _singly: int = field(init=False, default=0)
     # Transactions in a row that were aborted with a rejection of no known kind.
@@ -111,9 +115,7 @@ class ExactlyOnce:
     def turn(self) -> None:
         self.sender.poll(0)
         deadline = Deadline.after(_TURN_S, self.clock)
-        while self._transaction is not None or (
-            self.clock() >= self._due and self._ready() and self._begin()
-        ):
+        while self._transaction is not None or (self._is_due() and self._ready() and self._begin()):
             if not self._go_on() or deadline.expired:
                 return
 
@@ -163,6 +165,10 @@ class ExactlyOnce:
 
     # ---- one transaction --------------------------------------------------------------------------------------
 
+    def _is_due(self) -> bool:
+        now = self.clock()
+        return now >= self._due or (now >= self._due_early and self.ledger.is_finished)
+
     def _ready(self) -> bool:
         """True once the producer is registered; a new one takes over from one that hung or is to be renewed."""
         if self._renewing:
@@ -178,7 +184,8 @@ class ExactlyOnce:
             return False
         if self.transactions.begin() != "done":
             return False
-        self._due = self.clock() + self.commit_interval_s
+        now = self.clock()
+        self._due, self._due_early = now + self.commit_interval_s, now + _EARLY * self.commit_interval_s
         answers = self._answers(release)
         self._transaction = _Transaction(release, answers, deque(answers))
         return True
@@ -250,7 +257,7 @@ class ExactlyOnce:
         if self.transactions.abort() != "done":
             return
         self._transaction = None
-        self._due = self.clock() + max(self.commit_interval_s, _AFTER_ABORT_S)
+        self._due = self._due_early = self.clock() + max(self.commit_interval_s, _AFTER_ABORT_S)
         if held.rejected is not None:
             self._refusals += 1
             if self._refusals >= _REFUSALS:

@@ -196,6 +196,11 @@ class Intake:
         return True
 
     @property
+    def is_unconfirmed(self) -> bool:
+        """Whether an outcome waits for nothing but `confirm`."""
+        return self._ledger.is_unconfirmed
+
+    @property
     def is_delivered(self) -> bool:
         """Whether every outcome is delivered that does not stand behind a message without one."""
         return self._ledger.is_delivered

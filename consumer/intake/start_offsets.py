@@ -8,6 +8,9 @@ offset INVALID"): a whole partition would be answered twice. So the service asks
 no message before it knows: the first one has to be the one at the committed offset. If it is another, the client is
 sent there, once, since gaps in a log (compaction, transaction markers) make the first message come later.
 
+An assignment waits for the answer for a moment, so that no partition is paused for it as a rule: librdkafka's thread
+that fetches may sleep for a second when a partition is resumed and none was fetched meanwhile.
+
 Remove when librdkafka keeps asking across a change of the assignment: then `tests/kafka/test_positions.py` passes
 without `StartOffsets.accepts`.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,6 +44,7 @@ Submit = Callable[[Callable[[], Answers]], "Future[Answers]"]
 _NO_OFFSET = -1
 _ANSWER_S, _ONE_ANSWER_S = 3.0, 1.0
 _AGAIN_S = 1.0
+_AT_ONCE_S = 0.3  # what a broker takes to answer, and more
 _SEEKS = 3
 
 
@@ -90,11 +94,17 @@ class StartOffsets:
         self._throttle = Throttle(clock=clock)
 
     def assign(self, partitions: Iterable[Partition]) -> None:
-        """A new assignment begins. Its offset cannot change any more, except by a transaction that is open now."""
+        """A new assignment begins. Its offset cannot change any more, except by a transaction that is open now.
+
+        Waits at most 0.3 seconds for the broker's answer.
+        """
         question = {partition: _Check() for partition in partitions}
         self._open |= question
         self._questions.appendleft((self._clock(), question))
         self._ask_next()
+        if self._answer is not None:
+            wait([self._answer], _AT_ONCE_S)
+            self._take_answer()
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         """The assignment is over."""

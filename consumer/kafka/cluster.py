@@ -155,9 +155,9 @@ class Cluster:
         """Until when the topics were those whose ids are known; see `TopicIds`."""
         return self._ids.confirmed_at
 
-    def made_again(self, busy: bool) -> list[str]:
+    def made_again(self, busy: bool, urgent: bool) -> list[str]:
         """Topics that were deleted and made again since the last call; never waits. See `TopicIds.turn`."""
-        return self._ids.turn(busy)
+        return self._ids.turn(busy, urgent)
 
     def turn(self) -> None:
         """Ask what is due; called in every turn of the loop, and waits at most half a second.

@@ -23,6 +23,7 @@ from consumer.clock import Clock, monotonic
 
 _IDLE_EVERY_S = 1.0
 _BUSY_EVERY_S = 0.05
+_URGENT_EVERY_S = 0.02
 _REQUEST_S = 1.0
 # The client sends this question to the controller. While that is away, and no other is known, its threads spin for as
 # long as the question is open (librdkafka 2.16.0): so not all of the time.
@@ -53,15 +54,16 @@ class TopicIds:
         """Until when the topic that is read was the known one, in the clock's seconds; -inf while it is missing."""
         return self._confirmed_at
 
-    def turn(self, busy: bool) -> list[str]:
+    def turn(self, busy: bool, urgent: bool = False) -> list[str]:
         """Take an answer, ask again; never waits. Returns the topics that were made again.
 
         Args:
-            busy: results wait for `confirmed_at`; else it is enough to ask once a second.
+            busy: records are in flight; else it is enough to ask once a second.
+            urgent: a result waits for `confirmed_at`, and for nothing else.
         """
+        every = _URGENT_EVERY_S if urgent else _BUSY_EVERY_S if busy else _IDLE_EVERY_S
         again = self._take() if all(answer.done() for answer in self._answers.values()) else []
-        due = self._asked_at + (_BUSY_EVERY_S if busy else _IDLE_EVERY_S)
-        if not self._answers and self._clock() >= max(due, self._not_before):
+        if not self._answers and self._clock() >= max(self._asked_at + every, self._not_before):
             self._asked_at = self._clock()
             wanted = TopicCollection(list(self._topics))
             self._answers = self._admin.describe_topics(wanted, request_timeout=_REQUEST_S)
@@ -94,6 +96,6 @@ class NoTopicIds:
 
     confirmed_at = math.inf
 
-    def turn(self, busy: bool) -> list[str]:
+    def turn(self, busy: bool, urgent: bool = False) -> list[str]:
         """Nothing is ever made again."""
         return []

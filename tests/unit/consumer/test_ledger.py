@@ -175,3 +175,25 @@ def test_a_busy_partition_does_not_keep_the_others_waiting(ledger):
         served.append({entry.message.source.partition.number for entry in release.entries})
         ledger.settle(release)
     assert served.count({0}) == served.count({1}) == 2
+
+
+def test_what_is_finished_and_what_waits_to_be_confirmed_alone(ledger):
+    assert not ledger.is_finished
+    ledger.receive(message(1, received_at=5.0))
+    ledger.receive(message(1, number=1, received_at=6.0))
+    ledger.confirm(4.0)
+    assert not ledger.is_finished and not ledger.is_unconfirmed
+    ledger.finish(finished(1, number=1))
+    assert not ledger.is_finished and ledger.is_unconfirmed
+    ledger.finish(finished(1))
+    assert ledger.is_finished
+    ledger.confirm(5.0)
+    assert ledger.is_unconfirmed, "the other partition's"
+    ledger.settle(ledger.release(position(2), 10))
+    assert ledger.is_finished, "one is delivered, and the other is finished"
+    ledger.confirm(6.0)
+    assert not ledger.is_unconfirmed
+    ledger.drop([partition(1)])
+    assert not ledger.is_finished
+    ledger.receive(message(2))
+    assert not ledger.is_finished, "what was dropped finished does not count for what comes"

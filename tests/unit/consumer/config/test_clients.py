@@ -126,7 +126,10 @@ def test_each_client_gets_only_options_of_its_kind(caplog):
 def test_the_new_group_protocol_leaves_assignment_to_the_broker():
     modern = ServiceSettings(kafka_bootstrap_servers="127.0.0.1:1", kafka={"group.protocol": "consumer"})
     assert "partition.assignment.strategy" not in consumer_config(modern)
-    assert consumer_config(ServiceSettings())["partition.assignment.strategy"] == "cooperative-sticky"
+    assert "heartbeat.interval.ms" not in consumer_config(modern)
+    classic = consumer_config(ServiceSettings())
+    assert classic["partition.assignment.strategy"] == "cooperative-sticky"
+    assert classic["heartbeat.interval.ms"] == 500
     Consumer(consumer_config(modern)).close()
 
 

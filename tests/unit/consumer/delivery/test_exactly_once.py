@@ -65,15 +65,48 @@ def test_without_results_there_is_no_transaction(bench):
     assert bench.calls == []
 
 
-def test_transactions_keep_the_interval(bench):
+def test_transactions_keep_the_interval_while_more_is_in_flight(bench):
     bench.finish(1)
     bench.delivery.turn()
     bench.finish(2)
-    bench.delivery.turn()
-    assert bench.ids == ["1"]
-    bench.clock.advance(0.11)
+    bench.ledger.receive(message(3))
+    for _ in range(3):
+        bench.clock.advance(0.025)
+        bench.delivery.turn()
+        assert bench.ids == ["1"]
+    bench.clock.advance(0.025)
     bench.delivery.turn()
     assert bench.ids == ["1", "2"]
+
+
+def test_a_transaction_comes_early_when_all_that_was_read_is_finished_and_no_more_than_fifty_a_second(bench):
+    begun = []
+    for offset in range(1, 200):
+        bench.finish(offset)
+        before = len(bench.ids)
+        bench.delivery.turn()
+        if len(bench.ids) > before:
+            begun.append(bench.clock())
+        bench.clock.advance(0.005)
+    gaps = [later - sooner for sooner, later in zip(begun, begun[1:], strict=False)]
+    assert min(gaps) >= 0.02 - 1e-9
+    assert max(gaps) <= 0.03
+
+
+def test_after_an_abort_no_transaction_comes_early(bench):
+    bench.finish(1)
+    bench.producer.fail_transaction(KafkaError.ILLEGAL_GENERATION)
+    bench.strike("offsets", lambda: bench.producer.fail_transaction(KafkaError.ILLEGAL_GENERATION))
+    bench.delivery.turn()
+    bench.delivery.turn()
+    aborted = bench.calls.count("abort")
+    assert aborted == 1
+    bench.clock.advance(0.19)
+    bench.delivery.turn()
+    assert bench.ids == []
+    bench.clock.advance(0.02)
+    turns(bench)
+    assert bench.ids == ["1"]
 
 
 def test_more_than_one_transaction_holds_does_not_wait():

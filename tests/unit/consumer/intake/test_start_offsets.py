@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -9,6 +10,7 @@ from functools import partial
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from consumer.intake import start_offsets
 from consumer.intake.gaps import Gaps, Skip
 from consumer.intake.start_offsets import StartOffsets
 from consumer.kafka import cluster
@@ -91,7 +93,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
+def bench(monkeypatch) -> Bench:
+    monkeypatch.setattr(start_offsets, "_AT_ONCE_S", 0.01)
     return Bench()
 
 
@@ -157,6 +160,18 @@ def test_what_was_refused_comes_again_if_nothing_is_committed(bench):
     assert bench.turn_after(0) == [0]
     assert bench.sought == [(0, 4)]
     assert bench.start_offsets.accepts(P, 4)
+
+
+def test_an_assignment_waits_a_moment_for_the_answer_so_that_nothing_is_paused(bench, monkeypatch):
+    monkeypatch.setattr(start_offsets, "_AT_ONCE_S", 10.0)
+    bench.later = True
+    bench.commit({0: 7})
+    timer = threading.Timer(0.05, bench.answer)
+    timer.start()
+    bench.start_offsets.assign([P])
+    timer.join()
+    assert bench.start_offsets.accepts(P, 7)
+    assert bench.paused == set() and bench.sought == []
 
 
 def test_an_answer_is_heard_when_the_first_message_comes(bench):

@@ -130,3 +130,19 @@ def test_no_second_question_while_one_is_open(bench):
         bench.clock.advance(10)
         assert bench.topic_ids.turn(True) == []
     assert bench.admin.asked == 1
+
+
+def test_a_result_that_waits_for_the_answer_alone_has_it_asked_sooner(bench):
+    def asked_after(**state: bool) -> float:
+        bench.look()
+        bench.clock.advance(1)
+        bench.topic_ids.turn(True)
+        bench.admin.answer()
+        asked, since = bench.admin.asked, bench.clock()
+        while bench.admin.asked == asked:
+            bench.clock.advance(0.005)
+            bench.topic_ids.turn(**state)
+        bench.admin.answer()
+        return bench.clock() - since
+
+    assert asked_after(busy=False) > asked_after(busy=True) > asked_after(busy=True, urgent=True)
