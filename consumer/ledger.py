@@ -151,8 +151,9 @@ class Ledger:
         ledger.last_received = message.source.offset
         ledger.entries[message.source.offset] = Entry(message)
         self.records += 1
-        self.bytes += message.size
-        ledger.bytes += message.size
+        size = message.size
+        self.bytes += size
+        ledger.bytes += size
 
     def went_back(self, partition: Partition, offset: int) -> bool:
         """Whether this offset is at or before one received in this epoch (the log was truncated or reset)."""
@@ -242,12 +243,12 @@ class Ledger:
     def _first_entries(self) -> Iterable[Entry]:
         """Of each partition the entry of the lowest offset."""
         for ledger in self._partitions.values():
-            for entry in islice(ledger.entries.values(), 1):
-                yield entry
+            yield from islice(ledger.entries.values(), 1)
 
     def _forget(self, ledger: _PartitionLedger, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self.records -= 1
             self._finished -= entry.outcome is not None
-            self.bytes -= entry.message.size
-            ledger.bytes -= entry.message.size
+            size = entry.message.size
+            self.bytes -= size
+            ledger.bytes -= size

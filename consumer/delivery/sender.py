@@ -86,6 +86,7 @@ class Sender:
         Args:
             alone: no other message is in flight with it, so a rejection is about this very one.
             report: called once, later, unless the result is "full"; at once where the client refuses the message.
+                With `delivery.report.only.error` not at all for a message that has arrived.
         """
         outgoing = self._builder.build(answer)
 

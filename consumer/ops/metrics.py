@@ -157,8 +157,9 @@ class Metrics:
         self.rebalances = self._counter("rebalances_total", "Changes of the assignment, by event.", "event")
         for outcome in ("predicted", "dead_lettered", "stale"):
             self.records.labels(outcome)
-        for verdict in Verdict:
-            self.predictions.labels(verdict.value)
+        # Looked up once: for each record that costs as much as counting it.
+        self._predicted = self.records.labels("predicted")
+        self._by_verdict = {verdict.value: self.predictions.labels(verdict.value) for verdict in Verdict}
         for reason in Reason:
             self.dead_letters.labels(reason.value)
         for outcome in ("ok", "rebalancing", "error", "hung"):
@@ -379,8 +380,8 @@ class Metrics:
             self.end_to_end_seconds.observe(max(0.0, self._now() - message.timestamp_ms / 1000), exemplar)
         match answer.outcome:
             case Scored(result=result, tokens=tokens):
-                self.records.labels("predicted").inc()
-                self.predictions.labels(result.verdict).inc()
+                self._predicted.inc()
+                self._by_verdict[result.verdict].inc()
                 self.chunks.inc(len(result.chunks))
                 self.frames.inc(sum(len(chunk.frames) for chunk in result.chunks))
                 self.tokens.inc(tokens)

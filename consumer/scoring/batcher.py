@@ -157,8 +157,11 @@ class Batcher:
                 )
         with self._changed:
             if slots and not self._closed:
+                is_first = not self._queues
                 self._queues.setdefault(job.source.partition, _Queue()).add(slots)
-                self._changed.notify_all()
+                # Any other frame changes nothing for who waits: a batch is due by the age of the oldest one.
+                if is_first or self._draining or self._is_full():
+                    self._changed.notify_all()
 
     def next_batch(self, timeout: float) -> Batch | None:
         """Wait until a batch is due and take it; None after `timeout` seconds, or when closed."""
@@ -234,19 +237,20 @@ class Batcher:
                 else:
                     yield partition, slot
 
+    def _is_full(self) -> bool:
+        waiting = self._queues.values()
+        tokens, dna_tokens = sum(q.tokens for q in waiting), sum(q.dna_tokens for q in waiting)
+        return max(tokens, dna_tokens) > self.token_budget
+
     def _due(self) -> tuple[CloseReason | None, float]:
         """Why a batch is due now, or None and the seconds until one will be."""
-        waiting = self._queues.values()
-        if (
-            max(sum(queue.tokens for queue in waiting), sum(queue.dna_tokens for queue in waiting))
-            > self.token_budget
-        ):
+        if self._is_full():
             return "full", 0.0
         if not self._device_idle():
             return None, math.inf
         if self._draining:
             return "drain", 0.0
-        age = self._clock() - min(queue.waits_since for queue in waiting)
+        age = self._clock() - min(queue.waits_since for queue in self._queues.values())
         if age >= self._max_wait:
             return "deadline", 0.0
         idle = not self._preparing()

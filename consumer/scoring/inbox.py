@@ -50,24 +50,26 @@ class Inbox:
         self._bytes: dict[Partition, int] = {}
         self._records = 0
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        # Threads for large messages and those for others are woken apart, and one for each message.
+        self._waiters = {large: threading.Condition(self._lock) for large in (False, True)}
 
     @property
     def bytes_by_partition(self) -> Mapping[Partition, int]:
         """Bytes of the values that wait, of each partition that has any."""
-        with self._changed:
+        with self._lock:
             return dict(self._bytes)
 
     def put(self, waiting: Waiting) -> None:
         """Add a message; raises queue.Full when `max_records` wait."""
-        with self._changed:
+        with self._lock:
             if self._records >= self._max_records:
                 raise queue.Full
             partition = waiting.message.source.partition
             self._queues.setdefault(partition, deque()).append(waiting)
             self._bytes[partition] = self._bytes.get(partition, 0) + waiting.size
             self._records += 1
-            self._changed.notify_all()
+            self._waiters[waiting.is_large].notify()
 
     def take(self, large: bool, timeout: float) -> Waiting | None:
         """The next message of the partition whose turn it is; None after `timeout` seconds, or when closed.
@@ -75,12 +77,15 @@ class Inbox:
         Args:
             large: take large messages only, else only those that are not.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._next(large) is not None, timeout)
+        with self._lock:
+            self._waiters[large].wait_for(lambda: self._closed or self._next(large) is not None, timeout)
             partition = None if self._closed else self._next(large)
             if partition is None:
                 return None
-            waiting = self._queues[partition].popleft()
+            queued = self._queues[partition]
+            waiting = queued.popleft()
+            if queued and queued[0].is_large != large:
+                self._waiters[not large].notify_all()
             self._queues.move_to_end(partition)
             self._bytes[partition] -= waiting.size
             self._records -= 1
@@ -89,12 +94,11 @@ class Inbox:
 
     def notify(self) -> None:
         """Look again: what `has_room` says may have changed."""
-        with self._changed:
-            self._changed.notify_all()
+        self._wake_all()
 
     def discard(self, unwanted: Callable[[Source], bool]) -> int:
         """Drop the messages that are no longer wanted; returns how many."""
-        with self._changed:
+        with self._lock:
             before = self._records
             for partition, waiting in list(self._queues.items()):
                 kept = deque(each for each in waiting if not unwanted(each.message.source))
@@ -102,13 +106,19 @@ class Inbox:
                 self._queues[partition] = kept
                 self._bytes[partition] = sum(each.size for each in kept)
                 self._forget_if_empty(partition)
+            self._wake_all()
             return before - self._records
 
     def close(self) -> None:
         """Wake the threads that wait; nothing is given out any more."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        with self._lock:
+            for waiters in self._waiters.values():
+                waiters.notify_all()
 
     def _next(self, large: bool) -> Partition | None:
         for partition, waiting in self._queues.items():

@@ -43,6 +43,7 @@ from virnucpro_core.sequence.prepare import PreparedFrame, PreparedRecord
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+_Scored = tuple[RecordJob, Refused | None]
 
 _PREPARE_STAGES = ("wait", "prepare")
 _LOOK_UP_S = 0.5  # how often an idle thread looks whether it should stop
@@ -105,8 +106,10 @@ class Pipeline:
         self._listener, self._suspects, self._after_batch = listener, suspects, after_batch
         self._delayed = DelayedMessages()
         self._enqueued: queue.Queue[tuple[Batch, Running]] = queue.Queue(1)
-        self._done: queue.Queue[tuple[RecordJob, Refused | None]] = queue.Queue(2 * limits.max_records)
-        self._outbox: queue.Queue[Finished] = queue.Queue(2 * limits.max_records)
+        # Of the batch that is read, and handed on together: a thread that is woken for each record costs more than it.
+        self._scored: list[_Scored] = []
+        self._done: queue.Queue[list[_Scored]] = queue.Queue(2 * limits.max_records)
+        self._outbox: queue.Queue[list[Finished]] = queue.Queue(2 * limits.max_records)
         self._lock = threading.Lock()
         self._preparing = 0
         self._device_idle = False
@@ -123,7 +126,7 @@ class Pipeline:
         )
         self._inbox = Inbox(limits.max_records, self._batcher.has_room)
         self._tokens_per_byte = _TOKENS_PER_BYTE
-        self._inference = Inference(scorer, self._hand_over, listener.batch_failed, suspects)
+        self._inference = Inference(scorer, self._record_done, listener.batch_failed, suspects)
         loops: dict[str, tuple[Callable[[StageTimes], None], tuple[str, ...]]] = {
             f"prepare-{number}": (self._prepare_loop, _PREPARE_STAGES)
             for number in range(limits.prepare_threads)
@@ -187,9 +190,9 @@ class Pipeline:
             raise self._failure
         done: list[Finished] = []
         try:
-            done.append(self._outbox.get(timeout=timeout) if timeout > 0 else self._outbox.get_nowait())
+            done += self._outbox.get(timeout=timeout) if timeout > 0 else self._outbox.get_nowait()
             while True:
-                done.append(self._outbox.get_nowait())
+                done += self._outbox.get_nowait()
         except queue.Empty:
             return done
 
@@ -251,7 +254,9 @@ class Pipeline:
         finally:
             with self._lock:
                 self._preparing -= 1
-            self._batcher.notify()
+                is_last = not self._preparing
+            if is_last:
+                self._batcher.notify()
 
     def _prepare_wanted(self, message: RawMessage, tries: int) -> None:
         prepared = self._preparation(message)
@@ -262,12 +267,12 @@ class Pipeline:
         if tries:
             self._delayed.prepared()
         if isinstance(prepared, Refused):
-            self._finish(Finished(message.source, prepared))
+            self._finish([Finished(message.source, prepared)])
             return
         self._estimate(message, prepared)
         job = RecordJob(prepared, message.source, monotonic())
         if not prepared.frames:
-            self._finish(finished(job))
+            self._finish([finished(job)])
         elif self._is_wanted(message.source):
             self._batcher.put(job)
 
@@ -315,7 +320,10 @@ class Pipeline:
             tokens = running.tokens if running.enqueued is not None else 0
             if tokens:
                 self._staging.begins(tokens)
-            self._inference.finish(running)
+            try:
+                self._inference.finish(running)
+            finally:
+                self._hand_over()
             seconds = monotonic() - begun
             if not tokens:
                 self._staging.begins(0)
@@ -342,23 +350,29 @@ class Pipeline:
             self._started.update(slot.record.source for slot in slots)
         return slots
 
-    def _hand_over(self, job: RecordJob, refused: Refused | None) -> None:
-        self._put(self._done, (job, refused))
+    def _record_done(self, job: RecordJob, refused: Refused | None) -> None:
+        self._scored.append((job, refused))
+
+    def _hand_over(self) -> None:
+        """Give the records that are done to the thread that assembles."""
+        scored, self._scored = self._scored, []
+        if scored:
+            self._put(self._done, scored)
 
     def _assemble_loop(self, times: StageTimes) -> None:
         while not self._stopping.is_set():
             try:
-                job, refused = self._done.get(timeout=_LOOK_UP_S)
+                scored = self._done.get(timeout=_LOOK_UP_S)
             except queue.Empty:
                 continue
             times.enter("assemble")
-            self._finish(finished(job, refused))
+            self._finish([finished(job, refused) for job, refused in scored])
             times.enter("wait")
 
-    def _finish(self, done: Finished) -> None:
+    def _finish(self, done: list[Finished]) -> None:
         self._put(self._outbox, done)
         with self._lock:
-            self._started.discard(done.source)
+            self._started.difference_update(each.source for each in done)
 
     def _put(self, room: queue.Queue[T], item: T) -> None:
         while not self._stopping.is_set():

@@ -20,6 +20,7 @@ from schemas import (
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 longs = st.integers(-(2**63), 2**63 - 1)
 floats = st.floats(width=32, allow_nan=False)
+doubles = st.floats(allow_nan=False)
 raw = st.binary(max_size=60)
 
 records = st.builds(
@@ -52,6 +53,9 @@ predictions = st.builds(
     st.none() | floats,
     st.lists(chunks, max_size=3).map(tuple),
     provenances,
+    *[st.none() | texts, st.none() | texts, st.none() | doubles],
+    *[st.none() | longs] * 4,
+    *[st.none() | doubles] * 2,
 )
 dead_letters = st.builds(
     DeadLetter,

@@ -13,9 +13,10 @@ def contig_call(result: RecordResult, rule: ContigRule) -> ContigCall | None:
     It is made of the scores as the files print them, so that a program that reads the file of highest scores comes to
     the same call, also where a score lies on a threshold.
     """
+    highest = [(chunk.others_score, chunk.virus_score) for chunk in result.chunks]
     scores = [
-        (as_printed(chunk.others_score), as_printed(chunk.virus_score))
-        for chunk in result.chunks
-        if chunk.others_score is not None and chunk.virus_score is not None
+        (as_printed(others), as_printed(virus))
+        for others, virus in highest
+        if others is not None and virus is not None
     ]
     return rule.call(scores) if scores else None

@@ -182,9 +182,11 @@ def test_what_is_finished_and_what_waits_to_be_confirmed_alone(ledger):
     ledger.receive(message(1, received_at=5.0))
     ledger.receive(message(1, number=1, received_at=6.0))
     ledger.confirm(4.0)
-    assert not ledger.is_finished and not ledger.is_unconfirmed
+    assert not ledger.is_finished
+    assert not ledger.is_unconfirmed
     ledger.finish(finished(1, number=1))
-    assert not ledger.is_finished and ledger.is_unconfirmed
+    assert not ledger.is_finished
+    assert ledger.is_unconfirmed
     ledger.finish(finished(1))
     assert ledger.is_finished
     ledger.confirm(5.0)

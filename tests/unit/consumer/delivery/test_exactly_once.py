@@ -5,6 +5,7 @@ What the broker itself does with transactions is proven on a real one, in tests/
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -88,7 +89,7 @@ def test_a_transaction_comes_early_when_all_that_was_read_is_finished_and_no_mor
         if len(bench.ids) > before:
             begun.append(bench.clock())
         bench.clock.advance(0.005)
-    gaps = [later - sooner for sooner, later in zip(begun, begun[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(begun)]
     assert min(gaps) >= 0.02 - 1e-9
     assert max(gaps) <= 0.03
 

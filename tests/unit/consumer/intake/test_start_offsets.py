@@ -171,7 +171,8 @@ def test_an_assignment_waits_a_moment_for_the_answer_so_that_nothing_is_paused(b
     bench.start_offsets.assign([P])
     timer.join()
     assert bench.start_offsets.accepts(P, 7)
-    assert bench.paused == set() and bench.sought == []
+    assert bench.paused == set()
+    assert bench.sought == []
 
 
 def test_an_answer_is_heard_when_the_first_message_comes(bench):

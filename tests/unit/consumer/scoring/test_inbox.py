@@ -94,3 +94,21 @@ def test_a_closed_inbox_gives_nothing(inbox):
     put(inbox, 0, 1)
     inbox.close()
     assert inbox.take(False, 5) is None
+
+
+def test_the_thread_that_a_message_is_for_is_woken_also_by_one_that_stood_before_it(inbox):
+    """A thread that is not woken waits for a minute here."""
+    got: dict[bool, list[int]] = {False: [], True: []}
+
+    def take(large: bool, count: int) -> None:
+        while len(got[large]) < count and (one := inbox.take(large, 60.0)) is not None:
+            got[large].append(one.message.source.offset)
+
+    threads = [threading.Thread(target=take, args=each, daemon=True) for each in ((False, 4), (True, 2))]
+    for thread in threads:
+        thread.start()
+    for offset, large in enumerate((False, True, False, True, False, False)):
+        put(inbox, 0, offset, size=LARGE_BYTES + 1 if large else 10)
+    for thread in threads:
+        thread.join(10)
+    assert got == {False: [0, 2, 4, 5], True: [1, 3]}
