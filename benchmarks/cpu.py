@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks.delivery import INPUT, PARTITIONS, Committed, Stream, kafka, measure, watch
 from benchmarks.files import write_records
-from benchmarks.machine import NOT_RUN, RESULTS, ROOT, about, figure, save
+from benchmarks.machine import NOT_RUN, RESULTS, ROOT, about, cpu_seconds, figure, save
 from benchmarks.records import MIXED, READ, partition_of, reads
 from schemas import SequenceRecord, encode_record
 from tests.support.harness import Child, Serve, environment
@@ -178,14 +178,17 @@ class Alone:
         prepared = [prepare(record_id, letters) for record_id, letters in reads(records, *MIXED)]
         frames = [frame for record in prepared for frame in record.frames]
         self._records = records
+        self.cpu_us = 0.0
+        """Processor time a record, at the last call of `score`."""
         self._batches = list(batches(frames, self._engine.default_token_budget))
         self.score()
 
     def score(self) -> float:
         """Records a second that the engine scores, already prepared."""
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         for batch in self._batches:
             self._engine.score(batch)
+        self.cpu_us = (time.process_time() - used) / self._records * 1e6
         return self._records / (time.perf_counter() - begun)
 
     def scores_of_the_sample(self) -> np.ndarray:
@@ -233,9 +236,12 @@ def streams(broker: KraftBroker, folder: Path, records: int, rounds: int) -> dic
     alone = Alone(records)
     rates: dict[str, list[float]] = {"engine alone": [], "service": [], **{way: [] for way in ways}}
     cpus: dict[str, list[float]] = {way: [] for way in rates if way != "engine alone"}
+    engine_cpu: list[float] = []
+    broker_cpu: list[float] = []
     for number in range(rounds):
         for way in cpus:
             rates["engine alone"].append(alone.score())
+            engine_cpu.append(alone.cpu_us)
             name = re.sub(r"[^a-z-]+", "-", f"{way}") + str(number)
             broker.create_topics({f"{name}.out": PARTITIONS, f"{name}.dlq": PARTITIONS})
             if way == "service":
@@ -248,7 +254,10 @@ def streams(broker: KraftBroker, folder: Path, records: int, rounds: int) -> dic
             progress = Committed(broker.bootstrap_servers, name)
             try:
                 child.ready()
+                broker_before = cpu_seconds(broker.pid)
                 rate, cpu = watch(child, progress, records)
+                if way == "service":
+                    broker_cpu.append((cpu_seconds(broker.pid) - broker_before) / records * 1e6)
             finally:
                 progress.close()
                 child.stop()
@@ -265,6 +274,8 @@ def streams(broker: KraftBroker, folder: Path, records: int, rounds: int) -> dic
         NOT_RUN: missing,
         "records_per_s": {way: figure(each) for way, each in rates.items()},
         "cpu_us_a_record": {way: figure(each) for way, each in cpus.items()},
+        "engine_cpu_us": figure(engine_cpu),
+        "broker_cpu_us": figure(broker_cpu),
     }
 
 

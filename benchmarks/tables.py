@@ -269,6 +269,15 @@ def streams(found: Result) -> Iterator[str]:
         f"a second); {precisions['equal']:.2%} of the labels of {precisions['frames']} real frames are the same."
     )
     around = found["around"]
+    if "broker_cpu_us" in found["streams"]:
+        engine, broker = (found["streams"][name]["median"] for name in ("engine_cpu_us", "broker_cpu_us"))
+        total = cpus["service"]["median"] + broker
+        yield ""
+        yield (
+            f"Of the processor time of a record the engine alone takes {engine:,.0f} us, the broker on the same cores "
+            f"{broker:,.0f} us: with all of the cores in use all of the time the service would reach "
+            f"{engine / total:.2f} of the engine alone."
+        )
     yield ""
     yield (
         f"With a model that computes nothing the service takes {around['cpu_us']['median']:.0f} us of processor time a "

@@ -50,6 +50,8 @@ def test_a_rate_is_compared_with_the_engine_alone_and_with_the_service(tmp_path)
     streams = {
         "records_per_s": {"engine alone": rate(1000), "service": rate(900), "plain loop": rate(450)},
         "cpu_us_a_record": {"service": rate(2000), "plain loop": rate(4000)},
+        "engine_cpu_us": rate(1600),
+        "broker_cpu_us": rate(400),
     }
     around = {"cpu_us": rate(100), "records_per_s": rate(5000)}
     rates = {"fp32": rate(1000), "bf16": rate(1800)}
@@ -58,6 +60,7 @@ def test_a_rate_is_compared_with_the_engine_alone_and_with_the_service(tmp_path)
     lines = list(table("streams", tmp_path))
     assert "| **service, exactly once** | 900 | 899 to 901 | 0.90 | 1.00 | 2,000 |" in lines
     assert "| plain loop | 450 | 449 to 451 | 0.45 | 2.00 | 4,000 |" in lines
+    assert any("1,600 us" in line and "400 us" in line and "would reach 0.67 of" in line for line in lines)
 
 
 def test_the_picture_of_latencies_has_a_line_for_each_way_and_quantile(tmp_path):

@@ -213,6 +213,12 @@ class KraftBroker:
         self._process.wait()
         return self._log.read_text(errors="replace")[-_SHOWN_LETTERS:]
 
+    @property
+    def pid(self) -> int:
+        """Of the broker that runs."""
+        assert self._process is not None, "it has not been started"
+        return self._process.pid
+
     def stop(self) -> None:
         """Stop it in order."""
         if self._process is None:
