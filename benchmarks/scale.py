@@ -44,7 +44,7 @@ _GROUP_S = 60.0
 _START_S = 15.0
 """Seconds of work that the workers may do before all of them share the partitions."""
 _SETTLE_S = 4.0
-"""From when the broker says that all have their partitions; they learn it at their next heartbeat, a second later at most."""
+"""From when the broker says that all have their partitions; they learn it within a second."""
 _JOIN_S = 4.0
 _WARM_S = 4.0
 
