@@ -30,12 +30,12 @@ from schemas.datums import (
     Datum,
     dead_letter_datum,
     dead_letter_of,
+    prediction_datum,
     prediction_of,
     record_datum,
     record_of,
 )
 from schemas.malformed import MalformedMessage
-from schemas.prediction_body import prediction_body
 from schemas.types import DeadLetter, Prediction, Reason, SequenceRecord
 
 SINGLE_OBJECT_MARKER = b"\xc3\x01"
@@ -66,7 +66,7 @@ def encode_record(record: SequenceRecord, prefix: bytes | None = None) -> bytes:
 
 def encode_prediction(prediction: Prediction, prefix: bytes | None = None) -> bytes:
     """As `encode_record`."""
-    return _head("prediction", prefix) + prediction_body(prediction)
+    return _encode("prediction", prediction_datum(prediction), prefix)
 
 
 def encode_dead_letter(letter: DeadLetter, prefix: bytes | None = None) -> bytes:
@@ -109,15 +109,12 @@ def confluent_prefix(schema_id: int) -> bytes:
     return bytes([CONFLUENT_MAGIC]) + schema_id.to_bytes(4, "big")
 
 
-def _head(name: SchemaName, prefix: bytes | None) -> bytes:
-    return SINGLE_OBJECT_MARKER + contract(name).fingerprint if prefix is None else prefix
-
-
 def _encode(name: SchemaName, datum: Datum, prefix: bytes | None) -> bytes:
+    known = contract(name)
     out = BytesIO()
-    out.write(_head(name, prefix))
+    out.write(SINGLE_OBJECT_MARKER + known.fingerprint if prefix is None else prefix)
     try:
-        schemaless_writer(out, contract(name).current, datum)
+        schemaless_writer(out, known.current, datum)
     except (OverflowError, struct.error, LookupError) as error:
         raise ValueError(f"a value does not fit the schema {name}: {error}") from error
     return out.getvalue()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import astuple
-from io import BytesIO
 
 import pytest
-from fastavro import schemaless_writer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -24,9 +22,6 @@ from schemas import (
     encode_record,
     json_text,
 )
-from schemas.contracts import contract
-from schemas.datums import prediction_datum
-from schemas.prediction_body import prediction_body
 from tests.property.strategies import dead_letters, predictions, records
 
 CODECS = {
@@ -165,10 +160,3 @@ def test_a_fingerprint_that_was_never_released_is_an_unknown_schema(fingerprint,
     with pytest.raises(MalformedMessage) as refused:
         CODECS[name][2](b"\xc3\x01" + fingerprint + body)
     assert refused.value.reason is Reason.UNKNOWN_SCHEMA
-
-
-@given(predictions)
-def test_the_body_of_a_prediction_is_what_the_schema_says_to_the_byte(prediction):
-    out = BytesIO()
-    schemaless_writer(out, contract("prediction").current, prediction_datum(prediction))
-    assert prediction_body(prediction) == out.getvalue()
