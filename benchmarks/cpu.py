@@ -8,7 +8,7 @@
   same logic inside quixstreams and FastStream (benchmarks/loops; at least once, each in an environment of its own). The
   clock runs from the first committed offset that is seen to the last, so start-up does not count. They take turns, and
   share the cores with the broker. Between them the engine alone scores the same records, already prepared.
-* The engine in bf16 against fp32.
+* The engine in bf16 against fp32, and where its time goes in fp32, by kind of operator.
 * The service with a model that computes nothing, exactly once: processor time a record around the model.
 
 Needs Java and Maven for the broker (tests/support/kafka/kraft.py).
@@ -34,6 +34,7 @@ import numpy as np
 from benchmarks.delivery import INPUT, PARTITIONS, Committed, Stream, kafka, measure, watch
 from benchmarks.files import write_records
 from benchmarks.machine import NOT_RUN, RESULTS, ROOT, about, cpu_seconds, figure, save
+from benchmarks.operators import operator_times
 from benchmarks.records import MIXED, READ, partition_of, reads
 from schemas import SequenceRecord, encode_record
 from tests.support.harness import Child, Serve, environment
@@ -305,6 +306,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         result["predict"] = predict(Path(name), options.rounds)
     result["precisions"] = precisions(_PRECISION_RECORDS, options.rounds)
+    result["operators"] = operator_times(Alone(_PRECISION_RECORDS).score)
     with kafka() as (broker, folder):
         publish(broker, max(options.records, _NOOP_RECORDS))
         result["streams"] = streams(broker, folder, options.records, max(1, options.rounds - 1))

@@ -286,6 +286,21 @@ def streams(found: Result) -> Iterator[str]:
     )
 
 
+def operators(found: Result) -> Iterator[str]:
+    """Where the processor's time goes in the engine."""
+    if "operators" not in found:
+        return
+    times = found["operators"]
+    yield _row(*times["shares"])
+    yield _row(*["---"] * len(times["shares"]))
+    yield _row(*(f"{share:.1%}" for share in times["shares"].values()))
+    yield ""
+    yield (
+        f"The matrix products run at {times['products_gflops']:.0f} GFLOP/s, where those of large square matrices sustain "
+        f"{times['square_gflops']:.0f}."
+    )
+
+
 def latency(found: Result) -> Iterator[str]:
     """Latencies by load, of each way."""
     yield _row(
@@ -358,6 +373,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], Iterator[str]]]] = {
     "against-loops-gpu": ("e2e-gpu", against_loops),
     "predict": ("cpu", predict),
     "streams": ("cpu", streams),
+    "operators": ("cpu", operators),
     "latency": ("latency", latency),
     "start": ("start", start),
     "scale": ("scale", scale),

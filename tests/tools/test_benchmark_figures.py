@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.e2e import Look, between
 from benchmarks.loops.padded import PaddedModel
+from benchmarks.operators import kind_of, operator_times
 from benchmarks.records import MIXED, partition_of, reads
 from schemas import SequenceRecord, encode_record
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
@@ -75,3 +77,27 @@ def test_a_window_in_which_nothing_was_answered_is_refused():
     look = Look(1.0, 1.0, {"vnp_records_total": 5.0, "vnp_batch_seconds_count": 2.0})
     with pytest.raises(RuntimeError, match="take a longer one with --seconds"):
         between(look, Look(2.0, 1.0, look.counters))
+
+
+def test_the_shares_of_operators_add_up_and_products_are_counted_by_their_operations():
+    a, b = torch.randn(256, 512), torch.randn(512, 1024)
+    found = operator_times(lambda: [torch.nn.functional.gelu(torch.mm(a, b)) for _ in range(5)])
+    assert sum(found["shares"].values()) == pytest.approx(1, abs=1e-3)
+    assert {"matrix products", "gelu"} <= found["shares"].keys()
+    # Not many times faster or slower than a large square product, whatever the machine does meanwhile.
+    assert 0.01 < found["products_gflops"] / found["square_gflops"] < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::addmm", "matrix products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("aten::native_layer_norm", "norms"),
+        ("aten::index_select", "gather, copy"),
+        ("aten::add", "rotary, sums, masks"),
+        ("aten::as_strided", "other"),
+    ],
+)
+def test_operators_are_told_apart_by_their_names(name, kind):
+    assert kind_of(name) == kind
