@@ -1,4 +1,4 @@
-"""Where a processor's time goes in the engine: by kind of operator, and how near the matrix products are to the limit."""
+"""Where a processor's time goes in the engine, by kind of operator; how near the matrix products are to the limit."""
 
 from __future__ import annotations
 

@@ -296,8 +296,8 @@ def operators(found: Result) -> Iterator[str]:
     yield _row(*(f"{share:.1%}" for share in times["shares"].values()))
     yield ""
     yield (
-        f"The matrix products run at {times['products_gflops']:.0f} GFLOP/s, where those of large square matrices sustain "
-        f"{times['square_gflops']:.0f}."
+        f"The matrix products run at {times['products_gflops']:.0f} GFLOP/s, where those of large square matrices "
+        f"sustain {times['square_gflops']:.0f}."
     )
 
 
