@@ -44,7 +44,8 @@ def compare_with_fair_esm(model: ESM2WithFlashAttention, precision: Precision) -
         expected = torch.cat(alone)
         per_token = _relative_l2(chosen, expected)
         pooled = _relative_l2(mean_of_residues(chosen, layout), mean_of_residues(expected, layout))
-    return SelfTestResult(per_token, pooled, precision.tolerance.self_test)
+    allowed = precision.tolerance
+    return SelfTestResult(per_token, pooled, allowed.self_test, allowed.self_test_token)
 
 
 def run_self_test(model: ESM2WithFlashAttention, precision: Precision) -> SelfTestResult:

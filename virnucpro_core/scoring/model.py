@@ -129,16 +129,13 @@ def preparer(model: Preparer, keep_u: bool = False) -> PrepareSequence:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestResult:
-    """Largest relative L2 distance of a token, and of a protein's pooled vector; the limit of the latter."""
+    """Largest relative L2 distance of a token, and of a protein's pooled vector; the limits of the latter and of the
+    former."""
 
     per_token: float
     pooled: float
     tolerance: float
-
-    @property
-    def token_tolerance(self) -> float:
-        """The limit of a token. It is wider: a token is the worst of hundreds, and the classifier sees means."""
-        return 4 * self.tolerance
+    token_tolerance: float
 
     @property
     def passed(self) -> bool:

@@ -143,7 +143,7 @@ def test_a_precision_beyond_its_tolerance_does_not_start(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_cpu(FP8, monkeypatch, tolerance=Tolerance(1e-4, 0.2, 0.2))
-    with pytest.raises(SelfTestFailed, match="allowed 4e-04 and 1e-04"):
+    with pytest.raises(SelfTestFailed, match="allowed 1e-04 and 1e-04"):
         Engine(bundle, device="cpu", precision="fp8")
 
 
@@ -157,10 +157,16 @@ def test_a_precision_beyond_its_tolerance_does_not_start(
         (0.001, math.nan, False),
     ],
 )
-def test_a_token_may_be_off_four_times_as_far_as_a_pooled_vector(
+def test_in_16_bits_a_token_may_be_off_four_times_as_far_as_a_pooled_vector(
     per_token: float, pooled: float, passed: bool
 ) -> None:
-    assert SelfTestResult(per_token, pooled, FP16.tolerance.self_test).passed is passed
+    allowed = FP16.tolerance
+    assert SelfTestResult(per_token, pooled, allowed.self_test, allowed.self_test_token).passed is passed
+
+
+@pytest.mark.parametrize("precision", [FP32, FP8_FFN, FP8], ids=lambda each: each.name)
+def test_in_the_others_no_further(precision: Precision) -> None:
+    assert precision.tolerance.self_test_token == precision.tolerance.self_test
 
 
 @fp8_settings
