@@ -164,7 +164,6 @@ def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> I
         NOT_RUN: contest.not_run,
         "small": {},
     }
-    per_token = 24 * shape.dim * shape.dim * shape.layers
     limits = {
         precision: matrix_products(shape, precision, tokens)
         for precision in precisions
@@ -187,7 +186,9 @@ def measure(name: str, precisions: Sequence[str], tokens: int, rounds: int) -> I
         for method, row in rows.items():
             precision = method.rsplit(" ", 1)[1]
             if precision in rates:
-                row["share_of_products"] = round(row["tokens_per_s"] * per_token / rates[precision], 4)
+                row["share_of_products"] = round(
+                    row["tokens_per_s"] * shape.flops_per_token / rates[precision], 4
+                )
         result[label] = {
             "methods": rows,
             "profile": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -47,14 +47,14 @@ def shares(kernels: Iterable[tuple[str, float, float]]) -> dict[str, float]:
     until = found[0][1]
     for name, start, end in found:
         spent[_IDLE] = spent.get(_IDLE, 0.0) + max(0.0, start - until)
-        kind = kind_of(name)
+        kind = kind_of(name, KINDS)
         spent[kind] = spent.get(kind, 0.0) + max(0.0, end - max(start, until))
         until = max(until, end)
     ordered = sorted(spent.items(), key=lambda item: -item[1])
     return {kind: round(time / whole, 4) for kind, time in ordered if time}
 
 
-def kind_of(name: str) -> str:
-    """The kind of a kernel, by its name."""
+def kind_of(name: str, kinds: Mapping[str, Sequence[str]]) -> str:
+    """The first kind of which something is in a name, in lower case; "other" if none is."""
     lower = name.lower()
-    return next((kind for kind, parts in KINDS.items() if any(part in lower for part in parts)), _OTHER)
+    return next((kind for kind, parts in kinds.items() if any(part in lower for part in parts)), _OTHER)

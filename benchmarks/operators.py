@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.kernel_times import kind_of
+
 KINDS = {
     "matrix products": ("aten::addmm", "aten::mm"),
     "attention": ("scaled_dot_product",),
@@ -18,7 +20,6 @@ KINDS = {
     "rotary, sums, masks": ("aten::mul", "aten::sub", "aten::add", "aten::neg", "masked_fill"),
 }
 """By what is in an operator's name; the first that fits counts."""
-_OTHER = "other"
 _SQUARE = 2048
 _TIMES = 5
 
@@ -32,7 +33,7 @@ def operator_times(work: Callable[[], object]) -> dict[str, Any]:
     spent: dict[str, float] = {}
     flops = 0
     for event in profiler.key_averages():
-        kind = kind_of(event.key)
+        kind = kind_of(event.key, KINDS)
         spent[kind] = spent.get(kind, 0.0) + event.self_cpu_time_total
         flops += event.flops if kind == "matrix products" else 0
     total = sum(spent.values())
@@ -43,11 +44,6 @@ def operator_times(work: Callable[[], object]) -> dict[str, Any]:
         "products_gflops": round(flops / spent["matrix products"] / 1e3, 1),  # of microseconds
         "square_gflops": round(_square_gflops(), 1),
     }
-
-
-def kind_of(name: str) -> str:
-    """The kind of an operator, by its name."""
-    return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), _OTHER)
 
 
 def _square_gflops() -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import esm
@@ -229,14 +229,15 @@ def matrix_products(shape: Esm2Config, precision: str, tokens: int) -> tuple[Cal
     inputs = {dim: torch.randn(tokens, dim, device="cuda").to(dtype)}
     inputs[4 * dim] = F.gelu(torch.randn(tokens, 4 * dim, device="cuda")).to(dtype)
 
+    times = max(1, shape.layers // _LAYERS_OF_WEIGHTS)
+
     def run() -> None:
-        for _ in range(max(1, shape.layers // _LAYERS_OF_WEIGHTS)):
+        for _ in range(times):
             for layer in layers:
                 for (into, _), (weight, bias) in zip(sizes, layer, strict=True):
                     F.linear(inputs[into], weight, bias)
 
-    count = max(1, shape.layers // _LAYERS_OF_WEIGHTS) * _LAYERS_OF_WEIGHTS
-    return run, 24 * dim * dim * tokens * count
+    return run, replace(shape, layers=times * _LAYERS_OF_WEIGHTS).flops_per_token * tokens
 
 
 def pooled(rows: Tensor, proteins: Proteins) -> Tensor:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from benchmarks.e2e import Look, between
+from benchmarks.kernel_times import kind_of
 from benchmarks.loops.padded import PaddedModel
-from benchmarks.operators import kind_of, operator_times
+from benchmarks.operators import KINDS, operator_times
 from benchmarks.records import MIXED, partition_of, reads
 from schemas import SequenceRecord, encode_record
 from virnucpro_core.bundle.bundle import Bundle, find_bundle
@@ -100,4 +101,4 @@ def test_the_shares_of_operators_add_up_and_products_are_counted_by_their_operat
     ],
 )
 def test_operators_are_told_apart_by_their_names(name, kind):
-    assert kind_of(name) == kind
+    assert kind_of(name, KINDS) == kind
