@@ -43,18 +43,18 @@ class Optimisers:
         self, network: Network, recipe: Optimiser, ratios: tuple[float, float, float] = (1.0, 1.0, 1.0)
     ) -> None:
         by_muon = {id(p) for p in network.layer_matrices} if recipe.muon else set()
-        decaying: list[dict[str, Any]] = []
-        groups: list[dict[str, Any]] = []
+        adamw: list[dict[str, Any]] = []
+        muon: list[dict[str, Any]] = []
         for part, ratio in zip(network.parts, ratios, strict=True):
             rest = [p for p in part if id(p) not in by_muon]
             decay = {"weight_decay": recipe.weight_decay, "lr_ratio": ratio}
-            groups.append({"params": [p for p in rest if p.ndim >= 2]} | decay)
-            groups.append({"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "lr_ratio": ratio})
+            adamw.append({"params": [p for p in rest if p.ndim >= 2]} | decay)
+            adamw.append({"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "lr_ratio": ratio})
             if matrices := [p for p in part if id(p) in by_muon]:
-                decaying.append({"params": matrices} | decay)
-        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)]
-        if decaying:
-            self._all.append(torch.optim.Muon(decaying, lr=0.0, adjust_lr_fn="match_rms_adamw"))
+                muon.append({"params": matrices} | decay)
+        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=0.0, betas=BETAS, fused=True)]
+        if muon:
+            self._all.append(torch.optim.Muon(muon, lr=0.0, adjust_lr_fn="match_rms_adamw"))
 
     @property
     def groups(self) -> list[dict[str, Any]]:

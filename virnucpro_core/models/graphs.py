@@ -2,8 +2,9 @@
 
 A small batch takes the device less time than its hundreds of kernels take the host to launch. A graph launches all of
 them in one call. They are the kernels of the eager forward, and a row's bits do not depend on the number of rows, so
-the results are the same bits. A few large graphs serve batches that nearly fill them: launching these is no limit in
-itself, but beside busy threads each of the hundreds of launches waits for Python's lock.
+the results are the same bits. Batches that nearly fill a token budget have graphs, too. For them computing takes longer
+than launching, but a thread that launches hundreds of kernels waits for Python's lock again and again if other threads
+are busy.
 
 A graph's shapes and addresses are fixed: a batch is copied to where the graph reads it (`StaticBatch`), and is padded
 to the graph's rows and segments. No batch's rows depend on that padding.
@@ -31,7 +32,7 @@ _LAUNCH_BOUND = 2560 * 2048
 next graph's rows would cost more than the graph saves. Measured on an H200, ms a forward whose kernels are launched one
 by one, and by a graph: 2,560 dimensions (36 layers) at 512 rows 9.2 and 5.9, at 2,048 rows 22.6 and 22.4; 1,280
 dimensions (33 layers) at 1,024 rows 5.6 and 3.4, at 4,096 rows 12.0 and 11.9; 320 and 128 gain at any of them."""
-_FULL = (4096, 8192, 16384)
+_FULL = (4096, 8192, LARGEST)
 """Rows of graphs above that, for batches that nearly fill them: the token budgets that are usual on a GPU."""
 _FULL_FROM = 31 / 32
 """How full such a batch is at least: so much is computed for nothing at most."""

@@ -29,9 +29,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 try:
     from zlib_ng import zlib_ng as inflate
-except (
-    ImportError
-):  # it is for the usual processors only; the original takes twice as long, and gives the same
+except ImportError:
+    # It is for the usual processors only; the original takes twice as long, and gives the same.
     import zlib as inflate  # type: ignore[no-redef]
 
 if sys.version_info >= (3, 14):
