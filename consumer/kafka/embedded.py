@@ -19,8 +19,8 @@ import ctypes
 import json
 import signal
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 from consumer.errors import ExitCode, ServiceError
@@ -61,7 +61,7 @@ class EmbeddedBroker:
 
     def __enter__(self) -> EmbeddedBroker:
         kafka = library()
-        with ExitStack() as stack:
+        with ExitStack() as stack, _signals_blocked():
             handle = _client_handle(kafka)
             stack.callback(kafka.rd_kafka_destroy, handle)
             cluster = kafka.rd_kafka_mock_cluster_new(handle, 1)
@@ -88,6 +88,20 @@ class EmbeddedBroker:
         if self._open is not None:
             stack, self._open = self._open, None
             stack.close()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Threads that start in the block never receive a signal.
+
+    librdkafka ends the mock cluster's thread, and frees what the thread owns, when a signal interrupts its poll.
+    The kernel hands it one while the main thread blocks signals, as Python does while it starts a process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _client_handle(kafka: ctypes.CDLL) -> int:

@@ -99,6 +99,33 @@ def test_it_can_be_opened_again():
             assert len(read(broker.bootstrap_servers, "a", 1)) == 1
 
 
+INTERRUPTED = """
+import os, signal
+from confluent_kafka import Producer
+from consumer.kafka.embedded import EmbeddedBroker
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda *_: None)
+with EmbeddedBroker({"a": 1}) as broker:
+    producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "message.timeout.ms": 5000})
+    # Python does the same while it starts a process: the kernel then looks for another thread.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+        producer.produce("a", b"value")
+        assert producer.flush(10) == 0
+    del producer
+print("closed")
+"""
+
+
+def test_signals_do_not_reach_its_threads():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
 @pytest.mark.parametrize("partitions", [0, -1])
 def test_a_topic_needs_a_partition(partitions):
     with pytest.raises(ValueError, match="at least 1 partition"):
