@@ -27,7 +27,8 @@ from training.reports.fold_metrics import MEASURES, LeftOut, judge
 from training.reports.model_card import main
 from training.reports.model_card_text import cell, metrics_row, table
 from training.reports.record_scores import RecordScores, read_scores, write_scores
-from training.runs.pipeline import calibration_of, facts
+from training.runs.everything import COMMAND, calibration_of
+from training.runs.export import facts
 from training.runs.workspace import EVERYTHING, Workspace
 from virnucpro_core.bundle.bundle import read_manifest
 from virnucpro_core.bundle.manifest import (
@@ -117,7 +118,7 @@ def write_bundle(folder: Path, length: int, work: Workspace, results: Path, resu
         licence="MIT",
         files={role: FileEntry(role, "0" * 64, 1) for role in ROLES},
         temperature=result["temperature"],
-        training=facts(work, length, {"cross_validation": judged}),
+        training=facts(work, length, COMMAND, {"cross_validation": judged}),
         calibration=calibration_of(read_scores(scores), sha256_of(scores), length),
     )
     (folder / "manifest.json").write_text(manifest.to_json())
@@ -389,11 +390,11 @@ def change_table(before: str, after: str, run: Run, name: str = "manifest.tsv") 
         (other_scores, "scores-300.jsonl is not what the calibration of nano-300 was fitted on: give "),
         (
             partial(change_manifest, lambda manifest: manifest["training"].pop("cross_validation")),
-            "nano-300 was not made by python -m training.run --everything",
+            "nano-300 was not made by python -m training.run",
         ),
         (
             partial(change_manifest, lambda manifest: manifest.pop("calibration")),
-            "nano-300 was not made by python -m training.run --everything",
+            "nano-300 was not made by python -m training.run",
         ),
         (
             partial(

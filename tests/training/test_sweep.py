@@ -1,4 +1,4 @@
-"""Recipes compared by cross-validation, and the last training on everything: the commands, on the made-up corpus."""
+"""Recipes compared by cross-validation: the commands, on the made-up corpus."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 
 from tests.support.training_fixture import TINY, data_with_extra, tiny_recipe
-from training.data.corpus import EXTRA, VALIDATION
+from training.data.corpus import VALIDATION
 from training.data.folds import Folds
 from training.recipe import Recipe
-from training.runs import cross_validate, pipeline, sweep
+from training.runs import cross_validate, sweep
 from training.runs.cross_validate import Trial
 from training.runs.runner import TOO_LATE
 from training.runs.sweep import as_good, complexity, markdown, ranked, read
-from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.evaluation.metrics import auroc
-from virnucpro_core.hashing import sha256_of
 from virnucpro_core.scoring.verdicts import is_virus
 from virnucpro_core.sequence.chunks import chunk_spans
 
@@ -124,30 +122,6 @@ def test_the_result_is_of_records_whose_family_or_genus_their_model_had_not_seen
         assert result["right"][kind]["pieces"] == len(values)
         assert result["right"][kind]["share"] == pytest.approx(np.mean(values), abs=0.01)
     assert rows_of(out.parent)["plain"]["auroc"] == result["auroc"]
-
-
-def test_the_last_training_has_everything_and_what_cross_validation_says_of_its_recipe(out: Path) -> None:
-    folder = out / cross_validate.FOLDER / "plain"
-    command = [*options(out), "--set", "data.extra_weight=0.3", "--lengths", "500", "--device", "cpu"]
-    command += ["--everything", str(folder)]
-    assert pipeline.main(command) == 0
-    bundle = Bundle.load(out / "everything" / "nano-500")
-    result = json.loads((folder / "result-500.json").read_text())
-    manifest, corpus = bundle.manifest, data_with_extra().corpus
-    assert manifest.temperature == result["temperature"]
-    assert manifest.training["trained_on"] == ["train", "dev", "validation", "extra"]
-    assert manifest.training["cross_validation"]["right"] == result["right"]
-    assert manifest.validation["auroc"] == result["auroc"]["mean"]
-    assert manifest.calibration is not None
-    scores = folder / "scores-500.jsonl"
-    assert manifest.calibration.about["scores"]["sha256"] == sha256_of(scores)
-    assert manifest.calibration.about["records"] == len(scores.read_text().splitlines())
-    assert len(manifest.training["data"]["extra"]["ids"].split()) == (corpus.splits == EXTRA).sum()
-    assert not (out / "nano-500").exists(), "nothing was measured on validation"
-    with pytest.raises(SystemExit, match=r"result-500\.json is of another recipe or other data: repeat"):
-        pipeline.main([*command, "--set", "head.dropout=0.5"])
-    with pytest.raises(SystemExit, match=r"result-500\.json is not there: make it with .*cross_validate"):
-        pipeline.main([*command[:-1], str(out)])
 
 
 def test_no_fold_begins_after_the_deadline(tmp_path: Path) -> None:

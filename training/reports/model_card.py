@@ -3,7 +3,7 @@
     python -m training.reports.model_card --results OUT/cross-validation/NAME --manifest manifest.tsv
         --extra-manifest extra_manifest.tsv --docs docs
 
-The bundles are those of a last training on everything (`training.run --everything`), by default those in the package.
+The bundles are those of a last training on everything (`training.run`), by default those in the package.
 Reads their manifests, result-LENGTH.json and scores-LENGTH.jsonl of the results, and the tables that the data was
 prepared from, which must have the columns source_repo and repo_licence. Writes docs/nano/figures.md and
 docs/nano/LENGTH-*.png, all of them or none. The same input gives the same files.
@@ -66,7 +66,7 @@ def read_made(bundles: Path | None, results: Path, lengths: Sequence[int]) -> li
         ):
             raise ValueError(
                 f"{found[0].manifest.id} and {name} are of different recipes or data: make them with one "
-                "python -m training.run --everything"
+                "python -m training.run"
             )
         result, scores = results / f"result-{length}.json", results / f"scores-{length}.jsonl"
         _check(manifest, result, scores)
@@ -80,7 +80,7 @@ def _check(manifest: Manifest, result: Path, scores: Path) -> None:
     judged = manifest.training.get("cross_validation")
     if judged is None or manifest.calibration is None:
         raise ValueError(
-            f"{manifest.id} was not made by python -m training.run --everything: its manifest has no "
+            f"{manifest.id} was not made by python -m training.run: its manifest has no "
             "cross-validation or no calibration"
         )
     content = json.loads(result.read_text(encoding="utf-8"))

@@ -14,22 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from training.progress import log
 from training.reports.fold_metrics import LeftOut, judge
 from training.reports.record_scores import write_scores
-from training.runs.pretrain import LENGTH, encoders_file
-from training.runs.runner import Runner, command
+from training.runs.pretrain import LENGTH
+from training.runs.runner import Runner
+from training.runs.side_by_side import Training, make_tables, parser_of, train
 from training.runs.train_head import key_of, margins_file, report_file
-from training.runs.workspace import Workspace, fold_phase, options, workspace
+from training.runs.workspace import Workspace, fold_phase, workspace
 from virnucpro_core.atomic_files import atomic_write
 
 FOLDER = "cross-validation"
@@ -71,8 +70,7 @@ class CrossValidation:
 
     def __init__(self, given: argparse.Namespace, trials: Sequence[Trial], length: int) -> None:
         self._given, self._trials, self._length = given, trials, length
-        self._failures: dict[str, str] = {}
-        self._folds = range(1, self.work(trials[0], 1).folds.count + 1)
+        self._folds = range(1, workspace(given, fold_phase(1)).folds.count + 1)
 
     def options(self, trial: Trial) -> argparse.Namespace:
         """The options of `workspace`, for a trial."""
@@ -90,58 +88,20 @@ class CrossValidation:
         """The workspace of a trial without a fold."""
         return workspace(self.options(trial), fold_phase(fold))
 
-    def run(self, runner: Runner) -> None:
-        """Tables, then encoders, then heads, of all folds; a trial that fails does not stop the others."""
-        sharing: dict[Path, list[tuple[Trial, int]]] = {}
-        made: set[tuple[int, str]] = set()
-        for fold in self._folds:
-            for trial in self._trials:
-                work = self.work(trial, fold)
-                if (fold, work.key("data")) not in made:
-                    made.add((fold, work.key("data")))
-                    for length in {LENGTH, self._length}:
-                        work.training_file(length)
-                    work.left_out(self._length)
-                sharing.setdefault(encoders_file(work).path, []).append((trial, fold))
-        log(tables="done")
-        # Long pre-training first, or all would wait for it in the end.
-        groups = sorted(
-            sharing.values(), key=lambda group: -self.work(*group[0]).recipe.pretrain.optimiser.steps
-        )
-        head = ("--length", str(self._length))
-        runner.run(
-            (
-                partial(self._do, "runs.pretrain", *group[0], ()),
-                [partial(self._do, "runs.train_head", trial, fold, head) for trial, fold in group],
-            )
-            for group in groups
-        )
-
-    def _do(
-        self, module: str, trial: Trial, fold: int, more: Sequence[str], device: str, seconds: float
-    ) -> None:
-        work = self.work(trial, fold)
-        given = [
-            "--data",
-            work.data,
-            "--out",
-            work.out,
-            "--cache",
-            work.cache,
-            "--recipe",
-            self._given.recipe,
+    @property
+    def trainings(self) -> list[Training]:
+        """Each trial without each fold."""
+        return [
+            Training(trial.name, self.options(trial), fold_phase(fold))
+            for fold in self._folds
+            for trial in self._trials
         ]
-        given += ["--processes", work.processes, "--phase", work.phase]
-        changes = [word for one in (*self._given.set, *trial.changes) for word in ("--set", one)]
-        failure = command(
-            module, [*map(str, given), *changes, *more], work.folder / "log.jsonl", device, seconds
-        )
-        log(done=module, trial=trial.name, fold=fold, **({"failed": failure} if failure else {}))
-        if failure:
-            self._failures.setdefault(trial.name, failure)  # the first is the cause of what follows
 
-    def result(self, trial: Trial) -> dict[str, Any]:
-        """What the folds say of a trial, which is written too; only with `failed` if one is missing."""
+    def result(self, trial: Trial, failures: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+        """What the folds say of a trial, which is written too; only with `failed` if one is missing.
+
+        failures: see `train`.
+        """
         row: dict[str, Any] = {"name": trial.name, "why": trial.why, "set": list(trial.changes)}
         works = [self.work(trial, fold) for fold in self._folds]
         reports = [
@@ -152,8 +112,9 @@ class CrossValidation:
             report.get("key") == key_of(work, self._length)
             for work, report in zip(works, reports, strict=True)
         )
-        if trial.name in self._failures or not done:
-            return row | {"failed": self._failures.get(trial.name, "not run")}
+        failed = [failures[key] for work in works if (key := (trial.name, work.phase)) in failures]
+        if failed or not done:
+            return row | {"failed": next(iter(failed), "not run")}
         left_out = []
         for fold, work in zip(self._folds, works, strict=True):
             table = work.left_out(self._length)
@@ -174,28 +135,16 @@ class CrossValidation:
         return row
 
 
-def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """Options of the commands that cross-validate."""
-    parser = options(description)
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    parser.add_argument("--length", type=int, default=LENGTH, help="bases of a chunk")
-    parser.add_argument(
-        "--devices",
-        nargs="+",
-        default=gpus or ["cpu"],
-        help="like cuda:0; twice for two at once; cpu is one core",
-    )
-    parser.add_argument("--minutes", type=float, default=24 * 60.0, help="to end within")
-    return parser
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; 1 if a fold failed or there was no time for it."""
-    given = parser_of(__doc__).parse_args(arguments)
+    parser = parser_of(__doc__)
+    parser.add_argument("--length", type=int, default=LENGTH, help="bases of a chunk")
+    given = parser.parse_args(arguments)
     trial = Trial(RECIPE, "as given", ())
     validation = CrossValidation(given, [trial], given.length)
-    validation.run(Runner(given.devices, given.minutes * 60))
-    result = validation.result(trial)
+    make_tables(validation.trainings, given.length)
+    failures = train(validation.trainings, given.length, Runner(given.devices, given.minutes * 60))
+    result = validation.result(trial, failures)
     log(**result)
     return int("failed" in result)
 

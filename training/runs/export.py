@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch
 
 from training.data.corpus import EXTRA, SPLITS, Corpus, ids_digest
 from training.model.network import Network
-from virnucpro_core.bundle.bundle import Bundle, write_bundle
+from training.runs.train_head import key_of
+from training.runs.workspace import Workspace
+from virnucpro_core.bundle.bundle import Bundle, read_manifest, write_bundle
 from virnucpro_core.bundle.manifest import Manifest
 from virnucpro_core.bundle.weights import weights_of
 from virnucpro_core.evaluation.labels import LABELS
@@ -50,6 +54,24 @@ def data_list(corpus: Corpus, *, with_extra: bool) -> dict[str, Any]:
     return listing
 
 
+def facts(work: Workspace, length: int, command: str, judged: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says about the training.
+
+    command: the module that made the bundle; judged: how its recipe was, by name.
+    """
+    cuda = work.device.type == "cuda"
+    return {
+        "command": f"python -m {command} --data DATA --out OUT",
+        "key": key_of(work, length),
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "hardware": torch.cuda.get_device_name(work.device) if cuda else "CPU",
+        "recipe": asdict(work.recipe),
+        "trained_on": list(work.splits),
+        **judged,
+        "data": data_list(work.corpus, with_extra=EXTRA in work.splits),
+    }
+
+
 def draft_manifest(
     network: Network, name: str, expected_length: int, temperature: float, training: Mapping[str, Any]
 ) -> Manifest:
@@ -80,3 +102,16 @@ def export(network: Network, path: Path, draft: Manifest, tokenizer: Path) -> Bu
         "head": weights_of(network.head, torch.float32),
     }
     return write_bundle(path, draft, tensors, tokenizer)
+
+
+def is_there(work: Workspace, target: Path, length: int) -> bool:
+    """Whether a bundle has been written.
+
+    Raises:
+        SystemExit: one of that name is there, of other data or another recipe.
+    """
+    if not target.exists():
+        return False
+    if read_manifest(target)[0].training.get("key") != key_of(work, length):
+        raise SystemExit(f"{target} is of other data or another recipe: remove it, or choose another --out")
+    return True

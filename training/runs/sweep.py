@@ -27,8 +27,10 @@ from typing import Any
 from training.model.network import Network
 from training.progress import log
 from training.recipe import DEFAULT, Recipe
-from training.runs.cross_validate import CrossValidation, Trial, parser_of
+from training.runs.cross_validate import CrossValidation, Trial
+from training.runs.pretrain import LENGTH
 from training.runs.runner import Runner
+from training.runs.side_by_side import make_tables, parser_of, train
 
 SWEEP = DEFAULT.with_name("sweep.toml")
 TECHNIQUES = {
@@ -118,6 +120,7 @@ def markdown(rows: Iterable[dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; 1 if a trial failed or there was no time for it."""
     parser = parser_of(__doc__)
+    parser.add_argument("--length", type=int, default=LENGTH, help="bases of a chunk")
     parser.add_argument("--sweep", type=Path, default=SWEEP, help="file of the trials")
     parser.add_argument("--only", nargs="+", help="names of trials, instead of all")
     given = parser.parse_args(arguments)
@@ -130,12 +133,13 @@ def main(arguments: list[str] | None = None) -> int:
         raise SystemExit(f"{given.sweep} has no trial {', '.join(sorted(unknown))}")
     chosen = [trial for trial in trials if not given.only or trial.name in given.only]
     sweep = CrossValidation(given, chosen, given.length)
-    sweep.run(runner)
+    make_tables(sweep.trainings, given.length)
+    failures = train(sweep.trainings, given.length, runner)
     works = {trial.name: (sweep.work(trial, 1), len(trial.changes)) for trial in chosen}
     complexities = {
         name: complexity(work.recipe, work.vocabulary, changes) for name, (work, changes) in works.items()
     }
-    rows = ranked((sweep.result(trial) for trial in chosen), complexities)
+    rows = ranked((sweep.result(trial, failures) for trial in chosen), complexities)
     (given.out / "sweep.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
     (given.out / "sweep.md").write_text(markdown(rows))
     for row in rows:

@@ -1,10 +1,8 @@
-"""The whole training of a tiny model on a made-up corpus, by the same commands as the bundled one's."""
+"""The training of a tiny model on one split of a made-up corpus, by the commands that a person gives."""
 
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -19,7 +17,7 @@ from training.data import prepare_data, train_tokenizer
 from training.data.corpus import SPLITS, Corpus, ids_digest
 from training.data.make_tables import evaluation_table
 from training.reports.evaluate import engine_margins
-from training.runs import pipeline
+from training.runs import one_split
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.evaluation.metrics import binary_metrics
 from virnucpro_core.models.engine import Engine
@@ -37,7 +35,7 @@ def one_thread() -> Iterator[None]:
 
 
 def arguments(folder: Path, *changes: str) -> list[str]:
-    """Of training.run."""
+    """Of training.runs.one_split."""
     options = ["--data", str(folder / "data"), "--out", str(folder / "out"), "--lengths", "500"]
     options += ["--device", "cpu", "--processes", "1", "--baseline-chunks", "60"]
     return options + [word for change in (*TINY, *changes) for word in ("--set", change)]
@@ -52,12 +50,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     data = str(folder / "data")
     assert prepare_data.main([str(fasta), "--manifest", str(manifest), "--out", data, *share]) == 0
     assert train_tokenizer.main(["--data", data, "--pieces", "600"]) == 0
-    # As `python -m training.run` does, but torch is loaded already.
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
-        patch.setattr(sys, "argv", ["training.run", *arguments(folder)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module("training.run", run_name="__main__")
-    assert ended.value.code == 0
+    with redirect_stdout(StringIO()) as printed:
+        assert one_split.main(arguments(folder)) == 0
     return folder, [json.loads(line) for line in printed.getvalue().splitlines()]
 
 
@@ -135,7 +129,7 @@ def test_where_there_is_no_terminal_the_run_prints_lines_of_json(run) -> None:
 def test_what_is_done_is_not_done_again(run, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = run
     before = stamps(folder)
-    assert pipeline.main(arguments(folder)) == 0
+    assert one_split.main(arguments(folder)) == 0
     assert stamps(folder) == before
     assert capsys.readouterr().out == ""
 
@@ -144,5 +138,5 @@ def test_a_bundle_of_another_recipe_is_not_taken_for_this_one(run) -> None:
     folder, _ = run
     before = stamps(folder)
     with pytest.raises(SystemExit, match="nano-500 is of other data or another recipe"):
-        pipeline.main(arguments(folder, "head.dropout=0.5"))
+        one_split.main(arguments(folder, "head.dropout=0.5"))
     assert stamps(folder) == before
