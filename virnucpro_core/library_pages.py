@@ -23,22 +23,28 @@ def release_library_pages() -> None:
     """Unmap what lies in memory of this process's libraries: what is read again comes from the system's file cache.
 
     Only of mappings that cannot be written and hold no page of this process's own, so that nothing is lost. Does
-    nothing where the system does not say which these are.
+    nothing where the system does not say which these are, or does not let this process read it.
     """
-    if sys.platform != "linux" or not _MAPS.exists():
+    if sys.platform != "linux":
+        return
+    try:
+        smaps = _MAPS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return
     madvise = ctypes.CDLL(None).madvise
-    for start, size in _clean_mappings(_MAPS.read_text(encoding="utf-8", errors="replace")):
+    for start, size in _clean_mappings(smaps):
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _DONTNEED)
 
 
 def _clean_mappings(smaps: str) -> Iterator[tuple[int, int]]:
-    """Address and bytes of the mappings of libraries that cannot be written and have no pages of their own."""
+    """Address and bytes of the mappings of libraries that cannot be written and have no pages of their own, neither in
+    memory ("Anonymous", for example what relocation has written) nor in swap: those too would be read from the file."""
     for entry in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE):
         if mapping := _MAPPING.match(entry):
             kilobytes = {
                 name: int(value) for name, value in re.findall(r"^(\w+): +(\d+) kB$", entry, re.MULTILINE)
             }
-            if kilobytes.get("Anonymous") == 0 and kilobytes.get("Rss", 0) * 1024 >= _LEAST:
+            own = (kilobytes.get("Anonymous"), kilobytes.get("Swap"))
+            if own == (0, 0) and kilobytes.get("Rss", 0) * 1024 >= _LEAST:
                 start, end = (int(address, 16) for address in mapping.groups())
                 yield start, end - start
