@@ -192,7 +192,7 @@ class DnabertS(nn.Module):
         return None if isinstance(backend, FlashAttn) else f"needs the attention back-end {FlashAttn.name}"
 
     def record_graphs(self) -> tuple[int, ...]:
-        """Record the packed forward of small batches as CUDA graphs, which then serve those that fit.
+        """Record the packed forward of small and of full batches as CUDA graphs, which then serve those that fit.
 
         Returns:
             the numbers of rows that were recorded, rising; () if `graphs_refusal` says why not.
@@ -201,10 +201,13 @@ class DnabertS(nn.Module):
         if not isinstance(backend, FlashAttn):
             return ()
         slopes = self._slopes_on(self.device)
+        # Not this object, which keeps the graphs, which keep this forward: the memory of all would stay taken until the
+        # garbage collector comes by.
+        encoder, embeddings = self.encoder, self.embeddings
 
         def forward(batch: StaticBatch) -> Tensor:
             attend = backend.bind_bounds(batch.bounds, _LONGEST_RECORDED, slopes)
-            out: Tensor = self.encoder(self.embeddings(batch.ids), attend)
+            out: Tensor = encoder(embeddings(batch.ids), attend)
             return out
 
         self._graphs = ForwardGraphs(

@@ -59,7 +59,7 @@ class Engine:
             one unless that cannot do ALiBi; then the first that can, see `EngineInfo.refusals`.
         v1_attention: True takes the standard path for ESM-2, False or None the packed one.
         self_test: compare the chosen path with fair-esm's own forward first.
-        cuda_graphs: record the forwards of small batches as CUDA graphs, where they can be.
+        cuda_graphs: record the forwards of small and of full batches as CUDA graphs, where they can be.
 
     Attributes:
         default_token_budget: tokens of a batch, for either model, that suit the device.

@@ -258,7 +258,7 @@ class ESM2WithFlashAttention(nn.Module):
         return None if kernels.fused_attention else "needs the kernel rotary_attention"
 
     def record_graphs(self) -> tuple[int, ...]:
-        """Record the packed forward of small batches as CUDA graphs, which then serve those that fit.
+        """Record the packed forward of small and of full batches as CUDA graphs, which then serve those that fit.
 
         Returns:
             the numbers of rows that were recorded, rising; () if `graphs_refusal` says why not.
@@ -270,12 +270,16 @@ class ESM2WithFlashAttention(nn.Module):
 
         with torch.inference_mode(False), torch.no_grad():
             cos, sin = self._rotary.by_position(LONGEST_FUSED)
+        self._graphs = None
+        # The graphs keep this forward. If it kept this object, which keeps the graphs, the memory of both would stay
+        # taken until the garbage collector comes by.
+        twin = copy.copy(self)
 
         def forward(batch: StaticBatch) -> Tensor:
             attend = kernels.attention_in_tiles(batch.bounds, batch.tiles, cos, sin)
-            x = self._embed(batch.ids, batch.bounds, batch.segment_ids.long())
-            last = self.num_layers
-            return self._layers_by_kernels(x, attend, (last,), kernels)[last]
+            x = twin._embed(batch.ids, batch.bounds, batch.segment_ids.long())
+            last = twin.num_layers
+            return twin._layers_by_kernels(x, attend, (last,), kernels)[last]
 
         self._graphs = ForwardGraphs(
             sizes_of(self.dim),

@@ -177,7 +177,7 @@ class EngineInfo:
         refusals: attention back-ends, kernels and graphs that would come first and why they do not serve, by
             "model: name", "kernels: name" and "cuda graphs: model".
         self_test: the figures of the start-up self-test, None if it was off.
-        graphs: the CUDA graphs of small batches, None if there are none.
+        graphs: the CUDA graphs of small and of full batches, None if there are none.
         calibration: of the probability of a record, None if the bundle has none.
         flops_per_token: floating-point operations of the matrix products of one token, attention itself not counted:
             "protein" of ESM-2, "nucleotide" of DNABERT-S; empty where that is not known.

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.support.models_fixture import ESM2_SHAPES, layout_of, random_dna, random_dnabert_s, random_esm2
+from virnucpro_core.models import dnabert_s, esm2_flash
+from virnucpro_core.models.attention import Choice, FlashAttn
+from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.graphs import ForwardGraphs, Recorded, Size, StaticBatch, sizes_of
 from virnucpro_core.models.kernels.rotary_attention import query_tiles
@@ -202,3 +206,45 @@ def test_without_tritons_kernels_and_flash_attn_nothing_is_recorded() -> None:
     assert esm2.record_graphs() == dna.record_graphs() == ()
     assert esm2.graphs_refusal() == "needs Triton's kernels"
     assert dna.graphs_refusal() == "needs the attention back-end flash_attn"
+
+
+class Kept:
+    """In the place of a `CudaRecorder`: keeps the forward as that does, and records nothing."""
+
+    def __init__(self, forward: Callable[[StaticBatch], Tensor], _: torch.device) -> None:
+        self.forward = forward
+
+    def __call__(self, batch: StaticBatch) -> Recorded:
+        return Recorded(batch, torch.zeros(batch.rows, 1), lambda: None)
+
+
+def recorded_esm2(monkeypatch: pytest.MonkeyPatch) -> ESM2WithFlashAttention:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(esm2_flash, "CudaRecorder", Kept)
+    monkeypatch.setattr(ESM2WithFlashAttention, "graphs_refusal", lambda _: None)
+    model = ESM2WithFlashAttention(random_esm2(ESM2_SHAPES[0]))
+    assert model.record_graphs()
+    return model
+
+
+def recorded_dnabert_s(monkeypatch: pytest.MonkeyPatch) -> DnabertS:
+    monkeypatch.setattr(dnabert_s, "CudaRecorder", Kept)
+    monkeypatch.setattr(DnabertS, "choice", lambda *_: Choice(FlashAttn(), {}))
+    model = random_dnabert_s()
+    assert model.record_graphs()
+    return model
+
+
+@pytest.mark.parametrize("recorded", [recorded_esm2, recorded_dnabert_s])
+def test_a_model_that_is_dropped_frees_its_memory_at_once(
+    recorded: Callable[[pytest.MonkeyPatch], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes of a device, that the garbage collector does not see."""
+    gc.disable()
+    try:
+        model = recorded(monkeypatch)
+        kept = weakref.ref(model), weakref.ref(next(model.parameters()))
+        del model
+        assert [each() for each in kept] == [None, None]
+    finally:
+        gc.enable()
