@@ -26,13 +26,14 @@ def result(name: str, folder: Path = RESULTS) -> Result | None:
 def table(name: str, folder: Path = RESULTS) -> Iterator[str]:
     """The lines of one table. Without a result there is one line, which names the command that makes it."""
     source, rows = TABLES[name]
+    name_of_target, _, device = source.partition("-")
+    command = f"`make bench-{name_of_target}`{' on a GPU' if device else ''}"
     found = result(source, folder)
     if found is None:
-        command, _, device = source.partition("-")
-        yield f"Not run yet: `make bench-{command}`{' on a GPU' if device else ''}."
+        yield f"Not run yet: {command}."
         return
     lines = list(rows(found))
-    yield from lines or [f"Not run: `make bench-{source}` did not get there."]
+    yield from lines or [f"Not run: {command} did not get there."]
 
 
 def measured_on(name: str, folder: Path = RESULTS) -> Iterator[str]:

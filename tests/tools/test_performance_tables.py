@@ -12,6 +12,7 @@ from benchmarks.kernel_times import shares
 from benchmarks.pictures import pictures
 from benchmarks.tables import TABLES, measured_on, table
 
+ROOT = Path(__file__).parents[2]
 ABOUT = {
     "commit": "abc",
     "date": "2026-01-01",
@@ -33,6 +34,19 @@ def test_a_result_that_is_not_there_is_named_with_its_command(tmp_path, name):
     (line,) = table(name, tmp_path)
     command, on_gpu = TABLES[name][0].removesuffix("-gpu"), TABLES[name][0].endswith("-gpu")
     assert line == f"Not run yet: `make bench-{command}`{' on a GPU' if on_gpu else ''}."
+    assert f"\nbench-{command}: " in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "command"),
+    [
+        ("against-loops", "e2e", "`make bench-e2e`"),
+        ("against-loops-gpu", "e2e-gpu", "`make bench-e2e` on a GPU"),
+    ],
+)
+def test_a_table_that_a_result_has_nothing_for_is_named_with_its_command(tmp_path, name, source, command):
+    kept(tmp_path, source, cases=[], loops=[])
+    assert list(table(name, tmp_path)) == [f"Not run: {command} did not get there."]
 
 
 def test_what_could_not_run_is_listed_with_the_reason_wherever_it_stands(tmp_path):
