@@ -22,7 +22,9 @@ from virnucpro_core.bundle.weights import WeightsError
 from virnucpro_core.errors import CoreError, DeviceLost, NotFinite, OutOfMemory
 from virnucpro_core.models.attention import Attention, BackendUnavailable, Choice, Sdpa
 from virnucpro_core.models.device import EngineError, device_errors
+from virnucpro_core.models.dnabert_s import DnabertS
 from virnucpro_core.models.engine import Engine
+from virnucpro_core.models.esm2_flash import ESM2WithFlashAttention
 from virnucpro_core.models.layout import PackedLayout
 from virnucpro_core.models.precision import FP32
 from virnucpro_core.models.self_test import SelfTestFailed, compare_with_fair_esm, run_self_test
@@ -243,6 +245,31 @@ def test_device_failures_get_their_type(raised: RuntimeError, expected: type[Cor
         raise raised
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is raised
+
+
+def graphs_and_refusals(engine: Engine, v1: bool) -> tuple[tuple[tuple[int, ...], ...], dict[str, str]]:
+    graphs, whys = engine._record_graphs(v1)
+    return (() if graphs is None else (graphs.esm2, graphs.dnabert_s)), whys
+
+
+def test_graphs_that_do_not_fit_beside_the_models_are_done_without(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are recorded unasked: a device that has memory for the models alone serves as it did without them."""
+
+    def fails(_: object) -> tuple[int, ...]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    engine = Engine(bundle, device="cpu", self_test=False)
+    for kind in (ESM2WithFlashAttention, DnabertS):
+        monkeypatch.setattr(kind, "graphs_refusal", lambda _: None)
+    monkeypatch.setattr(DnabertS, "record_graphs", lambda _: (256, 512))
+    monkeypatch.setattr(ESM2WithFlashAttention, "record_graphs", fails)
+    no_memory = "does not fit into the device's memory beside the models"
+    assert graphs_and_refusals(engine, v1=False) == (((), (256, 512)), {"esm2": no_memory})
+    assert graphs_and_refusals(engine, v1=True) == (((), (256, 512)), {"esm2": "is on the standard path"})
+    monkeypatch.setattr(DnabertS, "record_graphs", fails)
+    assert graphs_and_refusals(engine, v1=False) == ((), {"esm2": no_memory, "dnabert_s": no_memory})
 
 
 def test_other_failures_pass_through() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from virnucpro_core.bundle.bundle import Bundle
 from virnucpro_core.bundle.weights import fill
+from virnucpro_core.errors import OutOfMemory
 from virnucpro_core.models.attention import BackendUnavailable
 from virnucpro_core.models.classifier import Head
 from virnucpro_core.models.device import EngineError, Placement, device_errors
@@ -59,7 +60,8 @@ class Engine:
             one unless that cannot do ALiBi; then the first that can, see `EngineInfo.refusals`.
         v1_attention: True takes the standard path for ESM-2, False or None the packed one.
         self_test: compare the chosen path with fair-esm's own forward first.
-        cuda_graphs: record the forwards of small and of full batches as CUDA graphs, where they can be.
+        cuda_graphs: record the forwards of small and of full batches as CUDA graphs, where they can be and there is
+            memory for them.
 
     Attributes:
         default_token_budget: tokens of a batch, for either model, that suit the device.
@@ -106,7 +108,7 @@ class Engine:
             self.head = fill("head", head, bundle.tensors("head"), place.device, torch.float32)
             v1 = self.esm2.takes_v1_path() or place.esm2_backend is None
             recorded = place.device.type == "cuda" and cuda_graphs
-            graphs = self._record_graphs(v1) if recorded else None
+            graphs, no_graphs = self._record_graphs(v1) if recorded else (None, {})
             result = run_self_test(self.esm2, place.precision) if self_test else None
             self.esm2.release_standard_path()
         kernels = self.esm2.kernels(place.device, dtype)
@@ -122,7 +124,7 @@ class Engine:
             kernels=TORCH if v1 else kernels.name,
             refusals=place.refusals
             | {f"kernels: {name}": why for name, why in kernels.refusals.items()}
-            | (self._graph_refusals(v1) if recorded else {}),
+            | {f"cuda graphs: {name}": why for name, why in no_graphs.items()},
             self_test=result,
             graphs=graphs,
             calibration=manifest.calibration,
@@ -218,19 +220,29 @@ class Engine:
         )
         return twin
 
-    def _record_graphs(self, v1: bool) -> CudaGraphs | None:
-        """Record the forwards of both models, of ESM-2 only if it takes the packed path; None if neither can be."""
-        begun = time.perf_counter()
-        esm2 = () if v1 else self.esm2.record_graphs()
-        dna = self.dnabert_s.record_graphs()
-        return CudaGraphs(esm2, dna, time.perf_counter() - begun) if esm2 or dna else None
+    def _record_graphs(self, v1: bool) -> tuple[CudaGraphs | None, dict[str, str]]:
+        """Record the forwards of both models, of ESM-2 only if it takes the packed path; None if neither can be.
 
-    def _graph_refusals(self, v1: bool) -> dict[str, str]:
-        whys = {
-            "esm2": "is on the standard path" if v1 else self.esm2.graphs_refusal(),
-            "dnabert_s": self.dnabert_s.graphs_refusal(),
-        }
-        return {f"cuda graphs: {model}": why for model, why in whys.items() if why is not None}
+        Returns:
+            the graphs, and why a model has none, by its name.
+        """
+        begun = time.perf_counter()
+        rows: dict[str, tuple[int, ...]] = {"esm2": (), "dnabert_s": ()}
+        whys: dict[str, str] = {}
+        for name, model in (("esm2", self.esm2), ("dnabert_s", self.dnabert_s)):
+            on_standard_path = v1 and model is self.esm2
+            why = "is on the standard path" if on_standard_path else model.graphs_refusal()
+            if why is not None:
+                whys[name] = why
+                continue
+            try:
+                with device_errors(self._device):
+                    rows[name] = model.record_graphs()
+            except OutOfMemory:
+                # Each forward alone may fit, and one that does not is made smaller.
+                whys[name] = "does not fit into the device's memory beside the models"
+        seconds = time.perf_counter() - begun
+        return CudaGraphs(**rows, seconds=seconds) if any(rows.values()) else None, whys
 
     def _scores(self, features: Tensor) -> Tensor:
         scores = torch.softmax(self.head(features), dim=1)
