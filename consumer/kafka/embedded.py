@@ -27,6 +27,8 @@ from consumer.errors import ExitCode, ServiceError
 from consumer.kafka.librdkafka import ERROR_BYTES, library
 
 _PRODUCER = 0  # rd_kafka_type_t
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+"""Of a thread itself, never of another; faulthandler shows where."""
 _REBALANCE_DELAY_MS = 0  # a real broker's 3 s of waiting for more members would only delay every start
 
 
@@ -97,7 +99,7 @@ def _signals_blocked() -> Iterator[None]:
     librdkafka ends the mock cluster's thread, and frees what the thread owns, when a signal interrupts its poll.
     The kernel hands it one while the main thread blocks signals, as Python does while it starts a process.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
     try:
         yield
     finally:
