@@ -209,7 +209,7 @@ def test_a_signal_leaves_no_files_and_no_folders(
         until(lambda: any(path.name.endswith(".part") for path in genome.parent.rglob("*")))
         process.send_signal(number)
         _, error = process.communicate(timeout=120)
-    assert process.returncode == code
+    assert process.returncode == code, error.decode()
     assert b"Traceback" not in error
     assert set(genome.parent.rglob("*")) == before
 
