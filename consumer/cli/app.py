@@ -32,7 +32,7 @@ from consumer.cli.commands.topics import topics
 from consumer.cli.commands.train_head import train_head
 from consumer.cli.commands.version import one_line, version
 from consumer.cli.commands.watch import watch
-from consumer.cli.error_messages import exit_code_of, known_errors, print_error, show_warning
+from consumer.cli.error_messages import exit_code_of, known_errors, once, print_error, show_warning
 from consumer.cli.options import HELP_NAMES
 from consumer.cli.verbosity import Verbosity, set_verbosity
 from consumer.errors import ExitCode
@@ -96,9 +96,10 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code; `arguments` default to the process's own."""
     try:
         with warnings.catch_warnings():
-            # Once a file, however often it is read.
-            warnings.simplefilter("default", SequenceFileWarning)
-            warnings.showwarning = show_warning
+            warnings.simplefilter("always", SequenceFileWarning)
+            # Once a file, however often it is read. The filter "default" forgets what was shown when a module that is
+            # imported meanwhile, as torch, sets a filter of its own.
+            warnings.showwarning = once(show_warning)
             result = app(arguments, prog_name="virnucpro", standalone_mode=False)
     except SystemExit:  # typer's answer to a reader that closed the pipe, or a signal handler's
         raise

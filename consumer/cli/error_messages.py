@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 from consumer.cli.verbosity import Verbosity, verbosity
 from consumer.config.secrets import redacted
@@ -64,6 +64,18 @@ def show_warning(
 ) -> None:
     """For `warnings.showwarning`: one line on stderr, without the place in the source."""
     warn(f"warning: {' '.join(str(message).split())}")
+
+
+def once(show: Callable[..., None]) -> Callable[..., None]:
+    """For `warnings.showwarning`: shows each text the first time that it comes."""
+    shown: set[str] = set()
+
+    def show_new(message: Warning | str, *where: Any, **more: Any) -> None:
+        if str(message) not in shown:
+            shown.add(str(message))
+            show(message, *where, **more)
+
+    return show_new
 
 
 def print_error(message: str) -> None:

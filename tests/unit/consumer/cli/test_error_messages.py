@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from consumer.cli import app as app_module
 from consumer.cli.app import run
 from consumer.cli.error_messages import UserError, exit_code_of, failure_in_the_log, known_errors, print_error
 from consumer.config.settings import SettingsError
 from consumer.errors import KafkaFatal, ServiceError
-from virnucpro_core.errors import DeviceLost, OutOfMemory
+from virnucpro_core.errors import DeviceLost, OutOfMemory, SequenceFileWarning
 from virnucpro_core.sequence.fasta import SequenceFileError
 
 
@@ -97,3 +99,18 @@ def test_the_end_of_a_service_is_in_its_log_with_the_exit_code(error, lines, cod
         ("service_failed", "critical", code)
     }
     assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_is_read_twice_is_warned_of_once(monkeypatch, capsys):
+    def read_twice_around_an_import(*_: object, **__: object) -> None:
+        for _ in range(2):
+            warnings.warn("reads.fasta is empty", SequenceFileWarning, stacklevel=1)
+            warnings.filterwarnings("ignore", message="what torch does when it is imported")
+        warnings.warn("more.fasta is empty", SequenceFileWarning, stacklevel=1)
+
+    monkeypatch.setattr(app_module, "app", read_twice_around_an_import)
+    assert run([]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "virnucpro: warning: reads.fasta is empty",
+        "virnucpro: warning: more.fasta is empty",
+    ]
