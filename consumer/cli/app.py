@@ -108,7 +108,10 @@ def run(arguments: list[str] | None = None) -> int:
             return error.exit_code
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "virnucpro"
-        print_error(f"{error.format_message().rstrip('.')} (see: {command} --help)")
+        said = (
+            error.format_message().rstrip(".").replace(": Value error, ", ": ")
+        )  # pydantic's, by way of typer
+        print_error(f"{said} (see: {command} --help)")
         return error.exit_code
     except known_errors() as error:
         print_error(str(error))

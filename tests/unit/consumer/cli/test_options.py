@@ -59,6 +59,7 @@ def test_a_choice_that_there_is_not_is_a_usage_error_that_lists_them(option, cap
     assert run(["predict", "x.fasta", option, "none"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "'auto'" in line
+    assert f"Invalid value for '{option}': 'none' is not one of " in line
 
 
 @pytest.mark.parametrize(
