@@ -60,6 +60,7 @@ def test_what_has_no_answer_before_the_deadline_is_named(serve, tmp_path, capsys
 
 def test_options_that_do_not_go_together(tmp_path, capsys):
     path = fasta(tmp_path, "a")
-    for options in (["--wait", "--resume", "x"], ["-o", "x"], ["--wait", "--format", "virnucpro"]):
+    without_wait = ["-o", "x"], ["--format", "tsv"]
+    for options in (["--wait", "--resume", "x"], *without_wait, ["--wait", "--format", "virnucpro"]):
         assert run(["publish", path, "--bootstrap", "127.0.0.1:1", *options]) == 2
         assert capsys.readouterr().err.startswith("virnucpro: error: ")

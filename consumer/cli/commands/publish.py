@@ -98,8 +98,9 @@ def publish(
         ),
     ] = None,
     form: Annotated[
-        AnswerFormat, typer.Option("--format", help="As for predict.", rich_help_panel=WAITING_PANEL)
-    ] = "tsv",
+        AnswerFormat | None,
+        typer.Option("--format", help="As for predict. [default: tsv]", rich_help_panel=WAITING_PANEL),
+    ] = None,
     deadline: Annotated[
         float,
         typer.Option(
@@ -144,6 +145,9 @@ def publish(
         raise UserError("--wait and --resume do not go together: leave one of them out", ExitCode.USAGE)
     if output is not None and not wait:
         raise UserError("--output holds predictions: set --wait as well", ExitCode.USAGE)
+    if form is not None and not wait:
+        raise UserError("--format is that of the predictions: set --wait as well", ExitCode.USAGE)
+    form = form or "tsv"
     settings = client_settings(bootstrap)
     topic = topic or settings.input_topic
     address = settings.kafka_bootstrap_servers
