@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def test_the_table_has_a_row_for_each_and_says_why_not(capsys):
     out = capsys.readouterr().out
     assert "precision fp16 needs a GPU" in out
     assert "cpu fp32, not used: esm2: flash_attn: needs a CUDA device, not cpu" in out
+    refused = [line for line in out.splitlines() if re.match("cpu +fp", line) and " needs a GPU" in line]
+    assert len(refused) > 1
+    assert len({line.index("precision ") for line in refused}) == 1
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, "cpu: 1 thread"), (2, "cpu: 2 threads")])
+def test_the_cpu_has_its_threads_beside_it(monkeypatch, capsys, threads, said):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert run(["devices"]) == 0
+    assert said in capsys.readouterr().out.splitlines()
 
 
 def test_the_number_of_threads_changes_no_answer(tmp_path, capsys):

@@ -87,4 +87,5 @@ def _devices() -> dict[str, str]:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         found = torch.cuda.get_device_properties(index)
         gpus[f"cuda:{index}"] = f"{found.name}, {found.total_memory / 2**30:.0f} GiB"
-    return gpus | {"cpu": f"{torch.get_num_threads()} threads"}
+    threads = torch.get_num_threads()
+    return gpus | {"cpu": "1 thread" if threads == 1 else f"{threads} threads"}

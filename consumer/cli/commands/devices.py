@@ -28,10 +28,14 @@ def devices(model: Model = None, as_json: AsJson = False) -> None:
         return
 
     def rows() -> Iterator[tuple[str, ...]]:
-        yield "device", "precision", "ESM-2 by", "DNABERT-S by", ""
+        yield "device", "precision", "ESM-2 by", "DNABERT-S by"
         for use in found:
-            said = use.why_not or ("default" if use.is_default else "")
-            yield use.device, use.precision, use.esm2 or "-", use.dnabert_s or "-", said
+            yield use.device, use.precision, use.esm2 or "-", use.dnabert_s or "-"
+
+    def remarks() -> Iterator[str]:
+        yield ""
+        for use in found:
+            yield use.why_not or ("default" if use.is_default else "")
 
     def reasons(use: Use) -> Iterator[str]:
         for name, why in use.refusals.items():
@@ -39,5 +43,8 @@ def devices(model: Model = None, as_json: AsJson = False) -> None:
 
     lines = [f"model {manifest.id}", *dict.fromkeys(f"{use.device}: {use.product}" for use in found)]
     lines += [f"no GPU: {missing}"] if missing else []
-    lines += ["", *aligned(list(rows())), "", *(line for use in found for line in reasons(use))]
+    table = [
+        f"{row}  {remark}".rstrip() for row, remark in zip(aligned(list(rows())), remarks(), strict=True)
+    ]
+    lines += ["", *table, "", *(line for use in found for line in reasons(use))]
     print("\n".join(map(escaped, lines)))
