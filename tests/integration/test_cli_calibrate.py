@@ -124,7 +124,15 @@ def test_only_wanted_records_are_written_and_all_are_summed_up(calibrated, predi
     assert chosen["selected"] == len(found)
     assert chosen["expected_fdr"] == pytest.approx(1 - sum(found.values()) / len(found), abs=1e-4)
     assert chosen["expected_fdr"] <= 0.1
-    assert f"{len(found)} of them are written" in capsys.readouterr().err
+    share = f"{chosen['expected_fdr']:.1%} of these are expected to be others"
+    assert f"{len(found)} of the 40 records are written; {share}" in capsys.readouterr().err.splitlines()
+
+
+def test_no_share_is_expected_where_no_record_is_written(calibrated, tmp_path, capsys):
+    arguments = ["predict", str(SAMPLE), "--model", str(calibrated.path), "--min-probability", "1"]
+    arguments += ["-o", str(tmp_path / "table")]
+    assert run(arguments) == 0
+    assert "0 of the 40 records are written" in capsys.readouterr().err.splitlines()
 
 
 def test_the_report_is_printed_as_json(made):

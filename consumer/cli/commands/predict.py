@@ -251,8 +251,9 @@ def predict(
         for use in run.uses:
             tell(f"  {use}")
     if (selection := probabilities.selection) is not None:
-        share = f"{selection.expected_fdr or 0.0:.3f} of these are expected to be others"
-        tell(f"{selection.count:,} of them are written; {share}")
+        expected = selection.expected_fdr
+        share = "" if expected is None else f"; {expected:.1%} of these are expected to be others"
+        tell(f"{selection.count:,} of the {tally.scored:,} records are written{share}")
     tally.complain()
 
 
