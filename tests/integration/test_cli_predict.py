@@ -115,6 +115,18 @@ def test_a_record_that_cannot_be_scored_is_named_the_others_are_written(tmp_path
     assert lines[4].startswith("virnucpro: error: 3 records were left out")
 
 
+@pytest.mark.parametrize(
+    ("records", "is_told"), [(">p1\nMKVLAA\n>p2\nMEEPQS\n", True), (">p1\nMKVLAA\n>r1\nACGTTGCA\n", False)]
+)
+def test_a_file_of_proteins_is_told_what_to_give_instead(records, is_told, tmp_path, capsys):
+    proteins = tmp_path / "proteins.faa"
+    proteins.write_text(records)
+    assert run(["predict", str(proteins)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("virnucpro: error: ")
+    assert ("if these are proteins" in error) == is_told
+
+
 def test_v1_attention_wins_over_the_variable_for_this_command_alone(fasta, bundle, capsys, monkeypatch):
     monkeypatch.setenv("VIRNUCPRO_V1_ATTENTION", "false")
     printed, expected = [], []

@@ -101,4 +101,7 @@ class Tally:
         """
         if not self.refused or (not self.scored and set(self.left_out) == {"empty_sequence"}):
             return
-        raise UserError(f"{self.refused} records were left out (named above); correct or remove them")
+        cure = "correct or remove them"
+        if not self.scored and set(self.left_out) == {"invalid_nucleotides"}:
+            cure += ", or give the nucleotide sequences if these are proteins"
+        raise UserError(f"{self.refused} records were left out (named above); {cure}")
