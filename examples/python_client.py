@@ -30,11 +30,13 @@ def main(bootstrap_servers: str, path: str, timeout_s: float = 600.0) -> int:
                     print(answer.id, "refused:", answer.content.reason, answer.content.detail, sep="\t")
                 else:
                     print(answer.id, answer.content.verdict, answer.content.virus_score, sep="\t")
-    except ClientError as error:
+    except (ClientError, OSError) as error:  # the broker, or the file
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     sys.exit(main(sys.argv[1], sys.argv[2]))

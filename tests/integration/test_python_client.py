@@ -115,6 +115,20 @@ def test_a_broker_that_is_not_there_is_named_with_the_cure(tmp_path, capsys):
     assert "check the address" in line
 
 
+def test_the_example_names_a_file_that_is_not_there(bootstrap, tmp_path, capsys):
+    assert main(bootstrap, str(tmp_path / "no.fasta")) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no.fasta" in line
+
+
+def test_the_example_without_arguments_says_how_it_is_called():
+    example = [sys.executable, "-m", "examples.python_client"]
+    done = subprocess.run(example, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "python examples/python_client.py localhost:9092 reads.fasta" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_client_starts_without_torch_and_the_service():
     code = (
         "import sys, virnucpro_client; "
