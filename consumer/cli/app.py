@@ -125,7 +125,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def main() -> None:
-    """What the command `virnucpro` calls."""
+    """What the command `virnucpro` calls, by way of consumer/cli/entry.py."""
     streams.prepare()
     try:
         code = run()
@@ -133,7 +133,14 @@ def main() -> None:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:  # before or after the command itself, which answers with the same code
         code = _INTERRUPTED
+    except Exception:
+        # A library may turn the interrupt that it is in the middle of into an error of its own.
+        if streams.code_after_signal() is None:
+            raise
+        code = ExitCode.RUNTIME
     code = streams.finish(code)
+    if code != ExitCode.OK:
+        code = streams.code_after_signal() or code
     if code == _INTERRUPTED:
         # After an interrupt that was handled Python may still end itself by SIGINT, which is not the documented code.
         sys.stderr.flush()

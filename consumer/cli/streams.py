@@ -15,6 +15,8 @@ from consumer.errors import ExitCode
 _WHY_NOT = {"stdin": os.O_WRONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
 _STOPPED = 128
 """Added to a signal's number it is the exit code of a command that the signal ended."""
+_stopped_by: list[int] = []
+"""The signal that told the command to stop."""
 
 
 def prepare() -> None:
@@ -98,7 +100,13 @@ def _handle_signals() -> None:
             signal.signal(number, _stop)
 
 
+def code_after_signal() -> int | None:
+    """The exit code of a command that a signal has told to stop; None if none has."""
+    return _STOPPED + _stopped_by[0] if _stopped_by else None
+
+
 def _stop(number: int, _frame: FrameType | None) -> None:
+    _stopped_by.append(number)
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(other) is _stop:
             signal.signal(other, _end)

@@ -214,6 +214,57 @@ def test_a_signal_leaves_no_files_and_no_folders(
     assert set(genome.parent.rglob("*")) == before
 
 
+TURNED = """
+import os, signal, sys, time
+from consumer.cli import app
+
+def run():
+    try:
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(60)
+    except BaseException as stop:
+        raise {error} from stop
+
+app.run = run
+app.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "error", ["SystemError('of a library')", "SystemExit(1)", "OSError('in the cleanup')"]
+)
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_has_its_exit_code_whatever_a_library_makes_of_it(name: str, code: int, error: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TURNED.format(name=name, error=error)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+INTERRUPTED_IMPORT = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "consumer.cli.options":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from consumer.cli.entry import main
+main()
+"""
+
+
+def test_ctrl_c_before_the_command_line_is_imported_is_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 def test_predict_ends_quietly_when_its_reader_goes_away(tmp_path: Path, bundle: str) -> None:
     """The reader takes one line; the rest is more than a pipe holds."""
     path = tmp_path / "many.fasta"
