@@ -178,3 +178,12 @@ def test_a_damaged_calibration_is_named(calibrated, name, value, said):
     content["calibration"][name] = value
     with pytest.raises(BundleError, match=said):
         Manifest.from_json(json.dumps(content))
+
+
+def test_labels_that_come_by_a_pipe_have_no_sha256(made, by_a_pipe, tmp_path):
+    with redirect_stdout(io.StringIO()) as printed:
+        command = ["calibrate", str(SAMPLE), "--labels", by_a_pipe(TRUTH), "-o", str(tmp_path / "mine")]
+        assert run([*command, "--id", "mine", "--json"]) == 0
+    calibration, before = json.loads(printed.getvalue()), json.loads(made[1])
+    assert calibration["about"]["labels"]["sha256"] is None
+    assert calibration["intercept"] == before["intercept"]

@@ -8,7 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -422,3 +422,13 @@ class TestErrors:
         assert "is a safetensors file, but not a feature file: make one with virnucpro embed" in error_line(
             capsys
         )
+
+
+def test_labels_that_come_by_a_pipe_have_no_sha256(
+    embedded: dict[str, Path], by_a_pipe: Callable[[Path], str], tmp_path: Path
+):
+    labels = Path(by_a_pipe(TRUTH))
+    report = tmp_path / "report.json"
+    command = train(embedded["packed"], tmp_path / "mine", "--report", str(report), labels=labels)
+    assert run(command) == 0
+    assert json.loads(report.read_text())["data"]["labels"] == {"name": labels.name, "sha256": None}

@@ -94,10 +94,10 @@ def calibrate(
 def _fit(run: Run, records: Labelled, expected_length: int, seed: int) -> Calibration:
     """Score the records and fit; the calibration says what made it."""
     from consumer.cli.error_messages import UserError
+    from consumer.cli.files.inputs import named
     from virnucpro_core import __version__
     from virnucpro_core.evaluation.calibration_fit import CalibrationError, fit_calibration
     from virnucpro_core.evaluation.labelled_chunks import ChunkCollector
-    from virnucpro_core.hashing import sha256_of
 
     collector = ChunkCollector()
     for result in run.results(records.records(), records.size):
@@ -109,8 +109,8 @@ def _fit(run: Run, records: Labelled, expected_length: int, seed: int) -> Calibr
     facts = {
         "software_version": __version__,
         "base": {"id": run.info.model_id, "sha256": run.info.model_sha256},
-        "sequences": {"name": Path(records.fasta).name, "sha256": sha256_of(Path(records.fasta))},
-        "labels": {"name": records.table.name, "sha256": sha256_of(records.table)},
+        "sequences": named(Path(records.fasta)),
+        "labels": named(records.table),
         "precision": run.info.precision,
         "attention": run.info.attention,
     }

@@ -110,6 +110,7 @@ def _check_targets(report: Path | None, plots: Path | None, sources: list[str | 
 
 def _about(info: EngineInfo, records: Labelled) -> dict[str, Any]:
     """Where the results come from."""
+    from consumer.cli.files.inputs import named
     from virnucpro_core import __version__
 
     return {
@@ -120,20 +121,10 @@ def _about(info: EngineInfo, records: Labelled) -> dict[str, Any]:
         },
         "software_version": __version__,
         "inputs": {
-            "sequences": _input(Path(records.fasta)),
-            "labels": _input(records.table),
+            "sequences": named(Path(records.fasta)),
+            "labels": named(records.table),
         },
     }
-
-
-def _input(path: Path) -> dict[str, str | None]:
-    """Name and sha256 of a file; a pipe of labels has been read, and has no sha256."""
-    from consumer.cli.files.inputs import is_stream
-    from virnucpro_core.hashing import sha256_of
-
-    if is_stream(str(path)):
-        return {"name": path.name, "sha256": None}
-    return {"name": path.name, "sha256": sha256_of(path)}
 
 
 def _measure(run: Run, records: Labelled) -> dict[str, Any]:

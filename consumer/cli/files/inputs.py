@@ -81,6 +81,13 @@ def read_nucleotides(path: str) -> Iterator[Record]:
         yield record
 
 
+def named(path: Path) -> dict[str, str | None]:
+    """Name and sha256 of a file that was read, for a report; a pipe cannot be read again, and has no sha256."""
+    from virnucpro_core.hashing import sha256_of
+
+    return {"name": path.name, "sha256": None if is_stream(str(path)) else sha256_of(path)}
+
+
 def is_stream(path: str) -> bool:
     """Whether this can be read only once. A missing file or a directory is not a stream: reading it gives the error."""
     from virnucpro_core.sequence.fasta import STDIN

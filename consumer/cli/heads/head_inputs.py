@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from consumer.cli.error_messages import UserError
+from consumer.cli.files.inputs import named
 from consumer.errors import ExitCode
 from virnucpro_core.bundle.bundle import Bundle, bundled, find_bundle, read_manifest
 from virnucpro_core.evaluation.labels import read_labels
@@ -64,7 +65,7 @@ class HeadInputs:
             name: {"name": file.path.name, "sha256": sha256_of(file.path), **asdict(file.info)}
             for name, file in self.files.items()
         }
-        return {"features": files, "labels": {"name": self.labels.name, "sha256": sha256_of(self.labels)}}
+        return {"features": files, "labels": named(self.labels)}
 
 
 def _base(file: FeatureFile, model: str | None) -> Bundle:
