@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from consumer.cli.error_messages import UserError
 from consumer.cli.files.multiqc import multiqc
-from consumer.cli.files.targets import STDOUT, check_file, check_folder, check_stdout, writing
+from consumer.cli.files.targets import check_file, check_folder, check_stdout, is_stdout, writing
 from consumer.errors import ExitCode
 from consumer.escaping import shown_on
 from virnucpro_core.options import VirusBy
@@ -175,7 +175,7 @@ def _target(fasta: str, form: Format, output: Path | None) -> Path | TextIO:
         folder = output or beside
         check_folder(folder, "--output", [fasta], [FRAMES_FILE, CHUNKS_FILE])
         return folder
-    if output is None or str(output) == STDOUT:
+    if output is None or is_stdout(output):
         check_stdout([fasta])
         return shown_on(sys.stdout)
     check_file(output, "--output", [fasta])

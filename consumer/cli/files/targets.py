@@ -18,12 +18,21 @@ from virnucpro_core.scoring.report import INTO_FOLDER, Format
 from virnucpro_core.sequence.fasta import STDIN
 
 STDOUT = "-"
+_STDOUT_NAMES = (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 Source = str | Path
 """A file that the command reads; `-` is standard input."""
 
 
+def is_stdout(output: Path) -> bool:
+    """Whether this is `-` or one of the system's names for standard output.
+
+    A file that this goes to may hold more than the command's output: it is written on, not replaced.
+    """
+    return str(output) in _STDOUT_NAMES
+
+
 def check_file(output: Path, option: str, sources: Sequence[Source], seekable: bool = False) -> None:
-    """Refuse an output file that cannot be written, or is one of the command's inputs by any name.
+    """Refuse an output file that cannot be written, or is one of the command's inputs or streams by any name.
 
     Args:
         output: as it was given with `option`.
@@ -44,6 +53,7 @@ def check_file(output: Path, option: str, sources: Sequence[Source], seekable: b
     if not output.parent.is_dir():
         raise UserError(f"the folder {output.parent} does not exist: make it, or name another with {option}")
     _refuse_inputs(output, option, sources)
+    _refuse_streams(output, option)
 
 
 def check_folder(folder: Path, option: str, sources: Sequence[Source], names: Sequence[str]) -> None:
@@ -60,6 +70,7 @@ def check_folder(folder: Path, option: str, sources: Sequence[Source], names: Se
         raise UserError(f"{folder} is a file: name a folder with {option}")
     for name in names:
         _refuse_inputs(folder / name, option, sources)
+        _refuse_streams(folder / name, option)
 
 
 def check_new_folder(folder: Path) -> None:
@@ -101,7 +112,7 @@ def answers_target(sources: Sequence[Source], form: Format, output: Path | None)
     Args:
         sources: what the command reads.
         form: the format; for those of two files a folder must be named.
-        output: None, or `-`, is standard output.
+        output: None, `-` or another name of standard output is standard output.
 
     Raises:
         UserError: with the cause and the cure.
@@ -113,7 +124,7 @@ def answers_target(sources: Sequence[Source], form: Format, output: Path | None)
             )
         check_folder(output, "--output", sources, [FRAMES_FILE, CHUNKS_FILE])
         return output
-    if output is None or str(output) == STDOUT:
+    if output is None or is_stdout(output):
         check_stdout(sources)
         return shown_on(sys.stdout)
     check_file(output, "--output", sources)
@@ -149,6 +160,19 @@ def _refuse_inputs(output: Path, option: str, sources: Sequence[Source]) -> None
             what = "standard input" if str(source) == STDIN else source
             raise UserError(
                 f"the output {output} is the input {what}: name another file with {option}", ExitCode.USAGE
+            )
+
+
+def _refuse_streams(output: Path, option: str) -> None:
+    """Refuse the file that standard output or error goes to: what is written there would be lost with its name."""
+    for number, name in ((1, "standard output"), (2, "standard error")):
+        try:
+            found = os.fstat(number)
+        except OSError:  # closed
+            continue
+        if _is_file(found, output):
+            raise UserError(
+                f"{output} is the file that {name} goes to: name another file with {option}", ExitCode.USAGE
             )
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from consumer.cli.app import run
 from consumer.cli.error_messages import UserError
-from consumer.cli.files.targets import check_file, check_folder, check_new_folder, writing
+from consumer.cli.files.outputs import checked_outputs
+from consumer.cli.files.targets import answers_target, check_file, check_folder, check_new_folder, writing
 from virnucpro_core.evaluation.plots import PLOT_FILES
+from virnucpro_core.scoring.report import Format
 
 INPUT = ">a\nACGTTGCA\n"
 # Each command line with an input {input} that must survive and an option whose file {output} is written.
@@ -83,6 +85,10 @@ NAMES = (
     "linked folder",
     "hard link",
 )
+
+
+def predict_target(sources: list[str], form: Format, output: Path) -> object:
+    return checked_outputs(sources[0], form, output, {}, "verdict", 500).target
 
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -154,6 +160,42 @@ def test_standard_output_is_not_appended_to_the_input(folder):
     assert done.returncode == 2
     assert "standard output goes to the input reads.fasta: send it to another file" in done.stderr
     assert (folder / "reads.fasta").read_text() == INPUT
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("predict reads.fasta --bed other", "other"),
+        ("predict reads.fasta -o new --bed /dev/{stream}", "/dev/{stream}"),
+        ("predict reads.fasta --format virnucpro -o .", "prediction_results.txt"),
+        ("evaluate reads.fasta --labels reads.fasta --report link", "link"),
+    ],
+    ids=["same", "the stream's own name", "in a folder", "link"],
+)
+def test_the_file_of_a_stream_is_not_replaced(arguments, written, stream, folder):
+    (folder / "prediction_results.txt").hardlink_to(folder / "other")
+    (folder / "link").symlink_to("other")
+    with (folder / "other").open("a") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "consumer.cli.app", *arguments.format(stream=stream).split()],
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: file},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])},
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    said = done.stderr or (folder / "other").read_text().removeprefix(INPUT)
+    name = {"stdout": "standard output", "stderr": "standard error"}[stream]
+    assert f"{written.format(stream=stream)} is the file that {name} goes to: name another file with" in said
+    assert done.returncode == 2
+    assert (folder / "other").read_text().startswith(INPUT)
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("target", [answers_target, predict_target])
+def test_names_of_standard_output_are_written_on(target, name):
+    assert not isinstance(target(["reads.fasta"], "tsv", Path(name)), Path)
 
 
 def test_another_file_a_device_and_what_is_not_there_are_no_inputs(folder):
