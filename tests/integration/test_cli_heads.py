@@ -432,3 +432,11 @@ def test_labels_that_come_by_a_pipe_have_no_sha256(
     command = train(embedded["packed"], tmp_path / "mine", "--report", str(report), labels=labels)
     assert run(command) == 0
     assert json.loads(report.read_text())["data"]["labels"] == {"name": labels.name, "sha256": None}
+
+
+def test_without_its_report_there_is_no_bundle(
+    embedded: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(train(embedded["packed"], tmp_path / "mine", "--report", "/dev/full")) == 1
+    assert "cannot write /dev/full: No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

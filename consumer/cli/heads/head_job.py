@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,13 +162,14 @@ def write(inputs: HeadInputs, made: MadeHead, output: Path, name: str, report: P
         },
         validation=_summary(found) | {part: found[part] for part in ("measured", "compared", "notes")},
     )
-    with writing(output):
-        bundle = bundle_with_head(inputs.base, output, manifest, made.tensors)
-    if report is not None:
-        with writing(report), atomic_write(report) as (draft,):
+    with ExitStack() as stack:
+        if report is not None:  # before the bundle, which is not there if it fails
+            stack.enter_context(writing(report))
+            (draft,) = stack.enter_context(atomic_write(report))
             text = json.dumps({"id": name, **found}, indent=2, allow_nan=False)
             draft.write_text(text + "\n", encoding="utf-8")
-    return bundle
+        with writing(output):
+            return bundle_with_head(inputs.base, output, manifest, made.tensors)
 
 
 def _calibrate(
