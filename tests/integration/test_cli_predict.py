@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from consumer.cli.app import run
+from consumer.cli.files import inputs
 from consumer.cli.progress import Meter
 from tests.support.models_fixture import random_bundle
 from virnucpro_core.bundle.bundle import Bundle
@@ -286,3 +287,42 @@ def test_a_frame_too_large_for_memory_costs_only_its_record(
     else:
         found = read_features(outputs[1])
         assert list(found.record_ids) == ["no_frame", "lower", "iupac"]
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["journal", "stdout"])
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (
+            ">a\nACGT\n",
+            "error: the input has changed since it was read through: it had 2 records with 8 letters",
+        ),
+        (">a\nACGT\n>b\nACG\n", "and then 2 with 7; run the command again when nothing writes to it"),
+        ("", "and then 0 with 0"),
+    ],
+    ids=["records", "letters", "empty"],
+)
+def test_an_input_that_changes_is_an_error(tmp_path, monkeypatch, capsys, after, said, journal):
+    reads = tmp_path / "reads.fasta"
+    reads.write_text(">a\nACGT\n>b\nACGT\n")
+    counted = inputs.count_records
+
+    def count_then_change(*arguments):
+        size = counted(*arguments)
+        reads.write_text(after)
+        return size
+
+    monkeypatch.setattr(inputs, "count_records", count_then_change)
+    more = ["-o", str(tmp_path / "out.tsv")] if journal else ["--bed", str(tmp_path / "out.bed")]
+    assert run(["predict", str(reads), *more]) == 1
+    assert said in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} <= {"reads.fasta", "out.tsv.journal"}
+
+
+def test_an_input_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    reads = tmp_path / "reads.fasta"
+    reads.write_text(">a\nACGT\n")
+    monkeypatch.setattr(inputs, "count_records", lambda *_: reads.unlink())
+    assert run(["predict", str(reads), "-o", str(tmp_path / "out.tsv")]) == 1
+    assert f"cannot read or write {reads} (No such file or directory)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

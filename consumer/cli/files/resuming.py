@@ -75,12 +75,14 @@ def begin(journal: RowJournal | None, fasta: str, settings: ModelSettings, info:
 
     Raises:
         UserError: the journal is of another run, or cannot be written.
+        OSError: the input cannot be read.
     """
     if journal is None:
         return
+    identity = _identity(fasta, settings, info)
     with writing(journal.path):
         try:
-            journal.begin(_identity(fasta, settings, info))
+            journal.begin(identity)
         except JournalError as error:
             raise UserError(str(error), ExitCode.USAGE) from error
     if journal.has_rows:

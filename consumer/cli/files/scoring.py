@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from consumer.cli.error_messages import detail
+from consumer.cli.error_messages import UserError, detail
 from consumer.cli.files.tally import Tally
 from virnucpro_core.scoring.computing import Computing, Here, Rows
 from virnucpro_core.scoring.model import EngineInfo, Preparer
@@ -148,7 +148,11 @@ class Run:
         doing: str,
         journal: RowJournal | None,
     ) -> Iterator[Computed | LeftOut]:
-        """Each record when its frames are computed, with a progress bar."""
+        """Each record when its frames are computed, with a progress bar.
+
+        Raises:
+            UserError: at the end, there were not so many records and letters as `size` says.
+        """
         from consumer.cli.progress import record_bar
         from virnucpro_core.scoring.stream import rows_of_records
 
@@ -166,6 +170,12 @@ class Run:
             ):
                 meter.add(len(done.record[2]))
                 yield done
+        if size is not None and (self.tally.read, self.tally.bases_read) != (size.records, size.bases):
+            raise UserError(
+                f"the input has changed since it was read through: it had {size.records:,} records with {size.bases:,} "
+                f"letters, and then {self.tally.read:,} with {self.tally.bases_read:,}; run the command again when "
+                "nothing writes to it"
+            )
 
     def _counted(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
