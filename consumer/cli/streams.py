@@ -6,6 +6,8 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO, cast
 
@@ -13,6 +15,7 @@ from consumer.cli.error_messages import print_error
 from consumer.errors import ExitCode
 
 _WHY_NOT = {"stdin": os.O_WRONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOPPED = 128
 """Added to a signal's number it is the exit code of a command that the signal ended."""
 _stopped_by: list[int] = []
@@ -95,9 +98,27 @@ def _handle_signals() -> None:
 
     `serve` puts its own handlers in the place of those of SIGTERM and SIGINT. What is ignored (nohup) stays so.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Signals take effect when the block ends: one while a process is started would leave it orphaned, or half told.
+
+    What is ignored (nohup) stays so, in a process that the block starts too.
+    """
+    held: list[int] = []
+    heeded = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda which, _: held.append(which)) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for which in held:
+            signal.raise_signal(which)
 
 
 def code_after_signal() -> int | None:
@@ -107,7 +128,7 @@ def code_after_signal() -> int | None:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     _stopped_by.append(number)
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for other in _STOPPING:
         if signal.getsignal(other) is _stop:
             signal.signal(other, _end)
     if number == signal.SIGINT:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from consumer.cli.invocation import typed
 from consumer.cli.options import V1Attention
+from consumer.cli.streams import signals_held
 
 if TYPE_CHECKING:
     from consumer.cli.demo.demo_service import ServiceProcess
@@ -70,7 +71,7 @@ def demo(
         broker = stack.enter_context(EmbeddedBroker(dict.fromkeys((INPUT, OUTPUT, DLQ), PARTITIONS)))
         address = broker.bootstrap_servers
         say(f"A Kafka broker in memory is at {address}. The service starts and loads its model ...")
-        with _signals_held():
+        with signals_held():
             service = stack.enter_context(ServiceProcess(address, v1_attention))
         service.wait_until_ready()
         say(f"It is ready, with its metrics at {service.http}/metrics. Publishing the sample ...\n")
@@ -102,21 +103,6 @@ def _ending_in_order() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Signals take effect when the block ends, so that one between fork and registration cannot orphan the child."""
-    held: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda which, _: held.append(which)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for which in held:
-            signal.raise_signal(which)
 
 
 def _collect(reader: Reader, service: ServiceProcess, board: Scoreboard) -> None:

@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from consumer.cli.error_messages import UserError, warn
 from consumer.cli.files.device_use import DeviceUse
 from consumer.cli.files.device_worker import Failed, Lost, Ready, Refused, Scored, work
+from consumer.cli.streams import signals_held
 from consumer.config.settings import ModelSettings
 from consumer.errors import ExitCode
 from virnucpro_core.errors import DeviceLost, OutOfMemory
@@ -241,7 +242,8 @@ def _started(name: str, settings: ModelSettings, threads: int | None) -> Device:
         name=f"virnucpro {name}",
         daemon=True,
     )
-    process.start()
+    with signals_held():
+        process.start()
     # The child's end is open in the child alone, so that its death shows here.
     theirs.close()
     return Device(name, ours, process, DeviceUse(name))

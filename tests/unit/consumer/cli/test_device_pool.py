@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+from multiprocessing.process import BaseProcess
+
 import pytest
 
 from consumer.cli.error_messages import UserError
 from consumer.cli.files.device_names import device_names, processes_for, threads_of_each
-from consumer.cli.files.device_pool import common_info
+from consumer.cli.files.device_pool import DevicePool, common_info
+from consumer.config.settings import ModelSettings
 from virnucpro_core.scoring.model import EngineInfo
 
 
@@ -65,3 +69,18 @@ def test_processes_on_one_processor_share_its_cores(monkeypatch):
     assert threads_of_each(["cuda:0", "cuda:1"], None) is None
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads_of_each(["cpu", "cpu"], None) is None
+
+
+def test_ctrl_c_waits_until_a_process_has_been_told_what_to_do(monkeypatch):
+    started = []
+
+    def start(process: BaseProcess) -> None:
+        signal.raise_signal(signal.SIGINT)
+        started.append(process.name)
+
+    monkeypatch.setattr(BaseProcess, "start", start)
+    # A process that has not been started cannot be ended.
+    monkeypatch.setattr(DevicePool, "_end", lambda self, now: None)
+    with pytest.raises(KeyboardInterrupt):
+        DevicePool(["cpu", "cpu"], ModelSettings(), 1)
+    assert started == ["virnucpro cpu"]
