@@ -139,6 +139,8 @@ def main() -> None:
             raise
         code = ExitCode.RUNTIME
     code = streams.finish(code)
+    # All is written: Python and torch only tidy up, and would show where a signal interrupts that.
+    streams.end_at_once()
     if code != ExitCode.OK:
         code = streams.code_after_signal() or code
     if code == _INTERRUPTED:

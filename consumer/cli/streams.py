@@ -126,11 +126,16 @@ def code_after_signal() -> int | None:
     return _STOPPED + _stopped_by[0] if _stopped_by else None
 
 
+def end_at_once() -> None:
+    """From now on a signal ends the process at once, with its exit code."""
+    for number in _STOPPING:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, _end)
+
+
 def _stop(number: int, _frame: FrameType | None) -> None:
     _stopped_by.append(number)
-    for other in _STOPPING:
-        if signal.getsignal(other) is _stop:
-            signal.signal(other, _end)
+    end_at_once()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(_STOPPED + number)

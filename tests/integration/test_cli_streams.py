@@ -244,6 +244,28 @@ def test_a_signal_has_its_exit_code_whatever_a_library_makes_of_it(name: str, co
     assert (done.returncode, done.stderr) == (code, b"")
 
 
+TIDYING = """
+import atexit, os, signal, time
+from consumer.cli import app
+
+def tidy():
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(60)
+
+atexit.register(tidy)
+app.run = lambda: 0
+app.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_while_python_tidies_up_is_no_traceback(name: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TIDYING.format(name=name)], capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
 INTERRUPTED_IMPORT = """
 import sys
 
