@@ -184,7 +184,7 @@ class AtLeastOnce:
             rejection.log("answer_rejected")
             if rejection.alone and not self.sender.amend(rejection):
                 self._failure = rejection.failure
-        elif problem.kind is Kind.RETRIABLE:
+        elif problem.kind in (Kind.RETRIABLE, Kind.UNKNOWN_PARTITION):
             rejection.log("answer_retried")
         else:
             self._failure = rejection.failure

@@ -47,7 +47,7 @@ _AFTER_ABORT_S = 0.2
 _REFUSALS = 20
 """Aborts in a row with a rejection of no known kind before it counts as permanent."""
 _PERMANENT = frozenset({Kind.UNKNOWN_TOPIC, Kind.NOT_IN_METADATA, Kind.UNAUTHORIZED})
-_TRANSIENT = frozenset({Kind.RETRIABLE, Kind.PURGED})
+_TRANSIENT = frozenset({Kind.RETRIABLE, Kind.PURGED, Kind.UNKNOWN_PARTITION})
 
 
 @dataclass(slots=True)

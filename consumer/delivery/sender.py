@@ -6,6 +6,7 @@ A rejection is classified (consumer/kafka/error_table.py); the guarantee decides
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,9 +15,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from consumer.delivery.answers import Answer, AnswerBuilder, Outgoing
 from consumer.errors import ServiceError
-from consumer.kafka.error_table import Classified, classify, rejected_message
+from consumer.kafka.error_table import Classified, Kind, classify, rejected_message
 
 log = structlog.get_logger(__name__)
+
+_ASK_S = 0.5
 
 Sent = Literal["sent", "full"]
 """The client has the message, or its queue is full."""
@@ -98,12 +101,20 @@ class Sender:
         except BufferError:
             return "full"
         except KafkaException as error:
-            report(Rejection(answer, outgoing, classify(error.args[0]), alone=True, at_once=True))
+            problem = classify(error.args[0])
+            if problem.kind is Kind.UNKNOWN_PARTITION:
+                self._ask_for_partitions()
+            report(Rejection(answer, outgoing, problem, alone=True, at_once=True))
         return "sent"
 
     def poll(self, timeout: float) -> None:
         """Have the client call the reports that have come, waiting `timeout` seconds for the first."""
         self._producer().poll(timeout)
+
+    def _ask_for_partitions(self) -> None:
+        """Have the client hear of partitions that were added; by itself it asks every five minutes."""
+        with suppress(KafkaException):  # the next one that is sent asks again
+            self._producer().list_topics(timeout=_ASK_S)
 
     def amend(self, rejection: Rejection) -> bool:
         """Change a rejected answer so that the broker may accept it; False if nothing more can be done."""

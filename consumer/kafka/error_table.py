@@ -35,7 +35,9 @@ class Kind(Enum):
     UNKNOWN_TOPIC = auto()
     """The broker has no such topic."""
     NOT_IN_METADATA = auto()
-    """The client has not heard of the topic or partition: a producer gives up, a consumer asks again."""
+    """The client has not heard of the topic: a producer gives up, a consumer asks again."""
+    UNKNOWN_PARTITION = auto()
+    """The client has not heard of the partition: it may have been added since the client last asked."""
     UNAUTHORIZED = auto()
     """The principal lacks a right (ACL)."""
     AUTHENTICATION = auto()
@@ -106,7 +108,7 @@ ROWS = (
     Row(KafkaError._NO_OFFSET, Kind.REBALANCING),
     Row(KafkaError.UNKNOWN_TOPIC_OR_PART, Kind.UNKNOWN_TOPIC, _CREATE),
     Row(KafkaError._UNKNOWN_TOPIC, Kind.NOT_IN_METADATA, _CREATE),
-    Row(KafkaError._UNKNOWN_PARTITION, Kind.NOT_IN_METADATA, _CREATE),
+    Row(KafkaError._UNKNOWN_PARTITION, Kind.UNKNOWN_PARTITION, "give the topic as many partitions"),
     Row(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
         Kind.UNAUTHORIZED,

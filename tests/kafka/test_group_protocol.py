@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 
-from tests.support.harness import NoopServe, serving, virnucpro, wait_until
+from tests.support.harness import PARTITIONS, NoopServe, produce, read, serving, virnucpro, wait_until
+from tests.support.kafka.admin import add_partitions
+from tests.support.kafka.job import record
 
 RECORDS = 400
 PROTOCOL = "VIRNUCPRO_KAFKA_GROUP_PROTOCOL"
@@ -33,6 +35,25 @@ def test_members_that_come_die_and_go_repeat_nothing(job, tmp_path):
             job.finish(RECORDS)
         assert first.stop() == 0
     job.check(RECORDS)
+
+
+def test_partitions_that_are_added_are_answered_before_the_producer_looks_at_its_topics_by_itself(
+    job, tmp_path
+):
+    """It does so every five minutes; the broker assigns a new partition within seconds."""
+    more = PARTITIONS + 2
+    with serving(tmp_path / "0.log", kind=NoopServe, **variables(job, 0)) as service:
+        job.publish(0, 20)
+        job.finish(20)
+        add_partitions(job.bootstrap, {f"{job.name}.{topic}": more for topic in ("in", "out", "dlq")})
+        wait_until(lambda: service.metric("vnp_assigned_partitions") == more, "the new partitions")
+        messages = [{"value": record(number), "partition": number % more} for number in range(20, 80)]
+        produce(job.bootstrap, messages, f"{job.name}.in")
+        answered = 0.9 * 80
+        wait_until(lambda: service.metric("vnp_records_total", outcome="predicted") == answered, "all")
+        assert service.stop() == 0
+    found = read(job.bootstrap, f"{job.name}.out", lambda found: len(found) == answered, partitions=more)
+    assert {message.partition() for message in found} == set(range(more)), "each beside its record"
 
 
 def test_options_of_the_classic_protocol_are_refused_with_it(job):

@@ -506,6 +506,10 @@ class MemoryProducer(_Client):
         record = Record(key, value, tuple(headers), timestamp_ms=timestamp)
         self._queue.append((Partition(topic, partition), record, on_delivery))
 
+    def list_topics(self, timeout: float) -> None:
+        """Has the client look at all topics."""
+        self._call("list_topics", lambda: None)
+
     def poll(self, timeout: float) -> int:
         self._call("producer_poll", self.send)
         served = self._report()

@@ -28,7 +28,7 @@ def name(row: Row) -> str:
 
 def expected_at_least_once(kind: Kind) -> Ending:
     match kind:
-        case Kind.RETRIABLE | Kind.INVALID_RECORD:
+        case Kind.RETRIABLE | Kind.INVALID_RECORD | Kind.UNKNOWN_PARTITION:
             return "retried"
         case Kind.TOO_LARGE:
             return "dead letter"
@@ -177,3 +177,16 @@ def test_what_is_remembered_of_rejections_goes_with_the_records():
     stamps = [record.timestamp_ms for _, _, record in bench.kafka.records(PREDICTIONS)]
     assert stamps == [None] * 5 + [1_700_000_000_000]
     assert bench.delivery._amended == {}
+
+
+@pytest.mark.parametrize("bench", [at_least_once, exactly_once])
+def test_a_client_that_does_not_know_a_partition_is_asked_to_look(bench):
+    """Partitions are added while the service runs: the consumer, or the broker that assigns, knows them first."""
+    bench = bench()
+    bench.finish(1)
+    bench.fail("produce", KafkaError(KafkaError._UNKNOWN_PARTITION))
+    bench.fail("list_topics", KafkaError(KafkaError._TIMED_OUT))
+    bench.fail("produce", KafkaError(KafkaError._UNKNOWN_PARTITION))
+    bench.turn(8, 0.3)
+    assert bench.writing.calls.count("list_topics") == 2
+    assert bench.ids == ["1"]

@@ -22,6 +22,7 @@ READING: dict[Kind, tuple[type[ServiceError], str] | None] = {
     Kind.REBALANCING: None,
     Kind.UNKNOWN_TOPIC: (ServiceError, "the input topic does not exist any more"),
     Kind.NOT_IN_METADATA: None,
+    Kind.UNKNOWN_PARTITION: None,
     Kind.UNAUTHORIZED: (ServiceError, "grant it"),
     Kind.AUTHENTICATION: (ServiceError, "SASL_PASSWORD"),
     Kind.TLS: None,
