@@ -401,7 +401,10 @@ class Metrics:
             accept: the request's header. OpenMetrics, which has exemplars, where it asks for that; else Prometheus'
                 text.
         """
-        encode, media_type = choose_encoder(accept)
+        try:
+            encode, media_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # prometheus-client 0.26, on a version that is no number
+            encode, media_type = choose_encoder("")
         return encode(self.registry), media_type
 
     def _forget_lag(self, partitions: Iterable[Partition]) -> None:

@@ -282,6 +282,21 @@ def test_the_collectors_of_the_client_library_are_there(client):
         assert f"\n{name}" in text
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=x.y.z",
+        "text/plain; version=x",
+        f"text/plain; version={'9' * 5000}",
+        "text/plain; version=1.٣; escaping",
+    ],
+)
+def test_a_version_that_is_no_number_gets_the_plain_format(client, accept):
+    response = client.get("/metrics", headers={"accept": accept.encode()})
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
