@@ -40,6 +40,7 @@ from consumer.kafka.cluster import BrokerWatch, Cluster, TopicWatch, await_topic
 from consumer.kafka.compaction import refuse_compacted
 from consumer.kafka.embedded import EmbeddedBroker
 from consumer.kafka.error_table import ENSURE_TOPICS
+from consumer.kafka.renewable_admin import RenewableAdmin
 from consumer.kafka.renewable_consumer import RenewableConsumer
 from consumer.kafka.topic_admin import find_topics
 from consumer.kafka.topic_ids import NoTopicIds, TopicIds
@@ -122,7 +123,7 @@ class Clients:
         topic_ids: watches whether one of them is made again.
     """
 
-    admin: AdminClient
+    admin: RenewableAdmin
     new_consumer: Callable[[CommitReports], Consumer]
     new_producer: Callable[[], Producer]
     committed: Ask
@@ -253,7 +254,8 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
     brokers = BrokerWatch(lambda up: listeners.happened(BrokersChanged(up)))
     error_cb = {"error_cb": brokers.on_error}
     guarantee = guarantee_for(settings)
-    admin = new_client(AdminClient, asking_config(settings) | error_cb)
+    new_admin = partial(new_client, AdminClient, asking_config(settings) | error_cb)
+    admin = new_admin()
     address = settings.kafka_bootstrap_servers
     counts = await_topics(admin, _topics(settings), address, brokers, settings.startup_timeout_s, "service")
     guarantee.check_cluster(admin, address)
@@ -268,8 +270,9 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
         refuse_compacted(admin, answers)
         _report_differences(settings, admin)
     listeners.happened(BrokersChanged(True))
+    asking = RenewableAdmin(admin, new_admin)
     return Clients(
-        admin=admin,
+        admin=asking,
         new_consumer=lambda on_commit: new_client(
             Consumer, consumer_config(settings) | error_cb | {"on_commit": on_commit}
         ),
@@ -280,7 +283,7 @@ def connect(settings: ServiceSettings, listeners: Listeners) -> Clients:
         executor=ThreadPoolExecutor(1, "committed-offsets"),
         brokers=brokers,
         partition_counts=counts,
-        topic_ids=lambda clock: NoTopicIds() if embedded else TopicIds(admin, read, written, clock),
+        topic_ids=lambda clock: NoTopicIds() if embedded else TopicIds(asking, read, written, clock),
     )
 
 

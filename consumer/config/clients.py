@@ -43,7 +43,8 @@ _WRITERS = re.compile(
 # The group's coordinator is then remembered as one that never comes back, and a call of the producer hangs (librdkafka
 # #5511). The client that asks about topics was seen without any connection for minutes, after two of three brokers had
 # been killed at once (tests/chaos), and results wait for its answers. Brokers that come and go are followed with this
-# too. Remove when #5511 is fixed; before that, tests/chaos fails without it.
+# too. A client that forgets its last broker stays without one: consumer/kafka/renewable_admin.py. Remove when #5511 is
+# fixed; before that, tests/chaos fails without it.
 _KEEPS_BROKERS: dict[str, Any] = {"metadata.recovery.strategy": "none"}
 _IDEMPOTENT: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
 

@@ -360,14 +360,18 @@ class ServiceSettings(ModelSettings):
     """The window: the number of latest records that are looked at, without those refused for their own content."""
     breaker_share: float = Field(0.5, ge=0, le=1, description="a share of the records, 0 to 1")
     """Reading stops when more than this share of them failed; with 1 it never does."""
-    breaker_pause_s: float = Field(60.0, gt=0, description="a number of seconds, more than 0")
+    breaker_pause_s: float = Field(
+        60.0, gt=0, le=86_400, description="a number of seconds, more than 0, at most 86400"
+    )
     """Seconds from one trial to the next."""
     commit_interval_ms: int = Field(100, ge=0, le=60_000, description=_MILLISECONDS)
     """Offsets are committed at most this often; exactly once, up to five times as often while all that was read is
     finished."""
-    startup_timeout_s: float = Field(30.0, gt=0, description="a number of seconds, more than 0")
+    startup_timeout_s: float = Field(
+        30.0, gt=0, le=86_400, description="a number of seconds, more than 0, at most 86400"
+    )
     """How long to wait at the start for a broker to answer."""
-    drain_timeout_s: float = Field(25.0, ge=0, description="a number of seconds, 0 or more")
+    drain_timeout_s: float = Field(25.0, ge=0, le=86_400, description="a number of seconds, 0 to 86400")
     """After SIGTERM: how long to finish what has started. A watchdog ends the process 10 seconds later in
     any case: keep both below the supervisor's grace period."""
 

@@ -31,6 +31,7 @@ from consumer.types import Partition
 log = structlog.get_logger(__name__)
 
 _POLL_S = 0.05
+_TIMED_OUT = KafkaError(KafkaError._MSG_TIMED_OUT).name()
 
 
 class CommitReports:
@@ -59,7 +60,7 @@ class _Unit:
 
     `waiting` are not yet with the client, `in_flight` are, `failed` came back; each with its place in the release.
     After a failure the rest goes `alone`, one message at a time: so they stay in order, and a broker that rejects a
-    batch as too large finds the message in it.
+    batch as too large finds the message in it. `timed_out` says that the client gave one up after minutes.
     """
 
     release: Release
@@ -69,6 +70,7 @@ class _Unit:
     failed: list[int] = field(default_factory=list)
     in_flight: int = 0
     alone: bool = False
+    timed_out: bool = False
 
 
 @dataclass(slots=True)
@@ -162,6 +164,10 @@ class AtLeastOnce:
                 return
             unit.waiting = deque(sorted([*unit.failed, *unit.waiting]))
             unit.failed, unit.alone = [], True
+            if unit.timed_out:
+                # A client that has dropped its last broker never finds one again (consumer/kafka/renewable_admin.py).
+                unit.timed_out = False
+                self.producer.replace()
         while unit.waiting and not (unit.alone and unit.in_flight) and not unit.failed:
             place = unit.waiting[0]
             unit.in_flight += 1
@@ -186,6 +192,7 @@ class AtLeastOnce:
                 self._failure = rejection.failure
         elif problem.kind in (Kind.RETRIABLE, Kind.UNKNOWN_PARTITION):
             rejection.log("answer_retried")
+            unit.timed_out = unit.timed_out or problem.name == _TIMED_OUT
         else:
             self._failure = rejection.failure
 

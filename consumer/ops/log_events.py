@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 EVENTS: Mapping[str, str] = {
+    "admin_client_replaced": "No broker has answered the client that asks about topics for long; another takes its "
+    "place.",
     "announcement_failed": "The line `ready` could not be written to standard output; the service goes on.",
     "attention_backend_refused": "An attention back-end, the kernels or CUDA graphs cannot serve here, and why; what "
     "comes next does.",

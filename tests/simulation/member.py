@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from consumer.config.settings import ServiceSettings
 from consumer.delivery.answers import Answer
@@ -23,6 +22,7 @@ from consumer.delivery.delivery_listener import CommitOutcome
 from consumer.delivery.transactions import MAX_HANGS
 from consumer.errors import KafkaFatal
 from consumer.kafka.cluster import BrokerWatch
+from consumer.kafka.renewable_admin import RenewableAdmin
 from consumer.kafka.topic_ids import TopicIds
 from consumer.ledger import Ledger
 from consumer.ops.events import Event, RecordsSkipped
@@ -227,7 +227,7 @@ class Member:
         self.telemetry = Telemetry(chosen, *checks, clock=kafka.clock)
         self.admin = MemoryAdmin(kafka)
         self._clients = Clients(
-            admin=cast(AdminClient, self.admin),
+            admin=cast(RenewableAdmin, self.admin),
             new_consumer=self._new_consumer,
             new_producer=self._new_producer,
             committed=self._committed,

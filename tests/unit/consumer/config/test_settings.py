@@ -115,7 +115,8 @@ def test_a_switch_takes_nothing_else(name, text):
         ("VIRNUCPRO_PRECISION", "fp4", "auto, fp32, fp16, bf16, fp8-ffn or fp8"),
         ("VIRNUCPRO_DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
         ("VIRNUCPRO_DELIVERY", "at_most_once", "exactly_once or at_least_once"),
-        ("VIRNUCPRO_DRAIN_TIMEOUT_S", "inf", "a number of seconds, 0 or more"),
+        ("VIRNUCPRO_DRAIN_TIMEOUT_S", "inf", "a number of seconds, 0 to 86400"),
+        ("VIRNUCPRO_DRAIN_TIMEOUT_S", "1e10", "a number of seconds, 0 to 86400"),
         *(
             ("VIRNUCPRO_GROUP_ID", value, "the name of a consumer group: 1 to 249 printable ASCII characters")
             for value in BAD_IDS

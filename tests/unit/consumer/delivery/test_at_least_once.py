@@ -75,6 +75,22 @@ def test_an_outage_sends_again_and_dead_letters_nothing(bench, code):
     assert bench.commits == [{0: 3}]
 
 
+def test_a_producer_that_gave_a_message_up_is_replaced_once_for_all_that_it_gave_up(bench):
+    bench.finish(1, 2, 3)
+    bench.reject(KafkaError(KafkaError._MSG_TIMED_OUT))
+    bench.turn(8)
+    assert len(bench.producers) == 2
+    assert bench.ids == ["1", "2", "3"]
+    assert bench.commits == [{0: 4}]
+
+
+def test_a_producer_whose_message_a_broker_did_not_take_stays(bench):
+    bench.finish(1, 2)
+    bench.reject(KafkaError(KafkaError.NOT_ENOUGH_REPLICAS))
+    bench.turn(6)
+    assert len(bench.producers) == 1
+
+
 def test_answers_that_reached_the_broker_unreported_come_twice_and_are_committed_once(bench):
     bench.finish(1, 2)
     bench.producer.lost_batches.append(True)
