@@ -15,6 +15,7 @@ Partitions come and go (`_assigned`, `_revoked`, `_lost` run inside `poll`, on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -70,6 +71,11 @@ class Service:
         self._consumer, self._intake, self._pipeline = consumer, intake, pipeline
         self._delivery, self._cluster, self._observer, self._clock = delivery, cluster, observer, clock
         self._paused = self._changed = self._renewing = False
+        # When each partition was assigned, and until when the input topic was the known one; in the clock's seconds.
+        self._assigned_at: dict[Partition, float] = {}
+        self._known_at = -math.inf
+        # What was committed for them may be of an input topic that is gone.
+        self._rewinding: frozenset[Partition] = frozenset()
         # Paused one by one while others are read.
         self._blocked: frozenset[Partition] = frozenset()
         self._last_turn = clock()
@@ -97,8 +103,9 @@ class Service:
 
     def turn(self) -> None:
         """Go once round the loop; raises as `run` does."""
-        if self._renewing:
-            self._renew()
+        if self._renewing and not self._renew():
+            self._wait_to_renew()
+            return
         level = self._level()
         busy = self._intake.records > 0
         if level == "open":
@@ -246,27 +253,47 @@ class Service:
         for topic in self._cluster.made_again(self._intake.records > 0, self._intake.is_unconfirmed):
             self._observer.happened(TopicRecreated(topic, self._intake.begin_again(topic)))
             self._delivery.renew()
-            # Not now: this may run in a callback of the consumer.
-            self._renewing = self._renewing or topic == self._topic
             self._changed = True
+            if topic == self._topic:
+                # Not now: this may run in a callback of the consumer.
+                self._renewing = True
+                # The others were assigned when the topic may have been the new one already, and their former owner may
+                # have begun it: then what is committed counts. Of the old topic nothing is, the broker deletes it.
+                old = {each for each, since in self._assigned_at.items() if since <= self._known_at}
+                self._rewinding |= old
+        self._known_at = max(self._known_at, self._cluster.confirmed_at)
         self._intake.confirm(self._cluster.confirmed_at)
 
-    def _renew(self) -> None:
+    def _renew(self) -> bool:
         """Go on with a new client, since the input topic was created again (`consumer/kafka/renewable_consumer.py`).
 
-        Whoever gets the partitions then begins them at their first messages: offsets of the old topic may have been
-        committed for the new one, by a transaction that was under way.
+        Whoever gets the partitions then begins those at their first messages that were of the old topic when they were
+        assigned: offsets of that one may have been committed for the new one, by a transaction that was under way.
+
+        Returns:
+            Whether it was possible.
         """
         if not self._delivery.flush(Deadline.after(_REVOKE_S, self._clock)):
-            return
+            return False
         try:
-            if firsts := [TopicPartition(*partition, 0) for partition in self._intake.assigned]:
+            if firsts := [TopicPartition(*partition, 0) for partition in self._rewinding]:
                 self._consumer.commit(firsts, asynchronous=False)
         except KafkaException as error:  # most likely a rebalance; it is tried again in the next turn
             self._on_consumer_error(error.args[0])
-            return
-        self._renewing = False
+            return False
+        self._renewing, self._rewinding = False, frozenset()
         self._consumer.renew()
+        return True
+
+    def _wait_to_renew(self) -> None:
+        """Serve rebalances. What would be read now, and answered, would be answered again by the new client."""
+        self.stage_times.enter("wait")
+        message = self._consumer.poll(_IDLE_POLL_S)
+        if message is not None and (error := message.error()) is not None:
+            self._on_consumer_error(error)
+        self._collect(0.0)
+        self._cluster.turn()
+        self._turned("pause")
 
     def _turned(self, level: Level) -> None:
         now = self._clock()
@@ -275,6 +302,7 @@ class Service:
 
     def _assigned(self, consumer: Consumer, topic_partitions: list[TopicPartition]) -> None:
         self._intake.assign(_partitions(topic_partitions))
+        self._assigned_at |= dict.fromkeys(_partitions(topic_partitions), self._clock())
         consumer.incremental_assign(topic_partitions)
         if topic_partitions:
             # The client remembers a pause beyond a revoke: one that has ended is taken back.
@@ -301,6 +329,9 @@ class Service:
 
     def _forget(self, partitions: list[Partition]) -> None:
         self._blocked -= frozenset(partitions)
+        self._rewinding -= frozenset(partitions)
+        for partition in partitions:
+            self._assigned_at.pop(partition, None)
         self._intake.forget(partitions)
 
     def _rebalanced(

@@ -692,6 +692,48 @@ def test_another_member_begins_a_topic_that_is_made_again_at_its_first_message(m
         assert bench.answered(number)[10:] == list(range(25))
 
 
+@BOTH
+def test_a_member_that_hears_of_it_late_does_not_begin_again_what_another_has_answered(make, guarantee):
+    """It was frozen meanwhile, say, and then got partitions of one that had begun the new topic."""
+    bench = make(guarantee=guarantee)
+    late = bench.member(slot=1)
+    for number in range(PARTITIONS):
+        bench.write(number, 10)
+    for _ in range(100):
+        bench.turn(FAST)
+        bench.turn(FAST, member=late)
+    assert len(bench.answered()) == 30
+    late.admin.down = True
+    bench.turn(FAST, member=late)
+    bench.kafka.recreate(INPUT)
+    for number in range(PARTITIONS):
+        bench.write(number, 25)
+    bench.turn_until(lambda: bench.committed == dict.fromkeys(range(PARTITIONS), 25))
+    bench.one.stop(FAST)
+    bench.turn(FAST, 50, member=late)
+    late.admin.down = False
+    bench.turn(FAST, 100, member=late)
+    for number in range(PARTITIONS):
+        bench.write(number, 5)
+    bench.turn(FAST, 300, member=late)
+    for number in range(PARTITIONS):
+        assert bench.answered(number)[10:] == list(range(30))
+
+
+@BOTH
+def test_nothing_is_answered_between_the_news_and_the_commit_of_the_first_offsets(make, guarantee):
+    """A rebalance may refuse that commit for some turns; what was answered meanwhile would be answered again."""
+    bench = make(guarantee=guarantee)
+    bench.write(0, 20)
+    bench.turn_until(lambda: bench.committed == {0: 20})
+    bench.kafka.recreate(INPUT)
+    bench.write(0, 40)
+    bench.one.reading.faults += [Fault("commit", _refuse)] * 60
+    bench.turn(FAST, 400)
+    assert bench.committed.get(0) == 40
+    assert bench.answered(0)[20:] == list(range(40))
+
+
 def _refuse() -> None:
     raise KafkaException(KafkaError(KafkaError._STATE))
 
