@@ -257,8 +257,8 @@ class Service:
             if topic == self._topic:
                 # Not now: this may run in a callback of the consumer.
                 self._renewing = True
-                # The others were assigned when the topic may have been the new one already, and their former owner may
-                # have begun it: then what is committed counts. Of the old topic nothing is, the broker deletes it.
+                # The others may have been assigned when the topic was the new one already, and their former owner may
+                # have committed offsets of it. The broker has deleted those of the old topic together with it.
                 old = {each for each, since in self._assigned_at.items() if since <= self._known_at}
                 self._rewinding |= old
         self._known_at = max(self._known_at, self._cluster.confirmed_at)
@@ -301,8 +301,9 @@ class Service:
         self._observer.happened(Turned(gap, level, self._intake.oldest_s()))
 
     def _assigned(self, consumer: Consumer, topic_partitions: list[TopicPartition]) -> None:
-        self._intake.assign(_partitions(topic_partitions))
-        self._assigned_at |= dict.fromkeys(_partitions(topic_partitions), self._clock())
+        partitions = _partitions(topic_partitions)
+        self._intake.assign(partitions)
+        self._assigned_at |= dict.fromkeys(partitions, self._clock())
         consumer.incremental_assign(topic_partitions)
         if topic_partitions:
             # The client remembers a pause beyond a revoke: one that has ended is taken back.

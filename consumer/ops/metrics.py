@@ -403,7 +403,7 @@ class Metrics:
         """
         try:
             encode, media_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # prometheus-client 0.26, on a version that is no number
+        except (TypeError, ValueError):  # prometheus-client 0.26, on a non-numeric version
             encode, media_type = choose_encoder("")
         return encode(self.registry), media_type
 

@@ -6,14 +6,12 @@ import json
 import runpy
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.training_fixture import TINY, data_with_extra
 from training.data.corpus import EXTRA
@@ -26,13 +24,7 @@ LENGTHS = (500, 300)
 CHANGES = (*TINY, "head.ensemble=1", "data.extra_weight=0.3")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model is slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def given(out: Path, *more: str, changes: tuple[str, ...] = CHANGES) -> list[str]:

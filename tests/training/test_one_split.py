@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.training_fixture import DEV_SHARE, TINY, write_data
 from training.data import prepare_data, train_tokenizer
@@ -24,14 +22,7 @@ from virnucpro_core.models.engine import Engine
 from virnucpro_core.scoring.verdicts import verdict_margins
 from virnucpro_core.sequence.prepare import prepare
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model is slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def arguments(folder: Path, *changes: str) -> list[str]:

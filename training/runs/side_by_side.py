@@ -1,4 +1,4 @@
-"""Trains recipes without several folds, and on everything, side by side: the encoders of each, then its model.
+"""Trains models side by side, each without one fold or on everything: the encoders of each, then its model.
 
 What several of them have in common is made once.
 """
@@ -62,7 +62,7 @@ def make_tables(trainings: Iterable[Training], length: int) -> None:
             made.add((training.phase, work.key("data")))
             for each in {LENGTH, length}:
                 work.training_file(each)
-            work.left_out(length)
+            work.left_out_file(length)
 
 
 def train(trainings: Sequence[Training], length: int, runner: Runner) -> dict[tuple[str, str], str]:

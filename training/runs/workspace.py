@@ -187,15 +187,20 @@ class Workspace:
             evaluation_table(*files, records, length, pieces, self.processes).save(path)
         return Frames.load(path)
 
-    def left_out(self, length: int) -> Frames | None:
-        """All chunks of the records of the fold that is left out that judge, made once; None in the other phases."""
+    def left_out_file(self, length: int) -> Path | None:
+        """The table that `left_out` reads, made once; None where no fold is left out."""
         if self.fold is None:
             return None
         path = self.cache / self.phase / f"left-out-{length}-{self.data_digest}.npz"
         if not path.exists():
             files, records = (self.genomes, self.tokenizer), self.folds.judged(self.corpus, self.fold)
             evaluation_table(*files, records, length, False, self.processes).save(path)
-        return Frames.load(path)
+        return path
+
+    def left_out(self, length: int) -> Frames | None:
+        """All chunks of the records of the fold that is left out that judge; None where none is."""
+        path = self.left_out_file(length)
+        return None if path is None else Frames.load(path)
 
 
 def options(description: str | None) -> argparse.ArgumentParser:

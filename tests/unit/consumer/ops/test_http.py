@@ -291,7 +291,7 @@ def test_the_collectors_of_the_client_library_are_there(client):
         "text/plain; version=1.٣; escaping",
     ],
 )
-def test_a_version_that_is_no_number_is_no_error(client, accept):
+def test_a_non_numeric_version_is_no_error(client, accept):
     response = client.get("/metrics", headers={"accept": accept.encode()})
     assert response.status_code == 200
     # Versions of prometheus-client before 0.26 do not look at the version.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,13 +38,7 @@ QUICK = HeadRecipe(hidden=16, epochs=20, learning_rate=1e-2, dropout=0.2)
 SURE = HeadRecipe(hidden=64, epochs=40, learning_rate=1e-2, dropout=0.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Heads this small gain nothing from more, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sigmoid(margins: NDArray[np.floating]) -> NDArray[np.floating]:
